@@ -1,0 +1,158 @@
+//! The epoch history: which addresses belong to which writer. PROTOCOL.md, "Numbers".
+
+use crate::lsn::{Lsn, format};
+
+/// One writer's part of the log: `[begin, end)`; the last entry is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub epoch: u64,
+    pub begin: Lsn,
+    /// `Lsn::MAX` while it is open.
+    pub end: Lsn,
+}
+
+/// Entries in order of address. Never empty, and only the last is open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct History(Vec<Entry>);
+
+/// Why a list of entries is not a history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("its epoch history is out of order")]
+pub struct NotAHistory;
+
+impl History {
+    /// A new volume's: one open entry.
+    pub fn first(begin: Lsn) -> History {
+        History(vec![Entry { epoch: 1, begin, end: Lsn::MAX }])
+    }
+
+    /// Checks that entries are what a writer could have left.
+    pub fn from_entries(entries: Vec<Entry>) -> Result<History, NotAHistory> {
+        let ordered = entries.windows(2).all(|w| w[0].epoch < w[1].epoch && w[0].end <= w[1].begin);
+        let sane = entries.iter().all(|e| e.begin <= e.end && e.epoch > 0 && !e.begin.is_none());
+        let closed = entries.iter().rev().skip(1).all(|e| e.end != Lsn::MAX);
+        match entries.last() {
+            Some(last) if ordered && sane && closed && last.end == Lsn::MAX => Ok(History(entries)),
+            _ => Err(NotAHistory),
+        }
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.0
+    }
+
+    /// The open entry.
+    pub fn last(&self) -> Entry {
+        match self.0.last() {
+            Some(last) => *last,
+            None => unreachable!("a history is never empty"),
+        }
+    }
+
+    pub fn contains_epoch(&self, epoch: u64) -> bool {
+        self.0.iter().any(|e| e.epoch == epoch)
+    }
+
+    /// The entry whose addresses hold `lsn`.
+    pub fn at(&self, lsn: Lsn) -> Option<Entry> {
+        let i = self.0.partition_point(|e| e.begin <= lsn);
+        self.0[..i].last().filter(|e| lsn < e.end).copied()
+    }
+
+    /// A record of `epoch` at `lsn` belongs to the log.
+    pub fn holds(&self, epoch: u64, lsn: Lsn) -> bool {
+        self.at(lsn).is_some_and(|e| e.epoch == epoch)
+    }
+
+    /// Closes the open entry at `end` and opens `epoch` at `begin`.
+    pub fn succeed(&self, end: Lsn, epoch: u64, begin: Lsn) -> History {
+        let mut entries = self.0.clone();
+        if let Some(last) = entries.last_mut() {
+            assert!(last.begin <= end && end <= begin && last.epoch < epoch, "an epoch follows the one before");
+            last.end = end;
+        }
+        entries.push(Entry { epoch, begin, end: Lsn::MAX });
+        History(entries)
+    }
+
+    /// The entries that hold or follow `from`: what a superblock keeps.
+    pub fn since(&self, from: Lsn) -> &[Entry] {
+        let first = self.0.partition_point(|e| e.end <= from).min(self.0.len() - 1);
+        &self.0[first..]
+    }
+
+    /// Puts older entries (a manifest's) before the ones that a superblock keeps.
+    pub fn extend_back(&mut self, older: &[Entry]) {
+        let first = self.0[0];
+        let keep = older.iter().take_while(|e| e.epoch < first.epoch).copied();
+        let mut all: Vec<Entry> = keep.collect();
+        all.append(&mut self.0);
+        self.0 = all;
+    }
+}
+
+/// `reach(v)`: nothing that a writer whose VCL is `v` ever has in flight lies at or above. New epochs begin there.
+pub fn reach(vcl: Lsn) -> Lsn {
+    (vcl + format::LAL).ceil(format::EXTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn h() -> History {
+        History::first(Lsn(4096)).succeed(Lsn(5000), 3, Lsn(8192)).succeed(Lsn(9000), 7, Lsn(12288))
+    }
+
+    #[test]
+    fn a_record_belongs_to_the_entry_that_holds_it() {
+        let h = h();
+        for (epoch, lsn, holds) in [
+            (1, 4096, true),
+            (1, 4999, true),
+            (1, 5000, false),
+            (3, 8191, false),
+            (3, 8192, true),
+            (1, 8192, false),
+            (7, 9000, false),
+            (7, 1 << 40, true),
+            (9, 1 << 40, false),
+        ] {
+            assert_eq!(h.holds(epoch, Lsn(lsn)), holds, "{epoch} {lsn}");
+        }
+    }
+
+    #[test]
+    fn a_superblocks_history_is_completed_from_the_manifest() {
+        let h = h();
+        assert_eq!(h.since(Lsn(4096)).len(), 3);
+        assert_eq!(h.since(Lsn(5000)).len(), 2);
+        assert_eq!(h.since(Lsn(1 << 40)).len(), 1);
+        let mut short = History::from_entries(h.since(Lsn(12288)).to_vec()).unwrap();
+        short.extend_back(h.entries());
+        assert_eq!(short, h);
+    }
+
+    #[test]
+    fn what_is_out_of_order_is_no_history() {
+        let e = |epoch, begin, end| Entry { epoch, begin: Lsn(begin), end: Lsn(end) };
+        let open = u64::MAX;
+        for bad in [
+            vec![],
+            vec![e(1, 8, 16)],
+            vec![e(2, 8, 16), e(1, 16, open)],
+            vec![e(1, 8, 24), e(2, 16, open)],
+            vec![e(1, 8, open), e(2, 16, open)],
+            vec![e(1, 0, open)],
+        ] {
+            assert!(History::from_entries(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn reach_is_the_next_extent_beyond_the_lal() {
+        assert_eq!(reach(Lsn(4096)), Lsn(format::EXTENT));
+        assert_eq!(reach(Lsn(format::EXTENT - format::LAL)), Lsn(format::EXTENT));
+        assert_eq!(reach(Lsn(format::EXTENT - format::LAL + 1)), Lsn(2 * format::EXTENT));
+    }
+}

@@ -1,0 +1,512 @@
+//! The writer: cursors, VCL and VDL, slots that go away and come back. PROTOCOL.md, "Writer", "Away and rejoin".
+//!
+//! The quorum is an order statistic: VCL is the fourth highest cursor of live slots. It moves only after a look that was
+//! begun once the quorum was seen and that found no higher claim.
+
+use crate::core::{READ_QUORUM, WRITE_QUORUM};
+use crate::log::append::Sealed;
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
+use std::collections::VecDeque;
+
+/// Why a slot does not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Away {
+    /// It was not reachable when the volume was opened.
+    Absent,
+    /// A write or sync failed.
+    Error,
+    /// The device is full.
+    Full,
+    /// It fell out of the ring: too slow, or hung.
+    Behind,
+}
+
+/// A stretch of the log that a slot lacks: a hint for repair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// Where it begins.
+    pub from: Lsn,
+    /// Behind it.
+    pub to: Lsn,
+}
+
+/// At most so many gaps are kept for a slot; more are merged into their hull, which is still true as a hint.
+const GAPS_MAX: usize = 16;
+
+#[derive(Clone, Debug)]
+struct SlotState {
+    away: Option<Away>,
+    /// Durable without a gap since its last gap.
+    cursor: Lsn,
+    /// The range that is being written. It outlives the slot's being live.
+    busy: Option<(Lsn, Lsn)>,
+    /// Space on the slot is allocated up to here.
+    allocated: Lsn,
+    /// Nothing at or above was ever submitted to the slot in this epoch.
+    submitted: Lsn,
+    gaps: Vec<Gap>,
+    /// Where the present gap begins, while the slot is away.
+    missing_from: Lsn,
+}
+
+/// What a look at the claims found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// At least three voters, and no claim above ours.
+    Clear,
+    /// Somebody has claimed a higher epoch.
+    Claimed(u64),
+    /// Fewer than three voters could be read: wait, and look again.
+    Unsure,
+}
+
+impl Look {
+    /// From the highest claim of each slot that could be read.
+    pub fn judge(own: u64, claims: &[Option<u64>; SLOTS]) -> Look {
+        match claims.iter().flatten().max() {
+            Some(&highest) if highest > own => Look::Claimed(highest),
+            _ if claims.iter().flatten().count() >= READ_QUORUM => Look::Clear,
+            _ => Look::Unsure,
+        }
+    }
+}
+
+/// Where a rejoining slot has to be read before it counts again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RejoinRead {
+    /// The group that holds VDL.
+    pub from: Lsn,
+    /// Nothing that this writer sent to the slot lies at or above; equal to `from` where there is nothing to read.
+    pub to: Lsn,
+}
+
+/// The state of one epoch's writer.
+pub struct Writer {
+    begin: Lsn,
+    vcl: Lsn,
+    vdl: Lsn,
+    sealed_end: Lsn,
+    /// Sealed groups from VDL's on.
+    sealed: VecDeque<Sealed>,
+    slots: [SlotState; SLOTS],
+    fenced: Option<u64>,
+}
+
+impl Writer {
+    /// A writer whose epoch begins at `begin`, with the slots that took part in its opening.
+    pub fn new(begin: Lsn, took_part: SlotSet) -> Writer {
+        let slot = |s: Slot| SlotState {
+            away: (!took_part.contains(s)).then_some(Away::Absent),
+            cursor: begin,
+            busy: None,
+            allocated: begin,
+            submitted: begin,
+            gaps: Vec::new(),
+            missing_from: begin,
+        };
+        Writer {
+            begin,
+            vcl: begin,
+            vdl: begin,
+            sealed_end: begin,
+            sealed: VecDeque::new(),
+            slots: Slot::ALL.map(slot),
+            fenced: None,
+        }
+    }
+
+    pub fn vcl(&self) -> Lsn {
+        self.vcl
+    }
+
+    pub fn vdl(&self) -> Lsn {
+        self.vdl
+    }
+
+    /// The higher epoch that a look found: nothing is acknowledged any more.
+    pub fn fenced(&self) -> Option<u64> {
+        self.fenced
+    }
+
+    pub fn live(&self) -> SlotSet {
+        Slot::ALL.into_iter().filter(|s| self.slots[s.index()].away.is_none()).collect()
+    }
+
+    pub fn away(&self, slot: Slot) -> Option<Away> {
+        self.slots[slot.index()].away
+    }
+
+    /// SCL: how far the slot's copy is durable since its last gap; none while it is away.
+    pub fn cursor(&self, slot: Slot) -> Option<Lsn> {
+        let s = &self.slots[slot.index()];
+        s.away.is_none().then_some(s.cursor)
+    }
+
+    /// The range that is being written to the slot.
+    pub fn busy(&self, slot: Slot) -> Option<(Lsn, Lsn)> {
+        self.slots[slot.index()].busy
+    }
+
+    /// What the slot is known to lack, the present gap included.
+    pub fn gaps(&self, slot: Slot) -> Vec<Gap> {
+        let s = &self.slots[slot.index()];
+        let open = s.away.is_some().then_some(Gap { from: s.missing_from, to: self.sealed_end });
+        s.gaps.iter().copied().chain(open.filter(|g| g.from < g.to)).collect()
+    }
+
+    /// Gaps that earlier epochs left.
+    pub fn inherit_gaps(&mut self, slot: Slot, gaps: Vec<Gap>) {
+        self.slots[slot.index()].gaps = gaps;
+    }
+
+    /// A group was sealed: it is the next one.
+    pub fn seal(&mut self, group: Sealed) {
+        assert!(group.begin == self.sealed_end && group.end > group.begin, "groups tile the log");
+        self.sealed_end = group.end;
+        self.sealed.push_back(group);
+    }
+
+    #[cfg(test)]
+    pub fn sealed_end(&self) -> Lsn {
+        self.sealed_end
+    }
+
+    /// Four slots have nothing left to write: what was appended since can be sealed now.
+    pub fn wants_group(&self) -> bool {
+        let idle = |s: &SlotState| s.away.is_none() && s.busy.is_none() && s.cursor == self.sealed_end;
+        self.slots.iter().filter(|s| idle(s)).count() >= WRITE_QUORUM
+    }
+
+    /// The next write to a slot, whole groups of one frame. The caller submits it, and says so by [`Writer::submitted`].
+    pub fn next_write(&self, slot: Slot) -> Option<(Lsn, Lsn)> {
+        let s = &self.slots[slot.index()];
+        if s.away.is_some() || s.busy.is_some() || self.fenced.is_some() || s.cursor >= self.sealed_end {
+            return None;
+        }
+        let limit = (self.vcl + format::LAL).min(s.allocated);
+        let frame_end = s.cursor.floor(format::FRAME) + format::FRAME;
+        let mut to = frame_end.min(self.sealed_end);
+        if to > limit {
+            // The last group that ends at or below the limit.
+            let n = self.sealed.partition_point(|g| g.end <= limit);
+            to = self.sealed.get(n.checked_sub(1)?)?.end;
+        }
+        (to > s.cursor).then_some((s.cursor, to))
+    }
+
+    /// The write is on its way.
+    pub fn submitted(&mut self, slot: Slot, from: Lsn, to: Lsn) {
+        let s = &mut self.slots[slot.index()];
+        assert!(s.busy.is_none() && s.cursor == from, "one write a slot at a time, from its cursor");
+        s.busy = Some((from, to));
+        s.submitted = s.submitted.max(to);
+    }
+
+    /// The slot's write came back, durable or not. True if it was expected.
+    pub fn wrote(&mut self, slot: Slot, failed: Option<Away>) {
+        let Some((_, to)) = self.slots[slot.index()].busy.take() else { return };
+        match failed {
+            Some(why) => self.leave(slot, why),
+            None if self.slots[slot.index()].away.is_none() => self.slots[slot.index()].cursor = to,
+            None => (),
+        }
+    }
+
+    /// The slot no longer counts; its cursor is forgotten.
+    pub fn leave(&mut self, slot: Slot, why: Away) {
+        let s = &mut self.slots[slot.index()];
+        if s.away.is_none() {
+            s.away = Some(why);
+            s.missing_from = s.cursor;
+        }
+    }
+
+    /// Space on the slot is allocated up to `to`.
+    pub fn allocated(&mut self, slot: Slot, to: Lsn) {
+        let s = &mut self.slots[slot.index()];
+        s.allocated = s.allocated.max(to);
+    }
+
+    pub fn allocated_to(&self, slot: Slot) -> Lsn {
+        self.slots[slot.index()].allocated
+    }
+
+    /// Appends may be accepted up to here: space that four live slots have.
+    pub fn space(&self) -> Lsn {
+        self.fourth_highest(|s| s.allocated).unwrap_or(Lsn::NONE)
+    }
+
+    fn fourth_highest(&self, of: impl Fn(&SlotState) -> Lsn) -> Option<Lsn> {
+        let mut all: Vec<Lsn> = self.slots.iter().filter(|s| s.away.is_none()).map(of).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.get(WRITE_QUORUM - 1).copied()
+    }
+
+    /// A quorum beyond VCL: begin a look now, and hand its result and this position to [`Writer::looked`].
+    pub fn wants_look(&self) -> Option<Lsn> {
+        let quorum = self.fourth_highest(|s| s.cursor)?;
+        (quorum > self.vcl && self.fenced.is_none()).then_some(quorum)
+    }
+
+    /// A look that was begun when `quorum` was on four slots has ended. True if VDL moved.
+    pub fn looked(&mut self, quorum: Lsn, look: Look) -> bool {
+        match look {
+            Look::Claimed(epoch) => {
+                self.fenced = Some(epoch);
+                false
+            }
+            Look::Unsure => false,
+            Look::Clear if self.fenced.is_some() => false,
+            Look::Clear => {
+                self.vcl = self.vcl.max(quorum);
+                let n = self.sealed.partition_point(|g| g.end <= self.vcl);
+                let vdl = self.sealed.iter().take(n).rev().find_map(|g| g.cpl);
+                let before = self.vdl;
+                self.vdl = self.vdl.max(vdl.unwrap_or(before));
+                while self.sealed.front().is_some_and(|g| g.end <= self.vdl) {
+                    self.sealed.pop_front();
+                }
+                self.vdl > before
+            }
+        }
+    }
+
+    /// The group that holds VDL, or the one behind.
+    fn vdl_group(&self) -> Lsn {
+        self.sealed.front().map_or(self.sealed_end, |g| g.begin)
+    }
+
+    /// May the slot begin to rejoin? Only with nothing outstanding to it.
+    pub fn rejoin_read(&self, slot: Slot) -> Option<RejoinRead> {
+        let s = &self.slots[slot.index()];
+        let from = self.vdl_group();
+        (s.away.is_some() && s.busy.is_none() && self.fenced.is_none())
+            .then_some(RejoinRead { from, to: s.submitted.max(from) })
+    }
+
+    /// The slot holds the newest claim and decision, and its groups up to `verified` were read back and flushed.
+    /// False if VDL has moved past what was read: read again.
+    pub fn rejoin(&mut self, slot: Slot, verified: Lsn) -> bool {
+        let group = self.vdl_group();
+        let sealed_end = self.sealed_end;
+        let s = &mut self.slots[slot.index()];
+        if s.away.is_none() || s.busy.is_some() {
+            return false;
+        }
+        let cursor = if verified >= group && verified <= sealed_end {
+            verified
+        } else if s.submitted <= group {
+            group
+        } else {
+            return false;
+        };
+        if s.missing_from < cursor {
+            s.gaps.push(Gap { from: s.missing_from, to: cursor });
+            if s.gaps.len() > GAPS_MAX {
+                let hull = Gap { from: s.gaps[0].from.min(s.gaps[1].from), to: s.gaps[0].to.max(s.gaps[1].to) };
+                s.gaps.splice(0..2, [hull]);
+            }
+        }
+        s.cursor = cursor;
+        s.away = None;
+        true
+    }
+
+    /// Everything that was sealed is on every live slot, and nothing is outstanding to any slot.
+    pub fn is_clean(&self) -> bool {
+        self.vcl == self.sealed_end
+            && self.slots.iter().all(|s| s.busy.is_none() && (s.away.is_some() || s.cursor == self.sealed_end))
+    }
+
+    /// Where the epoch began.
+    pub fn begin(&self) -> Lsn {
+        self.begin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const B: u64 = 4096;
+
+    fn writer() -> Writer {
+        let mut w = Writer::new(Lsn(B), SlotSet::ALL);
+        Slot::ALL.iter().for_each(|&s| w.allocated(s, Lsn(1 << 30)));
+        w
+    }
+
+    fn group(w: &mut Writer, cpl: bool) -> Lsn {
+        let begin = w.sealed_end();
+        w.seal(Sealed { begin, end: begin + B, cpl: cpl.then_some(begin + 100) });
+        begin + B
+    }
+
+    fn write(w: &mut Writer, slot: u8) -> bool {
+        let Some((from, to)) = w.next_write(Slot(slot)) else { return false };
+        w.submitted(Slot(slot), from, to);
+        w.wrote(Slot(slot), None);
+        true
+    }
+
+    fn look(w: &mut Writer) -> bool {
+        w.wants_look().is_some_and(|q| w.looked(q, Look::Clear))
+    }
+
+    #[test]
+    fn vcl_is_the_fourth_highest_cursor_and_vdl_the_highest_cpl_below() {
+        let mut w = writer();
+        let end = group(&mut w, true);
+        for s in 0..3 {
+            assert!(write(&mut w, s));
+            assert!(!look(&mut w), "three of six are not enough");
+        }
+        write(&mut w, 3);
+        assert!(look(&mut w));
+        assert_eq!((w.vcl(), w.vdl()), (end, Lsn(B + 100)));
+        group(&mut w, false);
+        (0..6).for_each(|s| assert!(write(&mut w, s)));
+        assert!(!look(&mut w), "half an MTR moves VCL only");
+        assert_eq!((w.vcl(), w.vdl()), (end + B, Lsn(B + 100)));
+    }
+
+    #[test]
+    fn nothing_moves_before_a_clear_look() {
+        let mut w = writer();
+        group(&mut w, true);
+        (0..4).for_each(|s| assert!(write(&mut w, s)));
+        let q = w.wants_look().unwrap();
+        assert!(!w.looked(q, Look::Unsure));
+        assert_eq!((w.vcl(), w.vdl()), (Lsn(B), Lsn(B)));
+        assert!(!w.looked(q, Look::Claimed(7)));
+        assert!(!w.looked(q, Look::Clear), "fenced for good");
+        assert_eq!((w.vcl(), w.fenced(), w.next_write(Slot(5))), (Lsn(B), Some(7), None));
+    }
+
+    #[test]
+    fn a_look_is_judged_by_three_voters() {
+        let c = |claims: [u64; 6]| claims.map(|c| (c > 0).then_some(c));
+        for (claims, want) in [
+            ([2, 2, 2, 0, 0, 0], Look::Clear),
+            ([2, 2, 0, 0, 0, 0], Look::Unsure),
+            ([3, 0, 0, 0, 0, 0], Look::Claimed(3)),
+            ([1, 1, 1, 2, 2, 3], Look::Claimed(3)),
+            ([1, 1, 1, 0, 0, 0], Look::Clear),
+        ] {
+            assert_eq!(Look::judge(2, &c(claims)), want, "{claims:?}");
+        }
+    }
+
+    #[test]
+    fn any_two_slots_may_be_gone_and_three_may_not() {
+        for a in 0..6u8 {
+            for b in 0..a {
+                for c in 0..b {
+                    let mut w = writer();
+                    w.leave(Slot(a), Away::Error);
+                    w.leave(Slot(b), Away::Full);
+                    group(&mut w, true);
+                    (0..6).for_each(|s| {
+                        write(&mut w, s);
+                    });
+                    assert!(look(&mut w));
+                    w.leave(Slot(c), Away::Error);
+                    group(&mut w, true);
+                    (0..6).for_each(|s| {
+                        write(&mut w, s);
+                    });
+                    assert!(!look(&mut w));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_sealed_end_is_written_at_most_a_lal_beyond_vcl() {
+        let mut w = writer();
+        let groups = format::LAL / B + 10;
+        (0..groups).for_each(|_| {
+            group(&mut w, false);
+        });
+        for s in 0..6 {
+            while write(&mut w, s) {}
+            assert!(w.cursor(Slot(s)).unwrap() <= Lsn(B) + format::LAL);
+        }
+        w.wants_look().map(|q| w.looked(q, Look::Clear));
+        (0..6).for_each(|s| while write(&mut w, s) {});
+        assert!(w.slots.iter().all(|s| s.cursor == w.sealed_end));
+    }
+
+    #[test]
+    fn a_slot_rejoins_at_vdl_and_is_not_written_again_where_it_verifies() {
+        let mut w = writer();
+        let first = group(&mut w, true);
+        (0..6).for_each(|s| assert!(write(&mut w, s)));
+        look(&mut w);
+        let second = group(&mut w, true);
+        write(&mut w, 0);
+        w.leave(Slot(0), Away::Error);
+        assert_eq!(w.rejoin_read(Slot(0)), Some(RejoinRead { from: Lsn(B), to: second }));
+        // The second group verified there: it is not written again.
+        assert!(w.rejoin(Slot(0), second));
+        assert_eq!((w.cursor(Slot(0)), w.gaps(Slot(0))), (Some(second), vec![]));
+        // It did not: it is written again, from VDL's group.
+        w.leave(Slot(0), Away::Error);
+        assert!(w.rejoin(Slot(0), first));
+        assert_eq!(w.next_write(Slot(0)), Some((first, second)));
+    }
+
+    #[test]
+    fn a_rejoin_that_was_overtaken_reads_again() {
+        let mut w = writer();
+        group(&mut w, true);
+        (0..6).for_each(|s| assert!(write(&mut w, s)));
+        look(&mut w);
+        // Sent to slot 0, and it failed: some of the three groups may verify there.
+        (0..3).for_each(|_| {
+            group(&mut w, true);
+        });
+        let (from, to) = w.next_write(Slot(0)).unwrap();
+        w.submitted(Slot(0), from, to);
+        assert_eq!(w.rejoin_read(Slot(0)), None, "not away");
+        w.leave(Slot(0), Away::Behind);
+        assert_eq!(w.rejoin_read(Slot(0)), None, "a write is outstanding");
+        w.wrote(Slot(0), Some(Away::Error));
+        let read = w.rejoin_read(Slot(0)).unwrap();
+        // Meanwhile two of them become durable elsewhere: VDL is past what was verified, below what was submitted.
+        w.slots.iter_mut().skip(1).for_each(|s| s.cursor = from + 2 * B);
+        assert!(look(&mut w));
+        assert!(!w.rejoin(Slot(0), read.from));
+        group(&mut w, true);
+        (1..6).for_each(|s| {
+            write(&mut w, s);
+        });
+        look(&mut w);
+        assert!(w.rejoin(Slot(0), read.from), "all that was ever sent to it lies below VDL now");
+        assert_eq!(w.gaps(Slot(0)), vec![Gap { from, to }]);
+    }
+
+    #[test]
+    fn a_late_completion_of_a_slot_that_left_moves_no_cursor() {
+        let mut w = writer();
+        group(&mut w, true);
+        let (from, to) = w.next_write(Slot(2)).unwrap();
+        w.submitted(Slot(2), from, to);
+        w.leave(Slot(2), Away::Behind);
+        w.wrote(Slot(2), None);
+        assert_eq!((w.cursor(Slot(2)), w.away(Slot(2))), (None, Some(Away::Behind)));
+        assert!(!w.is_clean());
+    }
+
+    #[test]
+    fn four_slots_must_be_idle_before_a_group_is_sealed() {
+        let mut w = writer();
+        group(&mut w, true);
+        for s in 0..4 {
+            assert!(!w.wants_group());
+            write(&mut w, s);
+        }
+        assert!(w.wants_group());
+    }
+}

@@ -1,0 +1,274 @@
+//! A slot's directory on a real file system: O_DIRECT, `RWF_DSYNC`, fallocate.
+
+use crate::disk::SlotDir;
+use crate::segment::name::FileName;
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, Mode, OFlags, RawDir};
+use rustix::io::{Errno, ReadWriteFlags};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes moved by one call at most.
+const CHUNK: usize = 1 << 20;
+/// Open files kept for a slot; the oldest goes first.
+const FILES_MAX: usize = 64;
+
+/// What was done to one slot, call by call.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Calls that write, sync, allocate, punch, create or remove, io_uring's included.
+    pub writes: AtomicU64,
+    pub bytes_written: AtomicU64,
+    pub bytes_read: AtomicU64,
+}
+
+impl Meter {
+    /// So many write-class calls, with so many bytes.
+    pub fn wrote(&self, calls: u64, bytes: u64) {
+        self.writes.fetch_add(calls, Ordering::Relaxed);
+        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A slot on files.
+pub struct FileDir {
+    path: PathBuf,
+    block: usize,
+    /// O_DIRECT is refused here (tmpfs with `allow_volatile`).
+    buffered: bool,
+    files: Mutex<Files>,
+    pub meter: Meter,
+}
+
+#[derive(Default)]
+struct Files {
+    open: HashMap<FileName, (Arc<OwnedFd>, u64)>,
+    clock: u64,
+}
+
+impl FileDir {
+    /// Of a directory that exists, or will be made by the first write.
+    pub fn new(path: PathBuf, block: usize, buffered: bool) -> FileDir {
+        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default() }
+    }
+
+    /// The file, opened for reading and writing past the page cache. The descriptor stays open while it is held.
+    pub fn open(&self, name: FileName, create: bool) -> io::Result<Arc<OwnedFd>> {
+        let mut files = self.files.lock();
+        files.clock += 1;
+        let clock = files.clock;
+        if let Some((fd, used)) = files.open.get_mut(&name) {
+            *used = clock;
+            return Ok(fd.clone());
+        }
+        let fd = Arc::new(self.open_new(name, create)?);
+        if files.open.len() >= FILES_MAX
+            && let Some(oldest) = files.open.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name)
+        {
+            files.open.remove(&oldest);
+        }
+        files.open.insert(name, (fd.clone(), clock));
+        Ok(fd)
+    }
+
+    /// The slot's directory is made where its AZ is there: a blank disk in place of a lost one.
+    fn make_directory(&self) -> io::Result<()> {
+        self.meter.wrote(2, 0);
+        std::fs::create_dir(&self.path)?;
+        self.path.parent().map_or(Ok(()), sync_dir)
+    }
+
+    fn open_new(&self, name: FileName, create: bool) -> io::Result<OwnedFd> {
+        let path = self.path.join(name.to_string());
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | if self.buffered { OFlags::empty() } else { OFlags::DIRECT };
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Err(Errno::NOENT) if create => {
+                if !self.path.exists() {
+                    self.make_directory()?;
+                }
+                self.meter.wrote(2, 0);
+                let fd = rustix::fs::open(&path, flags | OFlags::CREATE, Mode::from(0o600))?;
+                sync_dir(&self.path)?;
+                Ok(fd)
+            }
+            // A directory on read-only media can still be read.
+            Err(Errno::ROFS | Errno::ACCESS) if !create => {
+                let flags = (flags - OFlags::RDWR) | OFlags::RDONLY;
+                Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Makes a directory's entries durable.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A page-aligned buffer that goes back to its thread.
+fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> io::Result<R>) -> io::Result<R> {
+    thread_local!(static BUFFER: std::cell::RefCell<Option<memmap2::MmapMut>> = const { std::cell::RefCell::new(None) });
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.as_ref().is_none_or(|b| b.len() < len) {
+            *buffer = Some(memmap2::MmapMut::map_anon(len.next_power_of_two())?);
+        }
+        match buffer {
+            Some(map) => f(&mut map[..len]),
+            None => Err(io::ErrorKind::OutOfMemory.into()),
+        }
+    })
+}
+
+impl SlotDir for FileDir {
+    fn list(&self) -> io::Result<Vec<FileName>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(&self.path, flags, Mode::empty()) {
+            // The AZ is there and its slot is not: blank. Without the AZ the disk is not mounted.
+            Err(Errno::NOENT) if self.path.parent().is_some_and(Path::is_dir) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut names = Vec::new();
+        let mut buffer = Vec::with_capacity(8192);
+        let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            names.extend(entry?.file_name().to_str().ok().and_then(FileName::parse));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create_new(&self, name: FileName) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        if !self.path.exists() {
+            self.make_directory()?;
+        }
+        self.meter.wrote(2, 0);
+        rustix::fs::open(self.path.join(name.to_string()), flags, Mode::from(0o600))?;
+        sync_dir(&self.path)
+    }
+
+    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let fd = self.open(name, false)?;
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done as u64;
+            let head = (at % self.block as u64) as usize;
+            let want = (buf.len() - done).min(CHUNK);
+            let got = with_buffer((head + want).next_multiple_of(self.block), |bounce| {
+                let got = rustix::io::pread(&fd, &mut *bounce, at - head as u64)?.saturating_sub(head).min(want);
+                buf[done..done + got].copy_from_slice(&bounce[head..head + got]);
+                Ok(got)
+            })?;
+            self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
+            done += got;
+            if got < want {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let fd = self.open(name, true)?;
+        for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
+            with_buffer(chunk.len().next_multiple_of(self.block), |bounce| {
+                bounce[..chunk.len()].copy_from_slice(chunk);
+                bounce[chunk.len()..].fill(0);
+                self.meter.wrote(1, bounce.len() as u64);
+                write_durably(&fd, bounce, offset + (i * CHUNK) as u64)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
+        let fd = self.open(name, true)?;
+        self.meter.wrote(1, 0);
+        match rustix::fs::fallocate(&fd, FallocateFlags::empty(), offset, len) {
+            // A file system without it: writes take their space, and the promise is weaker.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn flush(&self, name: FileName) -> io::Result<()> {
+        self.meter.wrote(1, 0);
+        Ok(rustix::fs::fdatasync(self.open(name, false)?)?)
+    }
+
+    fn remove(&self, name: FileName) -> io::Result<()> {
+        self.meter.wrote(1, 0);
+        self.files.lock().open.remove(&name);
+        match rustix::fs::unlink(self.path.join(name.to_string())) {
+            Err(Errno::NOENT) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Writes all of it with `RWF_DSYNC`: durable when it returns.
+pub fn write_durably(fd: impl AsFd, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let slice = [io::IoSlice::new(&bytes[done..])];
+        match rustix::io::pwritev2(&fd, &slice, offset + done as u64, ReadWriteFlags::DSYNC) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => done += n,
+            Err(Errno::INTR) => (),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> (tempfile::TempDir, FileDir) {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false);
+        (temp, dir)
+    }
+
+    #[test]
+    fn bytes_come_back_at_any_offset() {
+        let (_temp, dir) = dir();
+        let bytes: Vec<u8> = (0..3 << 20).map(|i| (i / 7) as u8).collect();
+        dir.write_at(FileName::Segment(1), 4096, &bytes).unwrap();
+        for (at, len) in [(4096, 10), (5000, 1 << 20), (4096, bytes.len()), (100_000, 2 << 20)] {
+            let mut got = vec![0; len];
+            assert_eq!(dir.read_at(FileName::Segment(1), at as u64, &mut got).unwrap(), len);
+            assert!(got == bytes[at - 4096..at - 4096 + len]);
+        }
+        let mut tail = [0; 100];
+        assert_eq!(dir.read_at(FileName::Segment(1), 4096 + bytes.len() as u64 - 30, &mut tail).unwrap(), 30);
+        assert_eq!(dir.list().unwrap(), vec![FileName::Segment(1)]);
+    }
+
+    #[test]
+    fn a_claim_is_exclusive() {
+        let (_temp, dir) = dir();
+        dir.create_new(FileName::Claim(4)).unwrap();
+        assert_eq!(dir.create_new(FileName::Claim(4)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(dir.read_at(FileName::Claim(5), 0, &mut [0; 10]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        dir.remove(FileName::Claim(4)).unwrap();
+        dir.remove(FileName::Claim(4)).unwrap();
+    }
+
+    #[test]
+    fn allocated_space_reads_as_zeros() {
+        let (_temp, dir) = dir();
+        dir.allocate(FileName::Segment(0), 1 << 20, 1 << 20).unwrap();
+        let mut buf = vec![1; 8192];
+        assert_eq!(dir.read_at(FileName::Segment(0), (2 << 20) - 4096, &mut buf).unwrap(), 4096);
+        assert!(buf[..4096].iter().all(|&b| b == 0));
+        dir.flush(FileName::Segment(0)).unwrap();
+    }
+}

@@ -1,0 +1,213 @@
+//! Blocking work for one slot beside the log writes: superblocks, claims, space, reading back.
+
+use crate::core::vote::Join;
+use crate::core::writer::RejoinRead;
+use crate::disk::SlotDir;
+use crate::log::group;
+use crate::lsn::{Lsn, format};
+use crate::segment::name::FileName;
+use crate::segment::superblock::{self, Superblock};
+use std::io;
+
+/// What a slot's worker is asked to do.
+pub enum Job {
+    /// Take space for the addresses, creating segments as needed.
+    Allocate { from: Lsn, to: Lsn, pg_size: u64 },
+    /// Write the next version of this epoch's superblock.
+    Super(Box<Superblock>),
+    /// The highest claim on the slot.
+    Claims,
+    /// Bring the slot up to the newest claim and decision, and read back what was sent to it.
+    Rejoin { read: RejoinRead, superblock: Box<Superblock> },
+    /// Remove claims, epochs below this number: they were decided past.
+    Tidy { below: u64 },
+}
+
+/// A job's kind: at most one of each is outstanding to a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobKind {
+    Allocate,
+    Super,
+    Claims,
+    Rejoin,
+    Tidy,
+}
+
+impl JobKind {
+    pub const COUNT: usize = 5;
+}
+
+impl Job {
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Job::Allocate { .. } => JobKind::Allocate,
+            Job::Super(_) => JobKind::Super,
+            Job::Claims => JobKind::Claims,
+            Job::Rejoin { .. } => JobKind::Rejoin,
+            Job::Tidy { .. } => JobKind::Tidy,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Output {
+    Allocated(Lsn),
+    Super,
+    Claims(u64),
+    /// Groups verify, and are flushed, up to here.
+    Verified(Lsn),
+    Tidied,
+}
+
+/// Does a job.
+pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
+    match job {
+        Job::Allocate { from, to, pg_size } => {
+            let mut at = from;
+            while at < to {
+                let (name, offset) = FileName::segment_of(at, pg_size);
+                let len = (to - at).min(pg_size - offset);
+                dir.allocate(name, offset, len)?;
+                at = at + len;
+            }
+            Ok(Output::Allocated(to))
+        }
+        Job::Super(superblock) => next_version(dir, *superblock).map(|()| Output::Super),
+        Job::Claims => highest_claim(dir).map(Output::Claims),
+        Job::Rejoin { read, superblock } => rejoin(dir, read, *superblock).map(Output::Verified),
+        Job::Tidy { below } => tidy(dir, below).map(|()| Output::Tidied),
+    }
+}
+
+/// Writes a superblock's next version into both places, one after the other.
+pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()> {
+    let name = FileName::Epoch(superblock.number);
+    let old = read_whole(dir, name, 2 * superblock::PLACE)?;
+    let first = Superblock::first_place(&old);
+    let version = Superblock::newest(&old).map_or(0, |s| s.version).max(superblock.version) + 1;
+    let bytes = Superblock { version, ..superblock.clone() }.encode().map_err(io::Error::other)?;
+    for at in [first, superblock::PLACE - first] {
+        dir.write_at(name, at as u64, &bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes the next version of an epoch's superblock. What is the slot's own (join point, incarnation) stays.
+fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
+    let old = read_whole(dir, FileName::Epoch(superblock.number), 2 * superblock::PLACE)?;
+    let superblock = match Superblock::newest(&old) {
+        Ok(own) => Superblock { join: own.join, incarnation: own.incarnation, ..superblock },
+        Err(_) => superblock,
+    };
+    write_super(dir, &superblock)
+}
+
+/// A file's bytes, at most `most`; empty if it is not there.
+pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; most];
+    match dir.read_at(name, 0, &mut bytes) {
+        Ok(n) => {
+            bytes.truncate(n);
+            Ok(bytes)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
+/// The highest epoch that was claimed or decided on the slot; 0 on a blank one.
+pub fn highest_claim(dir: &dyn SlotDir) -> io::Result<u64> {
+    let number = |name: FileName| match name {
+        FileName::Claim(n) | FileName::Epoch(n) => n,
+        _ => 0,
+    };
+    Ok(dir.list()?.into_iter().map(number).max().unwrap_or(0))
+}
+
+/// The slot gets the newest claim and decision where it lacks them, then its groups are read back.
+fn rejoin(dir: &dyn SlotDir, read: RejoinRead, superblock: Superblock) -> io::Result<Lsn> {
+    let geometry = superblock.geometry;
+    let number = superblock.number;
+    let names = dir.list()?;
+    let formatted = names.iter().any(|n| matches!(n, FileName::Epoch(_)));
+    if !formatted && names.iter().any(|n| matches!(n, FileName::Segment(_))) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "segments without a superblock: not formatted"));
+    }
+    for name in names.iter().filter(|n| matches!(n, FileName::Epoch(_))) {
+        let file = read_whole(dir, *name, 2 * superblock::PLACE)?;
+        if let Ok(found) = Superblock::newest(&file)
+            && (found.geometry.volume != geometry.volume || found.slot != superblock.slot)
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "another volume's or slot's files: refused"));
+        }
+    }
+    // Whatever join point the slot has of its own stays: only a blank one gets the superblock's.
+    let mut superblock = superblock;
+    let own = names.iter().filter_map(|n| match n {
+        FileName::Epoch(n) => Some(*n),
+        _ => None,
+    });
+    match own.max() {
+        Some(newest) => {
+            let file = read_whole(dir, FileName::Epoch(newest), 2 * superblock::PLACE)?;
+            if let Ok(found) = Superblock::newest(&file) {
+                superblock.incarnation = found.incarnation;
+                if !found.join.needs_one(&superblock.history) {
+                    superblock.join = found.join;
+                }
+            }
+        }
+        None => superblock.incarnation += 1,
+    }
+    if !names.contains(&FileName::Claim(number)) {
+        dir.create_new(FileName::Claim(number))?;
+    }
+    write_super(dir, &superblock)?;
+    verify_groups(dir, read, &geometry, number)
+}
+
+/// How far the groups from `read.from` on verify on the slot, flushed.
+fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &superblock::Geometry, epoch: u64) -> io::Result<Lsn> {
+    let mut at = read.from;
+    while at < read.to {
+        let (name, offset) = FileName::segment_of(at, g.pg_size);
+        let mut bytes = vec![0; (format::FRAME - at.0 % format::FRAME) as usize];
+        let got = match dir.read_at(name, offset, &mut bytes) {
+            Ok(got) => got,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(e),
+        };
+        let mut pos = 0;
+        while let Ok(sum) = group::verify(&bytes[pos..got], at, g.seed(), |_| ())
+            && sum.header.epoch == epoch
+        {
+            at = at + sum.header.len;
+            pos += sum.header.len as usize;
+        }
+        if pos == 0 || pos < bytes.len() {
+            break;
+        }
+    }
+    if at > read.from {
+        dir.flush(FileName::segment_of(read.from, g.pg_size).0)?;
+    }
+    Ok(at)
+}
+
+/// Removes claims and epochs that a newer decision made needless; tail files stay until they are merged.
+fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
+    for name in dir.list()? {
+        if let FileName::Claim(n) | FileName::Epoch(n) = name
+            && n < below
+        {
+            dir.remove(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The join point of a slot that is formatted by a running writer: VDL, by the writer's own decision.
+pub fn join_now(vdl: Lsn, epoch: u64) -> Join {
+    Join::At { at: vdl, by: epoch }
+}

@@ -1,0 +1,82 @@
+//! The seam to the disks: blocking calls on one slot's directory, and the writer's log writes and jobs.
+//!
+//! `file` and `worker` (with `uring` where there is one) do it on real files; the simulator has its own.
+
+pub(crate) mod file;
+pub(crate) mod job;
+pub(crate) mod real;
+#[cfg(feature = "io-uring")]
+pub(crate) mod uring;
+pub(crate) mod watch;
+pub(crate) mod worker;
+
+use crate::core::writer::Look;
+use crate::log::ring::Frame;
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::segment::name::FileName;
+use crate::sync::Arc;
+use std::io;
+
+/// One slot's directory. Every call may block as long as the device likes; none is retried here.
+pub(crate) trait SlotDir: Send + Sync {
+    /// The slot's files; names that are none of ours are left out.
+    fn list(&self) -> io::Result<Vec<FileName>>;
+    /// Creates an empty file that must not exist, durably. An error if it exists.
+    fn create_new(&self, name: FileName) -> io::Result<()>;
+    /// Reads at most `buf.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.
+    fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Takes space for a range, which reads as zeros where it was not written; creates the file if it is missing.
+    fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
+    /// Makes durable what any process has written to the file so far.
+    fn flush(&self, name: FileName) -> io::Result<()>;
+    /// Removes a file; no error if it is not there.
+    fn remove(&self, name: FileName) -> io::Result<()>;
+}
+
+/// Runs one call on several slots side by side, each bounded in time: a slot that hangs is one that did not answer.
+pub(crate) trait Fleet {
+    /// What each slot of `set` answered; `None` for the others, and an error of kind `TimedOut` for one that hangs.
+    fn each<T: Send + 'static>(
+        &self,
+        set: SlotSet,
+        call: impl Fn(Slot, &dyn SlotDir) -> io::Result<T> + Send + Sync + 'static,
+    ) -> [Option<io::Result<T>>; SLOTS];
+
+    /// The directories themselves, for reading records.
+    fn dirs(&self) -> [Option<Arc<dyn SlotDir>>; SLOTS];
+}
+
+/// A write of whole groups to one slot's segment.
+pub(crate) struct LogWrite {
+    pub slot: Slot,
+    pub from: Lsn,
+    pub to: Lsn,
+    /// Held until the write has ended.
+    pub frame: Arc<Frame>,
+}
+
+/// What came back.
+pub(crate) enum Done {
+    /// The log write of a slot ended; after success its bytes are durable.
+    Wrote { slot: Slot, result: io::Result<()> },
+    /// A job of a slot ended.
+    Job { slot: Slot, kind: job::JobKind, output: io::Result<job::Output> },
+    /// A look that could not be answered at once.
+    Looked { quorum: Lsn, look: Look },
+}
+
+/// What the writer's engine does I/O through. Nothing in it blocks.
+pub(crate) trait Disk: Send {
+    /// Takes a write; it is on its way at the latest after [`Disk::submit`].
+    fn write(&mut self, write: LogWrite);
+    /// Hands a job to the slot's worker.
+    fn job(&mut self, slot: Slot, job: job::Job);
+    /// Looks at the claims now, or returns none and answers by [`Done::Looked`].
+    fn look(&mut self, quorum: Lsn) -> Option<Look>;
+    /// Sends off what was taken.
+    fn submit(&mut self);
+    /// Collects what has ended.
+    fn reap(&mut self, done: &mut Vec<Done>);
+}

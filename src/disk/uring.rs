@@ -1,0 +1,172 @@
+//! Log writes through io_uring: O_DIRECT from the ring's frames, durable by `RWF_DSYNC`.
+//!
+//! Submitting and reaping happen under the engine's lock, from whichever thread holds it; waiting happens outside of it.
+//! A thread that submitted and then exits has its unstarted requests cancelled by the kernel: such a write never began,
+//! and is submitted again.
+#![allow(unsafe_code)]
+
+use crate::disk::file::FileDir;
+use crate::disk::{Done, LogWrite};
+use crate::lsn::{SLOTS, Slot};
+use crate::segment::name::FileName;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+const RWF_DSYNC: i32 = 2;
+const ENTRIES: u32 = 32;
+/// The completion that only wakes a waiter.
+const NUDGE: u64 = u64::MAX;
+
+struct InFlight {
+    write: LogWrite,
+    fd: Arc<OwnedFd>,
+    offset: u64,
+    /// Bytes that earlier, short writes have done.
+    done: usize,
+}
+
+/// The ring, and what the kernel reads from.
+pub struct Uring {
+    ring: Arc<IoUring>,
+    pg_size: u64,
+    in_flight: [Option<InFlight>; SLOTS],
+    failed: Vec<Done>,
+}
+
+/// Waits for completions, and wakes who waits. Shared by threads.
+#[derive(Clone)]
+pub struct Waiter(Arc<IoUring>);
+
+impl Uring {
+    /// An error if the kernel has no io_uring or denies it.
+    pub fn new(pg_size: u64) -> io::Result<Uring> {
+        let ring = IoUring::builder().dontfork().build(ENTRIES)?;
+        if !ring.params().is_feature_ext_arg() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Uring { ring: Arc::new(ring), pg_size, in_flight: [const { None }; SLOTS], failed: Vec::new() })
+    }
+
+    pub fn waiter(&self) -> Waiter {
+        Waiter(self.ring.clone())
+    }
+
+    /// Queues a write.
+    pub fn write(&mut self, dir: &FileDir, write: LogWrite) {
+        let (name, offset) = FileName::segment_of(write.from, self.pg_size);
+        let slot = write.slot;
+        match dir.open(name, false) {
+            Ok(fd) => {
+                let i = slot.index();
+                assert!(self.in_flight[i].is_none(), "one write a slot at a time");
+                self.in_flight[i] = Some(InFlight { write, fd, offset, done: 0 });
+                self.push(i);
+            }
+            Err(e) => self.failed.push(Done::Wrote { slot, result: Err(e) }),
+        }
+    }
+
+    fn push(&mut self, slot: usize) {
+        let Some(f) = &self.in_flight[slot] else { return };
+        let len = (f.write.to - f.write.from) as usize - f.done;
+        let from = f.write.frame.pointer(f.write.from + f.done as u64);
+        let entry = opcode::Write::new(Fd(f.fd.as_raw_fd()), from, len as u32)
+            .offset(f.offset + f.done as u64)
+            .rw_flags(RWF_DSYNC)
+            .build()
+            .user_data(slot as u64);
+        // SAFETY: the engine's lock makes this the only user of the submission queue. The frame (a published, sealed
+        // range that nobody writes) and the descriptor live in `in_flight` until the completion is reaped.
+        let pushed = unsafe { self.ring.submission_shared().push(&entry) };
+        assert!(pushed.is_ok(), "six writes and a nudge fit the queue");
+    }
+
+    pub fn submit(&mut self) {
+        // SAFETY: the engine's lock makes this the only user of the submission queue.
+        if unsafe { self.ring.submission_shared().is_empty() } {
+            return;
+        }
+        // An interrupted or refused submission stays queued, and goes with the next.
+        let _ = self.ring.submit();
+    }
+
+    /// Collects what has ended; a short or cancelled write goes on.
+    pub fn reap(&mut self, done: &mut Vec<Done>) {
+        done.append(&mut self.failed);
+        let mut again = [false; SLOTS];
+        {
+            // SAFETY: the engine's lock makes this the only user of the completion queue.
+            let completions = unsafe { self.ring.completion_shared() };
+            for c in completions {
+                if c.user_data() == NUDGE {
+                    continue;
+                }
+                let i = c.user_data() as usize;
+                let Some(f) = &mut self.in_flight[i] else { continue };
+                let len = (f.write.to - f.write.from) as usize;
+                let result = match c.result() {
+                    0 => Err(io::ErrorKind::WriteZero.into()),
+                    n if n > 0 => {
+                        f.done += n as usize;
+                        Ok(())
+                    }
+                    e if -e == ECANCELED || -e == EINTR || -e == EAGAIN => Ok(()),
+                    e => Err(io::Error::from_raw_os_error(-e)),
+                };
+                if result.is_ok() && f.done < len {
+                    again[i] = true;
+                    continue;
+                }
+                self.in_flight[i] = None;
+                done.push(Done::Wrote { slot: Slot(i as u8), result });
+            }
+        }
+        for slot in (0..SLOTS).filter(|i| again[*i]) {
+            self.push(slot);
+        }
+        self.submit();
+    }
+}
+
+const ECANCELED: i32 = rustix::io::Errno::CANCELED.raw_os_error();
+const EINTR: i32 = rustix::io::Errno::INTR.raw_os_error();
+const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let mut done = Vec::new();
+        for _ in 0..20 {
+            self.reap(&mut done);
+            if self.in_flight.iter().all(Option::is_none) {
+                return;
+            }
+            self.waiter().wait(1, Duration::from_millis(50));
+        }
+        // A write hangs: the kernel may still read its frame, so frame, descriptor and ring are left to the process.
+        std::mem::forget(self.ring.clone());
+        self.in_flight.iter_mut().for_each(|f| std::mem::forget(f.take()));
+    }
+}
+
+impl Waiter {
+    /// Waits until so many completions have come since the last reaping, for so long at most.
+    pub fn wait(&self, completions: usize, most: Duration) {
+        let time = Timespec::from(most);
+        let args = SubmitArgs::new().timespec(&time);
+        // It returns early by time, signal or nudge: whoever waits looks again.
+        let _ = self.0.submitter().submit_with_args(completions, &args);
+    }
+
+    /// Wakes who waits. The caller holds the engine's lock.
+    pub fn nudge(&self) {
+        let entry = opcode::Nop::new().build().user_data(NUDGE);
+        // SAFETY: the engine's lock makes this the only user of the submission queue; a nop refers to no memory.
+        if unsafe { self.0.submission_shared().push(&entry) }.is_ok() {
+            let _ = self.0.submit();
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Threads that do blocking calls, one a slot: a slot that hangs holds up its own thread and nobody else.
+
+use crate::disk::file::FileDir;
+use crate::disk::job::{self, Job};
+use crate::disk::{Done, Fleet, SlotDir};
+use crate::lsn::{SLOTS, Slot, SlotSet};
+use crate::segment::survey::ANSWER_MAX;
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// Calls that may wait for a slot's thread. More means that it hangs.
+const QUEUE: usize = 16;
+
+type Task = Box<dyn FnOnce(&Arc<FileDir>) + Send>;
+
+/// What the slots' threads finished, and whom to tell.
+#[derive(Default)]
+pub struct Completions {
+    done: Mutex<Vec<Done>>,
+    /// Takes them in: set once the volume stands.
+    pub hook: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Completions {
+    pub fn push(&self, done: Done) {
+        self.done.lock().push(done);
+        if let Some(hook) = self.hook.get() {
+            hook();
+        }
+    }
+
+    pub fn take(&self, into: &mut Vec<Done>) {
+        into.append(&mut self.done.lock());
+    }
+}
+
+/// The threads of the six slots.
+pub struct Workers {
+    slots: Vec<Worker>,
+    pub completions: Arc<Completions>,
+}
+
+struct Worker {
+    dir: Arc<FileDir>,
+    tasks: Sender<Task>,
+}
+
+impl Workers {
+    /// Starts a thread for each directory. They end when this is dropped, and are never joined: one may hang.
+    pub fn start(directories: [PathBuf; SLOTS], block: usize, buffered: bool) -> io::Result<Workers> {
+        let mut slots = Vec::with_capacity(SLOTS);
+        for (i, path) in directories.into_iter().enumerate() {
+            let dir = Arc::new(FileDir::new(path, block, buffered));
+            let (tasks, queue) = bounded::<Task>(QUEUE);
+            let mine = dir.clone();
+            std::thread::Builder::new().name(format!("quorate-{i}")).stack_size(256 << 10).spawn(move || {
+                for task in queue {
+                    task(&mine);
+                }
+            })?;
+            slots.push(Worker { dir, tasks });
+        }
+        Ok(Workers { slots, completions: Arc::new(Completions::default()) })
+    }
+
+    pub fn dir(&self, slot: Slot) -> &Arc<FileDir> {
+        &self.slots[slot.index()].dir
+    }
+
+    /// Hands a job to the slot's thread; its end is found in the completions.
+    pub fn job(&self, slot: Slot, job: Job) {
+        let completions = self.completions.clone();
+        let kind = job.kind();
+        let task: Task = Box::new(move |dir| {
+            let output = job::run(&**dir, job);
+            completions.push(Done::Job { slot, kind, output });
+        });
+        if self.slots[slot.index()].tasks.try_send(task).is_err() {
+            // Not through `push`: the caller is taking completions in already.
+            let output = Err(io::ErrorKind::TimedOut.into());
+            self.completions.done.lock().push(Done::Job { slot, kind, output });
+        }
+    }
+}
+
+impl Fleet for Workers {
+    fn each<T: Send + 'static>(
+        &self,
+        set: SlotSet,
+        call: impl Fn(Slot, &dyn SlotDir) -> io::Result<T> + Send + Sync + 'static,
+    ) -> [Option<io::Result<T>>; SLOTS] {
+        let call = Arc::new(call);
+        let (send, answers) = bounded::<(Slot, io::Result<T>)>(SLOTS);
+        let mut out: [Option<io::Result<T>>; SLOTS] = [const { None }; SLOTS];
+        let mut waiting = 0;
+        for slot in set.iter() {
+            let (call, send) = (call.clone(), send.clone());
+            let task: Task = Box::new(move |dir| {
+                // The asker may have stopped waiting.
+                let _ = send.send((slot, call(slot, &**dir)));
+            });
+            if self.slots[slot.index()].tasks.try_send(task).is_ok() {
+                waiting += 1;
+            }
+            out[slot.index()] = Some(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let deadline = Instant::now() + ANSWER_MAX;
+        while waiting > 0
+            && let Ok((slot, answer)) = answers.recv_deadline(deadline)
+        {
+            out[slot.index()] = Some(answer);
+            waiting -= 1;
+        }
+        out
+    }
+
+    fn dirs(&self) -> [Option<Arc<dyn SlotDir>>; SLOTS] {
+        Slot::ALL.map(|s| Some(self.dir(s).clone() as Arc<dyn SlotDir>))
+    }
+}

@@ -1,0 +1,231 @@
+//! The ring: the newest 16 MiB of the log in memory, as a table of reference-counted frames.
+//!
+//! A frame that a hung write (or a reader) still holds is replaced by a spare, never reused under it: so a slow slot can
+//! neither stop the volume nor receive newer bytes at older offsets. Spares are bounded by what can be outstanding.
+#![allow(unsafe_code)]
+
+use crate::lsn::{Lsn, format};
+use crate::sync::{Arc, Mutex};
+use std::ops::Range;
+
+/// Frames in the table: twice the LAL.
+pub const FRAMES: usize = if cfg!(quorate_loom) { 2 } else { 16 };
+/// Frames beyond the table's that may be held by outstanding writes: one write a slot and process, and readers.
+const SPARES: usize = if cfg!(quorate_loom) { 1 } else { 12 };
+/// Bytes of log that the table covers.
+pub const SPAN: u64 = FRAMES as u64 * format::FRAME;
+
+/// One mebibyte of the log. Ranges are written once, by whoever reserved them, and read after they were published.
+pub struct Frame {
+    base: Lsn,
+    memory: memory::Memory,
+}
+
+impl Frame {
+    /// The address of the frame's first byte.
+    pub fn base(&self) -> Lsn {
+        self.base
+    }
+
+    fn range(&self, from: Lsn, len: usize) -> Range<usize> {
+        let at = (from - self.base) as usize;
+        assert!(at + len <= format::FRAME as usize, "a range of one frame");
+        at..at + len
+    }
+
+    /// Fills a range.
+    ///
+    /// # Safety
+    /// The caller holds the only reservation of the range, and it is not yet published.
+    pub unsafe fn fill<R>(&self, from: Lsn, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        // SAFETY: the caller's promise is the memory's.
+        unsafe { self.memory.write(self.range(from, len), f) }
+    }
+
+    /// Reads a range.
+    ///
+    /// # Safety
+    /// The range was published, and the publication was seen (through the append lock or the published mark).
+    pub unsafe fn read<R>(&self, from: Lsn, len: usize, f: impl FnOnce(&[u8]) -> R) -> R {
+        // SAFETY: the caller's promise is the memory's.
+        unsafe { self.memory.read(self.range(from, len), f) }
+    }
+
+    /// Where the kernel may read the range from, as long as the frame is held.
+    #[cfg(not(quorate_loom))]
+    pub fn pointer(&self, from: Lsn) -> *const u8 {
+        let at = self.range(from, 0).start;
+        self.memory.pointer(at)
+    }
+}
+
+/// Every frame is held by writes or readers: too many are outstanding.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoFrame;
+
+pub struct Ring {
+    table: Mutex<Table>,
+}
+
+struct Table {
+    frames: Vec<Option<Arc<Frame>>>,
+    /// Replaced while somebody held them; reused when nobody does.
+    held: Vec<Arc<Frame>>,
+    made: usize,
+}
+
+impl Ring {
+    pub fn new() -> Ring {
+        Ring { table: Mutex::new(Table { frames: vec![None; FRAMES], held: Vec::new(), made: 0 }) }
+    }
+
+    /// Makes the frame at `base` the newest of its place. What was there must not be needed from memory any more.
+    pub fn open(&self, base: Lsn) -> Result<Arc<Frame>, NoFrame> {
+        assert!(base.0.is_multiple_of(format::FRAME));
+        let mut table = self.table.lock();
+        let place = Self::place(base);
+        if let Some(old) = table.frames[place].take() {
+            table.held.push(old);
+        }
+        let frame = match table.reuse(base) {
+            Some(frame) => frame,
+            None if table.made < FRAMES + SPARES => {
+                let memory = memory::Memory::new().map_err(|_| NoFrame)?;
+                table.made += 1;
+                Arc::new(Frame { base, memory })
+            }
+            None => return Err(NoFrame),
+        };
+        table.frames[place] = Some(frame.clone());
+        Ok(frame)
+    }
+
+    /// The frame that holds `lsn`, if it is still in the table.
+    pub fn get(&self, lsn: Lsn) -> Option<Arc<Frame>> {
+        let base = lsn.floor(format::FRAME);
+        let table = self.table.lock();
+        table.frames[Self::place(base)].as_ref().filter(|f| f.base == base).cloned()
+    }
+
+    /// Bytes of memory taken so far.
+    pub fn bytes(&self) -> u64 {
+        self.table.lock().made as u64 * format::FRAME
+    }
+
+    fn place(base: Lsn) -> usize {
+        (base.0 / format::FRAME) as usize % FRAMES
+    }
+}
+
+impl Table {
+    /// A frame that nobody holds any more.
+    fn reuse(&mut self, base: Lsn) -> Option<Arc<Frame>> {
+        // `get_mut` is the proof that nobody else holds it; it also orders their last reads before our first write.
+        let free = (0..self.held.len()).find(|&i| Arc::get_mut(&mut self.held[i]).is_some())?;
+        let mut frame = self.held.swap_remove(free);
+        Arc::get_mut(&mut frame)?.base = base;
+        Some(frame)
+    }
+}
+
+#[cfg(not(quorate_loom))]
+mod memory {
+    use super::*;
+    use memmap2::MmapRaw;
+
+    /// An anonymous map: page-aligned, so fit for O_DIRECT, and not moved.
+    pub struct Memory(MmapRaw);
+
+    // SAFETY: all access goes through `read` and `write`, whose callers promise that no range is written while it is
+    // read or written elsewhere.
+    unsafe impl Sync for Memory {}
+
+    impl Memory {
+        pub fn new() -> std::io::Result<Memory> {
+            Ok(Memory(MmapRaw::from(memmap2::MmapMut::map_anon(format::FRAME as usize)?)))
+        }
+
+        pub fn pointer(&self, at: usize) -> *const u8 {
+            self.0.as_ptr().wrapping_add(at)
+        }
+
+        pub unsafe fn write<R>(&self, range: Range<usize>, f: impl FnOnce(&mut [u8]) -> R) -> R {
+            // SAFETY: the range lies in the map (checked by Frame), and is the caller's alone.
+            f(unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().add(range.start), range.len()) })
+        }
+
+        pub unsafe fn read<R>(&self, range: Range<usize>, f: impl FnOnce(&[u8]) -> R) -> R {
+            // SAFETY: the range lies in the map (checked by Frame), and nobody writes it.
+            f(unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(range.start), range.len()) })
+        }
+    }
+}
+
+/// loom's memory: one checked cell a 4 KiB block, so that two uses of one block that are not ordered fail the model.
+#[cfg(quorate_loom)]
+mod memory {
+    use super::*;
+    use loom::cell::UnsafeCell;
+
+    const BLOCK: usize = 4096;
+
+    pub struct Memory(Vec<UnsafeCell<Vec<u8>>>);
+
+    // SAFETY: loom's cells check every access.
+    unsafe impl Sync for Memory {}
+    // SAFETY: as above.
+    unsafe impl Send for Memory {}
+
+    impl Memory {
+        pub fn new() -> std::io::Result<Memory> {
+            Ok(Memory((0..format::FRAME as usize / BLOCK).map(|_| UnsafeCell::new(vec![0; BLOCK])).collect()))
+        }
+
+        pub unsafe fn write<R>(&self, range: Range<usize>, f: impl FnOnce(&mut [u8]) -> R) -> R {
+            let (block, at) = (range.start / BLOCK, range.start % BLOCK);
+            // SAFETY: loom checks that nobody else uses the block now.
+            self.0[block].with_mut(|cell| f(unsafe { &mut (&mut *cell)[at..at + range.len()] }))
+        }
+
+        pub unsafe fn read<R>(&self, range: Range<usize>, f: impl FnOnce(&[u8]) -> R) -> R {
+            let (block, at) = (range.start / BLOCK, range.start % BLOCK);
+            // SAFETY: loom checks that nobody writes the block now.
+            self.0[block].with(|cell| f(unsafe { &(&*cell)[at..at + range.len()] }))
+        }
+    }
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_frame_is_never_reused() {
+        let ring = Ring::new();
+        let held = ring.open(Lsn(0)).unwrap();
+        for turn in 1..200u64 {
+            let frame = ring.open(Lsn(turn * format::FRAME)).unwrap();
+            assert!(!Arc::ptr_eq(&frame, &held));
+        }
+        assert_eq!(held.base(), Lsn(0));
+        assert!(ring.get(Lsn(5)).is_none());
+        assert!(ring.bytes() <= (FRAMES as u64 + 1) * format::FRAME);
+    }
+
+    #[test]
+    fn spares_are_bounded() {
+        let ring = Ring::new();
+        let mut held = Vec::new();
+        let mut refused = |i: &u64| match ring.open(Lsn(i * format::FRAME)) {
+            Ok(frame) => {
+                held.push(frame);
+                false
+            }
+            Err(NoFrame) => true,
+        };
+        let out = (0..100u64).find(&mut refused);
+        assert_eq!(out, Some((FRAMES + SPARES) as u64));
+        held.clear();
+        assert!(ring.open(Lsn(100 * format::FRAME)).is_ok());
+    }
+}

@@ -1,0 +1,110 @@
+//! The manifest: what a checkpoint writes. Recovery starts from the newest. Layout byte by byte: `format.md`.
+
+use crate::core::history::Entry;
+use crate::lsn::Lsn;
+use crate::page::table::{Root, TOP_MAX};
+use bytes::Bytes;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawManifest {
+    redo: U64,
+    next_page: U64,
+    pages: U64,
+    entries: U32,
+    top: U32,
+    reserved: [u8; 32],
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawEntry {
+    epoch: U64,
+    begin: U64,
+    end: U64,
+}
+
+/// Epochs that a manifest holds: a record of one frame bounds it.
+pub const ENTRIES_MAX: usize = 32 << 10;
+
+/// The table as of `redo`, and what recovery needs beside it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Manifest {
+    /// Records at or above are not in the table yet.
+    pub redo: Lsn,
+    /// Page ids at or above were never given out.
+    pub next_page: u64,
+    /// Pages that exist.
+    pub pages: u64,
+    /// All epochs, the open one last.
+    pub history: Vec<Entry>,
+    pub root: Root,
+}
+
+impl Manifest {
+    pub fn encode(&self) -> Bytes {
+        let raw = RawManifest {
+            redo: U64::new(self.redo.0),
+            next_page: U64::new(self.next_page),
+            pages: U64::new(self.pages),
+            entries: U32::new(self.history.len() as u32),
+            top: U32::new(self.root.top.len() as u32),
+            reserved: [0; 32],
+        };
+        let mut out = raw.as_bytes().to_vec();
+        for e in &self.history {
+            let raw = RawEntry { epoch: U64::new(e.epoch), begin: U64::new(e.begin.0), end: U64::new(e.end.0) };
+            out.extend_from_slice(raw.as_bytes());
+        }
+        for lsn in &self.root.top {
+            out.extend_from_slice(U64::new(lsn.0).as_bytes());
+        }
+        out.into()
+    }
+
+    /// None if the bytes are no manifest; they verified as a record, so that is another version's or a defect.
+    pub fn decode(payload: &[u8]) -> Option<Manifest> {
+        let (raw, rest) = RawManifest::read_from_prefix(payload).ok()?;
+        let (entries, top) = (raw.entries.get() as usize, raw.top.get() as usize);
+        if entries > ENTRIES_MAX || top as u64 > TOP_MAX {
+            return None;
+        }
+        let (entries, rest) = <[RawEntry]>::ref_from_prefix_with_elems(rest, entries).ok()?;
+        let top = <[U64]>::ref_from_bytes(rest).ok().filter(|t| t.len() == top)?;
+        let entry = |e: &RawEntry| Entry { epoch: e.epoch.get(), begin: Lsn(e.begin.get()), end: Lsn(e.end.get()) };
+        Some(Manifest {
+            redo: Lsn(raw.redo.get()),
+            next_page: raw.next_page.get(),
+            pages: raw.pages.get(),
+            history: entries.iter().map(entry).collect(),
+            root: Root { top: top.iter().map(|l| Lsn(l.get())).collect() },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let m = Manifest {
+            redo: Lsn(8192),
+            next_page: 12,
+            pages: 9,
+            history: vec![
+                Entry { epoch: 1, begin: Lsn(4096), end: Lsn(5000) },
+                Entry { epoch: 2, begin: Lsn(8192), end: Lsn::MAX },
+            ],
+            root: Root { top: vec![Lsn(4096), Lsn::NONE, Lsn(7000)] },
+        };
+        let bytes = m.encode();
+        assert_eq!(Manifest::decode(&bytes), Some(m));
+        assert_eq!(Manifest::decode(&bytes[..bytes.len() - 8]), None);
+        assert_eq!(Manifest::decode(&[bytes.to_vec(), vec![0; 8]].concat()), None);
+        assert_eq!(Manifest::decode(&[]), None);
+        assert_eq!(Manifest::decode(&[0xFF; 100]), None);
+    }
+}

@@ -1,0 +1,358 @@
+//! Reading: one record from the ring or from the slots, one page version from its chain, one entry from the table.
+
+use crate::core::history::History;
+use crate::disk::SlotDir;
+use crate::disk::job;
+use crate::log::append::Front;
+use crate::log::group;
+use crate::log::record::{self, Fields, Kind};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, format};
+use crate::page::overlay::{Layer, Version};
+use crate::page::table::{self, Entry, Root};
+use crate::segment::name::FileName;
+use crate::segment::superblock::Geometry;
+use crate::segment::tail;
+use crate::volume::error::{ReadError, SlotFault, SlotFaults};
+use bytes::{Bytes, BytesMut};
+use parking_lot::RwLock;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// A record that was read and verified.
+#[derive(Clone, Debug)]
+pub struct Owned {
+    pub len: u64,
+    pub fields: Fields,
+    pub payload: Bytes,
+}
+
+impl Owned {
+    fn from(r: &record::Record<'_>) -> Owned {
+        Owned { len: r.len, fields: r.fields, payload: Bytes::copy_from_slice(r.payload) }
+    }
+}
+
+/// What each slot's copy suffers from, when none is good.
+pub type Faults = Vec<(Slot, SlotFault)>;
+
+/// Reads records from the slots: any copy that verifies, lies at its address and belongs to the history will do.
+pub struct LogReader {
+    geometry: Geometry,
+    seed: u32,
+    dirs: [Option<Arc<dyn SlotDir>>; SLOTS],
+    history: RwLock<History>,
+    /// Slots that are asked last: away, or with a gap. One bit a slot.
+    last: AtomicU8,
+    turn: AtomicU8,
+    /// Copies that failed their check and were answered from another.
+    pub bad_copies: AtomicU64,
+}
+
+impl LogReader {
+    pub fn new(geometry: Geometry, dirs: [Option<Arc<dyn SlotDir>>; SLOTS], history: History) -> LogReader {
+        let (last, turn) = (AtomicU8::new(0), AtomicU8::new(0));
+        let seed = geometry.seed();
+        LogReader { geometry, seed, dirs, history: RwLock::new(history), last, turn, bad_copies: AtomicU64::new(0) }
+    }
+
+    pub fn history(&self) -> History {
+        self.history.read().clone()
+    }
+
+    /// Asks this slot only when no other has a good copy.
+    pub fn ask_last(&self, slot: Slot, last: bool) {
+        if last {
+            self.last.fetch_or(1 << slot.0, Ordering::Relaxed);
+        } else {
+            self.last.fetch_and(!(1 << slot.0), Ordering::Relaxed);
+        }
+    }
+
+    /// The record at `lsn`, expected to take about `hint` bytes.
+    pub fn record(&self, lsn: Lsn, hint: usize) -> Result<Owned, Faults> {
+        let mut faults = Faults::new();
+        for slot in self.order() {
+            let Some(dir) = &self.dirs[slot.index()] else { continue };
+            match self.copy(&**dir, lsn, hint) {
+                Ok(record) => {
+                    self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                    return Ok(record);
+                }
+                Err(fault) => faults.push((slot, fault)),
+            }
+        }
+        // What recovery copied may live in tail files alone.
+        for slot in Slot::ALL {
+            if let Some(record) = self.dirs[slot.index()].as_ref().and_then(|d| self.in_tails(&**d, lsn).ok().flatten())
+            {
+                self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                return Ok(record);
+            }
+        }
+        Err(faults)
+    }
+
+    fn order(&self) -> impl Iterator<Item = Slot> + use<> {
+        let last = self.last.load(Ordering::Relaxed);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let from = move |want: bool| {
+            (0..SLOTS as u8)
+                .map(move |i| Slot((i + turn) % SLOTS as u8))
+                .filter(move |s| (last >> s.0 & 1 == 1) == want)
+        };
+        from(false).chain(from(true))
+    }
+
+    /// One slot's copy from its segment.
+    pub fn copy(&self, dir: &dyn SlotDir, lsn: Lsn, hint: usize) -> Result<Owned, SlotFault> {
+        let (name, offset) = FileName::segment_of(lsn, self.geometry.pg_size);
+        let room = (format::FRAME - lsn.0 % format::FRAME) as usize;
+        let mut bytes = vec![0; hint.clamp(record::HEADER, room)];
+        let mut got = read(dir, name, offset, &mut bytes)?;
+        let claimed = record::claimed_len(&bytes[..got]).map_or(0, |l| l as usize);
+        if claimed > bytes.len() && claimed <= room {
+            bytes.resize(claimed, 0);
+            got = read(dir, name, offset, &mut bytes)?;
+        }
+        self.check(&bytes[..got], lsn)
+    }
+
+    fn check(&self, bytes: &[u8], lsn: Lsn) -> Result<Owned, SlotFault> {
+        let record = record::decode(bytes, lsn, self.seed).map_err(|f| match f {
+            record::RecordFault::Length if bytes.iter().take(record::HEADER).all(|&b| b == 0) => SlotFault::NoCopy,
+            fault => SlotFault::Damaged(fault.to_string()),
+        })?;
+        if !self.history.read().holds(record.epoch, lsn) {
+            return Err(SlotFault::Damaged(format!("epoch {} does not hold it", record.epoch)));
+        }
+        Ok(Owned::from(&record))
+    }
+
+    fn in_tails(&self, dir: &dyn SlotDir, lsn: Lsn) -> io::Result<Option<Owned>> {
+        for name in dir.list()? {
+            if !matches!(name, FileName::Tail(_)) {
+                continue;
+            }
+            let bytes = job::read_whole(dir, name, tail::BYTES_MAX)?;
+            for (begin, bytes) in tail::decode(&bytes, self.geometry.volume).unwrap_or_default() {
+                if begin <= lsn
+                    && lsn < begin + bytes.len() as u64
+                    && group::verify(bytes, begin, self.seed, |_| ()).is_ok()
+                {
+                    return Ok(self.check(&bytes[(lsn - begin) as usize..], lsn).ok());
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read(dir: &dyn SlotDir, name: FileName, offset: u64, bytes: &mut [u8]) -> Result<usize, SlotFault> {
+    match dir.read_at(name, offset, bytes) {
+        Ok(0) => Err(SlotFault::NoCopy),
+        Ok(got) => Ok(got),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(SlotFault::NoCopy),
+        Err(e) => Err(SlotFault::Io(e)),
+    }
+}
+
+/// The newest record of a page, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    pub lsn: Lsn,
+    /// The image below it; none where it is not known.
+    pub base: Lsn,
+    /// Deltas above the image; from the table, [`table::DEPTH_TOLD`] means at least so many.
+    pub depth: u8,
+}
+
+/// Where versions are found: the layers over the table.
+#[derive(Clone)]
+pub struct Map {
+    pub current: Arc<Layer>,
+    /// What a running checkpoint writes out.
+    pub frozen: Option<Arc<Layer>>,
+    pub root: Arc<Root>,
+    /// Counts checkpoints: a head found in an older table may be overtaken.
+    pub generation: u64,
+}
+
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<Lsn, Bytes> for ByLength {
+    fn weight(&self, _: &Lsn, bytes: &Bytes) -> u64 {
+        bytes.len() as u64 + 64
+    }
+}
+
+type PageCache = Cache<Lsn, Bytes, ByLength, foldhash::fast::FixedState>;
+
+/// The reading side of an open volume.
+pub struct Pages {
+    pub reader: LogReader,
+    front: Option<Arc<Front>>,
+    cache: PageCache,
+    map: RwLock<Arc<Map>>,
+}
+
+/// A chain is never longer: the cap of 32, and room for a defect to be told from it.
+const CHAIN_MAX: usize = 64;
+
+impl Pages {
+    pub fn new(reader: LogReader, front: Option<Arc<Front>>, cache_bytes: u64, map: Map) -> Pages {
+        let page = u64::from(reader.geometry.page_size);
+        let cache_bytes = cache_bytes.max(64 * (page + 64));
+        let options = OptionsBuilder::new()
+            .shards(if cache_bytes >= 64 << 20 { 8 } else { 1 })
+            .estimated_items_capacity((cache_bytes / page) as usize)
+            .weight_capacity(cache_bytes)
+            .build();
+        let cache = match options {
+            Ok(options) => Cache::with_options(
+                options,
+                ByLength,
+                foldhash::fast::FixedState::with_seed(0),
+                DefaultLifecycle::default(),
+            ),
+            Err(_) => unreachable!("both sizes are given"),
+        };
+        Pages { reader, front, cache, map: RwLock::new(Arc::new(map)) }
+    }
+
+    pub fn map(&self) -> Arc<Map> {
+        self.map.read().clone()
+    }
+
+    pub fn set_map(&self, map: Map) {
+        *self.map.write() = Arc::new(map);
+    }
+
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
+    /// A version that was just appended over a cached one.
+    pub fn insert(&self, lsn: Lsn, bytes: Bytes) {
+        self.cache.insert(lsn, bytes);
+    }
+
+    pub fn cached(&self, lsn: Lsn) -> Option<Bytes> {
+        self.cache.get(&lsn)
+    }
+
+    /// [`Pages::head`] in the newest map. The layers are asked without holding on to it.
+    pub fn newest(&self, page: PageId, at: Lsn) -> Result<Option<Head>, ReadError> {
+        let map = {
+            let map = self.map.read();
+            if let Some(version) = map.current.below(page, at) {
+                return Ok(head_of(version));
+            }
+            map.clone()
+        };
+        self.head(&map, page, at)
+    }
+
+    /// The page's newest record below `at`; none if the page does not exist there.
+    pub fn head(&self, map: &Map, page: PageId, at: Lsn) -> Result<Option<Head>, ReadError> {
+        let layers = [Some(&map.current), map.frozen.as_ref()];
+        if let Some(v) = layers.into_iter().flatten().find_map(|l| l.below(page, at)) {
+            return Ok(head_of(v));
+        }
+        self.in_table(&map.root, page)
+    }
+
+    /// The page's entry in the table.
+    pub fn in_table(&self, root: &Root, page: PageId) -> Result<Option<Head>, ReadError> {
+        let Some(upper) = root.upper(page) else { return Ok(None) };
+        let upper = self.node(page, upper)?;
+        let leaf = Lsn(table::entry(&upper, table::in_upper(page)));
+        if leaf.is_none() {
+            return Ok(None);
+        }
+        let leaf = self.node(page, leaf)?;
+        let entry = Entry::from_raw(table::entry(&leaf, table::in_leaf(page)));
+        Ok((!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() }))
+    }
+
+    /// A node of the table, through the cache.
+    pub fn node(&self, page: PageId, lsn: Lsn) -> Result<Bytes, ReadError> {
+        if let Some(node) = self.cache.get(&lsn) {
+            return Ok(node);
+        }
+        let record = self.record(page, lsn, table::FANOUT as usize * 8 + 96)?;
+        if record.fields.kind != Kind::Table || !table::is_node(&record.payload) {
+            return Err(ReadError::Corrupt { page, lsn, what: "it is no node of the page table" });
+        }
+        self.cache.insert(lsn, record.payload.clone());
+        Ok(record.payload)
+    }
+
+    /// One record, from the ring if it is still there.
+    pub fn record(&self, page: PageId, lsn: Lsn, hint: usize) -> Result<Owned, ReadError> {
+        if let Some(record) = self.front.as_ref().and_then(|f| f.with_record(lsn, Owned::from)) {
+            return Ok(record);
+        }
+        self.reader.record(lsn, hint).map_err(|faults| ReadError::Lost { page, lsn, slots: SlotFaults(faults) })
+    }
+
+    /// The page as its record at `head` left it.
+    pub fn version(&self, page: PageId, head: Lsn) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = self.cache.get(&head) {
+            return Ok(bytes);
+        }
+        let page_size = self.reader.geometry.page_size as usize;
+        let corrupt = |lsn, what| ReadError::Corrupt { page, lsn, what };
+        let mut deltas: Vec<Owned> = Vec::new();
+        let mut at = head;
+        let image = loop {
+            if let Some(bytes) = self.cache.get(&at).filter(|_| at != head) {
+                break bytes;
+            }
+            let record = self.record(page, at, page_size + 96)?;
+            if record.fields.page != page.0 {
+                return Err(corrupt(at, "it is of another page"));
+            }
+            match record.fields.kind {
+                Kind::Image if record.payload.is_empty() => break Bytes::from(vec![0; page_size]),
+                Kind::Image if record.payload.len() == page_size => break record.payload,
+                Kind::Image => return Err(corrupt(at, "its image has another length than a page")),
+                Kind::Delta => {
+                    let next = record.fields.prev;
+                    if record.fields.offset as usize + record.payload.len() > page_size {
+                        return Err(corrupt(at, "it changes bytes past the page's end"));
+                    }
+                    if next.is_none() || next >= at || deltas.len() == CHAIN_MAX {
+                        return Err(corrupt(at, "its chain has no image"));
+                    }
+                    deltas.push(record);
+                    at = next;
+                }
+                _ => return Err(corrupt(at, "it is no change of a page")),
+            }
+        };
+        if image.len() != page_size {
+            return Err(corrupt(at, "its image has another length than a page"));
+        }
+        let bytes = if deltas.is_empty() {
+            image
+        } else {
+            let mut page = BytesMut::from(&image[..]);
+            for delta in deltas.iter().rev() {
+                let at = delta.fields.offset as usize;
+                page[at..at + delta.payload.len()].copy_from_slice(&delta.payload);
+            }
+            page.freeze()
+        };
+        self.cache.insert(head, bytes.clone());
+        Ok(bytes)
+    }
+}
+
+/// A version as a head; none if it frees the page.
+pub fn head_of(v: Version) -> Option<Head> {
+    (!v.free).then_some(Head { lsn: v.lsn, base: v.base, depth: v.depth })
+}

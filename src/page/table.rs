@@ -1,0 +1,119 @@
+//! The page table: a radix tree of LSNs, whose nodes are records of the log. An entry is the LSN of the page's newest
+//! record as of the last checkpoint; an empty entry is a free page id.
+//!
+//! Two levels of nodes with 2,048 entries each, and the roots of the upper level in the manifest. An entry's low three
+//! bits (LSNs are multiples of 8) hold the record's depth, 7 meaning 7 or more.
+
+use crate::lsn::{Lsn, PageId};
+use bytes::Bytes;
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Entries of a node.
+pub const FANOUT: u64 = 2048;
+/// Entries of the top: all page ids.
+pub const TOP_MAX: u64 = PageId::LIMIT / FANOUT / FANOUT;
+/// The deepest chain that an entry can tell.
+pub const DEPTH_TOLD: u8 = 7;
+
+/// The newest record of a page, as the table tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry(u64);
+
+impl Entry {
+    pub fn new(lsn: Lsn, depth: u8) -> Entry {
+        debug_assert!(lsn.0.is_multiple_of(8));
+        Entry(lsn.0 | u64::from(depth.min(DEPTH_TOLD)))
+    }
+
+    /// As it stands in a leaf.
+    pub fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub fn from_raw(raw: u64) -> Entry {
+        Entry(raw)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn lsn(self) -> Lsn {
+        Lsn(self.0 & !7)
+    }
+
+    /// At least this many deltas; exact below [`DEPTH_TOLD`].
+    pub fn depth(self) -> u8 {
+        (self.0 & 7) as u8
+    }
+}
+
+/// Where the nodes are: upper nodes by `page / FANOUT^2`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Root {
+    pub top: Vec<Lsn>,
+}
+
+impl Root {
+    /// The upper node over a page; none if it has no pages.
+    pub fn upper(&self, page: PageId) -> Option<Lsn> {
+        self.top.get((page.0 / FANOUT / FANOUT) as usize).copied().filter(|l| !l.is_none())
+    }
+}
+
+/// Where in its upper node the leaf of a page stands.
+pub fn in_upper(page: PageId) -> usize {
+    (page.0 / FANOUT % FANOUT) as usize
+}
+
+/// Where in its leaf a page stands.
+pub fn in_leaf(page: PageId) -> usize {
+    (page.0 % FANOUT) as usize
+}
+
+/// One entry of a node's payload; trailing empty entries are not stored.
+pub fn entry(node: &[u8], index: usize) -> u64 {
+    <[U64]>::ref_from_bytes(node).ok().and_then(|n| n.get(index)).map_or(0, |e| e.get())
+}
+
+/// A node's payload as numbers.
+pub fn numbers(node: &[u8]) -> Vec<u64> {
+    <[U64]>::ref_from_bytes(node).map(|n| n.iter().map(|e| e.get()).collect()).unwrap_or_default()
+}
+
+/// Numbers as a node's payload, trailing zeros left out.
+pub fn payload(numbers: &[u64]) -> Bytes {
+    let len = numbers.iter().rposition(|&n| n != 0).map_or(0, |i| i + 1);
+    let raw: Vec<U64> = numbers[..len].iter().map(|&n| U64::new(n)).collect();
+    Bytes::copy_from_slice(raw.as_bytes())
+}
+
+/// A node's payload is one: whole numbers, no more than fit.
+pub fn is_node(payload: &[u8]) -> bool {
+    payload.len().is_multiple_of(8) && payload.len() as u64 <= FANOUT * 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_tells_address_and_depth() {
+        let e = Entry::new(Lsn(4096 + 8), 3);
+        assert_eq!((e.lsn(), e.depth(), e.is_empty()), (Lsn(4104), 3, false));
+        assert_eq!(Entry::new(Lsn(8), 200).depth(), DEPTH_TOLD);
+        assert!(Entry::default().is_empty());
+    }
+
+    #[test]
+    fn a_node_leaves_out_what_is_empty_behind() {
+        let mut n = vec![0; FANOUT as usize];
+        n[3] = 77;
+        let p = payload(&n);
+        assert_eq!((p.len(), entry(&p, 3), entry(&p, 2), entry(&p, 4), entry(&p, 2047)), (32, 77, 0, 0, 0));
+        assert_eq!(numbers(&p), vec![0, 0, 0, 77]);
+        assert_eq!(payload(&[0; 5]).len(), 0);
+        assert!(is_node(&p) && !is_node(&p[1..]) && is_node(&[]));
+    }
+}

@@ -1,0 +1,9 @@
+//! Files of a slot: their names, superblocks, where an address lies.
+
+pub(crate) mod name;
+pub(crate) mod placement;
+pub(crate) mod recover;
+pub(crate) mod scan;
+pub(crate) mod superblock;
+pub(crate) mod survey;
+pub(crate) mod tail;

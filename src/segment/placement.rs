@@ -1,0 +1,361 @@
+//! Where a volume lies: three directories, or one with three in it; the file systems below them; who holds the lock.
+
+use crate::lsn::{SLOTS, Slot};
+use crate::volume::error::OpenError;
+use rustix::fs::{Mode, OFlags, StatxFlags};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Where a volume lies.
+///
+/// One path is a directory in which three are made: good for trying out, but one disk is one failure domain. Three
+/// paths are three directories, best each on a disk of its own.
+///
+/// ```
+/// use quorate::Placement;
+/// let trial = Placement::from("/tmp/trial");
+/// let real = Placement::from(["/disk-a/vol", "/disk-b/vol", "/disk-c/vol"]);
+/// # let _ = (trial, real);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    paths: Vec<PathBuf>,
+}
+
+impl Placement {
+    /// From any number of paths; opening refuses all numbers but one and three.
+    pub fn new<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> Placement {
+        Placement { paths: paths.into_iter().map(Into::into).collect() }
+    }
+
+    /// The paths as they were given.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// The volume lies in one directory.
+    pub fn is_single(&self) -> bool {
+        self.paths.len() == 1
+    }
+}
+
+impl From<&str> for Placement {
+    fn from(path: &str) -> Placement {
+        Placement::new([path])
+    }
+}
+
+impl From<String> for Placement {
+    fn from(path: String) -> Placement {
+        Placement::new([path])
+    }
+}
+
+impl From<&Path> for Placement {
+    fn from(path: &Path) -> Placement {
+        Placement::new([path])
+    }
+}
+
+impl From<PathBuf> for Placement {
+    fn from(path: PathBuf) -> Placement {
+        Placement::new([path])
+    }
+}
+
+impl From<&PathBuf> for Placement {
+    fn from(path: &PathBuf) -> Placement {
+        Placement::new([path.clone()])
+    }
+}
+
+impl<P: Into<PathBuf>> From<[P; 3]> for Placement {
+    fn from(paths: [P; 3]) -> Placement {
+        Placement::new(paths)
+    }
+}
+
+/// The three AZs of a volume, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Azs {
+    pub paths: [PathBuf; 3],
+    pub probes: [Option<Probe>; 3],
+}
+
+/// What was found below a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    /// The device that the directory lies on.
+    pub device: u64,
+    pub file_system: &'static str,
+    /// Alignment that direct I/O needs there; none where it is refused.
+    pub direct: Option<u32>,
+    pub volatile: bool,
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => OpenError::Missing(path.to_path_buf()),
+        io::ErrorKind::NotADirectory => OpenError::NotADirectory(path.to_path_buf()),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OpenError::OutOfSpace(path.to_path_buf()),
+        _ => OpenError::Io { path: path.to_path_buf(), source },
+    }
+}
+
+/// Checks the number and difference of the paths. For a single one, the three below it.
+fn three(placement: &Placement) -> Result<[PathBuf; 3], OpenError> {
+    match &placement.paths[..] {
+        [one] => Ok(["az-0", "az-1", "az-2"].map(|az| one.join(az))),
+        [a, b, c] => {
+            let real = |p: &PathBuf| fs::canonicalize(p).unwrap_or_else(|_| p.clone());
+            for (x, y) in [(a, b), (a, c), (b, c)] {
+                if real(x) == real(y) {
+                    let path = x.display();
+                    return Err(OpenError::Placement(format!(
+                        "{path} is named twice: name three different directories"
+                    )));
+                }
+            }
+            Ok([a.clone(), b.clone(), c.clone()])
+        }
+        other => Err(OpenError::Placement(format!(
+            "{} directories: name one for trying out, or three, best one a disk",
+            other.len()
+        ))),
+    }
+}
+
+fn must_be_directory(path: &Path) -> Result<(), OpenError> {
+    let meta = fs::metadata(path).map_err(io_at(path))?;
+    if meta.is_dir() { Ok(()) } else { Err(OpenError::NotADirectory(path.to_path_buf())) }
+}
+
+fn must_be_empty(path: &Path) -> Result<(), OpenError> {
+    must_be_directory(path)?;
+    for entry in fs::read_dir(path).map_err(io_at(path))? {
+        // A fresh ext4 has it.
+        if entry.map_err(io_at(path))?.file_name() != "lost+found" {
+            return Err(OpenError::NotEmpty(path.to_path_buf()));
+        }
+    }
+    Ok(())
+}
+
+impl Azs {
+    /// Checks the directories of a volume that is to be made, and makes the ones of its slots.
+    pub fn create(placement: &Placement, allow_volatile: bool, allow_remote: bool) -> Result<Azs, OpenError> {
+        let paths = three(placement)?;
+        for path in &placement.paths {
+            must_be_empty(path)?;
+        }
+        for path in &placement.paths {
+            probe(path, allow_volatile, allow_remote)?;
+        }
+        for az in &paths {
+            if placement.is_single() {
+                fs::create_dir(az).map_err(io_at(az))?;
+            }
+        }
+        for slot in Slot::ALL {
+            let path = slot_path(&paths, slot);
+            fs::create_dir(&path).map_err(io_at(&path))?;
+        }
+        for path in placement.paths.iter().chain(&paths) {
+            crate::disk::file::sync_dir(path).map_err(io_at(path))?;
+        }
+        Azs::open(placement, allow_volatile, allow_remote)
+    }
+
+    /// The directories of a volume that is there. An AZ that is missing stays out.
+    pub fn open(placement: &Placement, allow_volatile: bool, allow_remote: bool) -> Result<Azs, OpenError> {
+        let paths = three(placement)?;
+        if placement.is_single() {
+            must_be_directory(&placement.paths[0])?;
+        }
+        let mut probes = [const { None }; 3];
+        for (found, path) in probes.iter_mut().zip(&paths) {
+            match must_be_directory(path) {
+                Ok(()) => *found = Some(probe(path, allow_volatile, allow_remote)?),
+                Err(OpenError::Missing(_)) => (),
+                Err(e) => return Err(e),
+            }
+        }
+        if probes.iter().all(Option::is_none) {
+            return Err(if placement.is_single() {
+                OpenError::NoVolume(placement.paths[0].clone())
+            } else {
+                OpenError::Missing(paths[0].clone())
+            });
+        }
+        Ok(Azs { paths, probes })
+    }
+
+    pub fn slot(&self, slot: Slot) -> PathBuf {
+        slot_path(&self.paths, slot)
+    }
+
+    pub fn slots(&self) -> [PathBuf; SLOTS] {
+        Slot::ALL.map(|s| self.slot(s))
+    }
+
+    /// The block that every device below can write at once.
+    pub fn block(&self) -> u32 {
+        self.probes.iter().flatten().filter_map(|p| p.direct).max().unwrap_or(4096).clamp(4096, 64 << 10)
+    }
+
+    /// Some AZ refuses direct I/O.
+    pub fn buffered(&self) -> bool {
+        self.probes.iter().flatten().any(|p| p.direct.is_none())
+    }
+
+    /// Pairs of AZs on one device: a word, not a failure domain.
+    pub fn shared_devices(&self) -> Vec<(usize, usize)> {
+        let device = |az: usize| self.probes[az].as_ref().map(|p| p.device);
+        [(0, 1), (0, 2), (1, 2)].into_iter().filter(|(a, b)| device(*a).is_some() && device(*a) == device(*b)).collect()
+    }
+}
+
+fn slot_path(azs: &[PathBuf; 3], slot: Slot) -> PathBuf {
+    azs[slot.az()].join(format!("slot-{slot}"))
+}
+
+/// Magic numbers of `statfs`.
+const FILE_SYSTEMS: [(u64, &str); 11] = [
+    (0xEF53, "ext4"),
+    (0x5846_5342, "xfs"),
+    (0x9123_683E, "btrfs"),
+    (0x0102_1994, "tmpfs"),
+    (0x8584_58F6, "ramfs"),
+    (0x6969, "nfs"),
+    (0x6573_5546, "fuse"),
+    (0x0102_1997, "9p"),
+    (0xFF53_4D42, "cifs"),
+    (0x794C_7630, "overlayfs"),
+    (0x2FC1_2FC1, "zfs"),
+];
+
+fn probe(path: &Path, allow_volatile: bool, allow_remote: bool) -> Result<Probe, OpenError> {
+    let sys = |e: rustix::io::Errno| OpenError::Io { path: path.to_path_buf(), source: e.into() };
+    let dir =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(sys)?;
+    let magic = rustix::fs::fstatfs(&dir).map_err(sys)?.f_type as u64 & 0xFFFF_FFFF;
+    let kind = FILE_SYSTEMS.iter().find(|(m, _)| *m == magic).map_or("other", |(_, name)| *name);
+    let refuse = |kind, why| Err(OpenError::FileSystem { path: path.to_path_buf(), kind, why });
+    let volatile = matches!(kind, "tmpfs" | "ramfs");
+    if volatile && !allow_volatile {
+        return refuse(kind, "its contents do not survive a restart; allow it with `allow_volatile`");
+    }
+    if matches!(kind, "nfs" | "fuse" | "9p" | "cifs") && !allow_remote {
+        return refuse(
+            kind,
+            "write-through, exclusive creation and locks are not known to hold there; allow it with `allow_remote`",
+        );
+    }
+    let stat = rustix::fs::statx(&dir, "", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map_err(sys)?;
+    let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    Ok(Probe { device, file_system: kind, direct: direct_alignment(path, volatile), volatile })
+}
+
+/// Alignment of direct I/O. Told by statx for files; 4096 where it is not told.
+fn direct_alignment(path: &Path, volatile: bool) -> Option<u32> {
+    if volatile {
+        return None;
+    }
+    // A directory does not tell; a file that is there anyway does.
+    let file = Slot::ALL
+        .iter()
+        .map(|s| path.join(format!("slot-{s}")))
+        .find_map(|slot| fs::read_dir(slot).ok()?.flatten().map(|e| e.path()).find(|p| p.is_file()));
+    let told = file.and_then(|f| {
+        let stat = rustix::fs::statx(rustix::fs::CWD, &f, rustix::fs::AtFlags::empty(), StatxFlags::DIOALIGN).ok()?;
+        (stat.stx_dio_offset_align > 0).then_some(stat.stx_dio_offset_align)
+    });
+    Some(told.unwrap_or(4096))
+}
+
+/// The writer's locks: `lock-<epoch>` in each AZ.
+pub(crate) struct Locks {
+    held: Vec<(PathBuf, File)>,
+}
+
+/// Who has a volume open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub pid: u32,
+    pub epoch: u64,
+}
+
+/// The holder of a lock in any of the AZs.
+pub(crate) fn holder(azs: &Azs) -> Option<Holder> {
+    let mut found = None;
+    for path in azs.paths.iter().flat_map(|az| lock_files(az)) {
+        let Ok(mut file) = File::open(&path.1) else { continue };
+        if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            let pid = text.split_whitespace().next().and_then(|p| p.parse().ok()).unwrap_or(0);
+            found = found.max(Some((path.0, pid)));
+        }
+    }
+    found.map(|(epoch, pid)| Holder { pid, epoch })
+}
+
+fn lock_files(az: &Path) -> Vec<(u64, PathBuf)> {
+    let name = |path: PathBuf| {
+        let number = path.file_name()?.to_str()?.strip_prefix("lock-")?.parse().ok()?;
+        Some((number, path))
+    };
+    fs::read_dir(az).map(|d| d.flatten().filter_map(|e| name(e.path())).collect()).unwrap_or_default()
+}
+
+impl Locks {
+    /// Takes the locks of an epoch in every AZ that is there.
+    pub fn take(azs: &Azs, epoch: u64) -> Result<Locks, OpenError> {
+        let mut held = Vec::new();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        for (az, _) in azs.paths.iter().zip(&azs.probes).filter(|(_, p)| p.is_some()) {
+            let path = az.join(format!("lock-{epoch}"));
+            // An AZ that takes no lock (full, read-only) has no say; the claim decides.
+            let Ok(mut file) = File::options().create(true).truncate(false).read(true).write(true).open(&path) else {
+                continue;
+            };
+            match file.try_lock() {
+                Ok(()) => {
+                    let text = format!("{} {epoch} {}\n", std::process::id(), boot.trim());
+                    let _ = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
+                    held.push((path, file));
+                }
+                Err(TryLockError::WouldBlock) => return Err(OpenError::Outbid { epoch }),
+                Err(TryLockError::Error(source)) => return Err(OpenError::Io { path, source }),
+            }
+        }
+        Ok(Locks { held })
+    }
+
+    /// Removes the lock files of earlier epochs that nobody holds.
+    pub fn tidy(&self, epoch: u64) {
+        for az in self.held.iter().filter_map(|(p, _)| p.parent()) {
+            for (number, path) in lock_files(az) {
+                let free = |path: &Path| File::open(path).is_ok_and(|f| f.try_lock().is_ok());
+                if number < epoch && free(&path) {
+                    let _ = fs::remove_file(path);
+                }
+            }
+        }
+    }
+
+    /// Gives the locks up. A child between fork and exec holds a copy of the descriptors: closing is not enough.
+    pub fn release(&mut self) {
+        for (path, file) in self.held.drain(..) {
+            let _ = fs::remove_file(path);
+            let _ = file.unlock();
+        }
+    }
+}
+
+impl Drop for Locks {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

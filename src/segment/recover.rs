@@ -1,0 +1,360 @@
+//! Opening, as PROTOCOL.md says it: claim, read, decide, complete the tail, write the decision, look.
+//!
+//! Straight-line code over a [`Fleet`]: on real disks the calls of a step run side by side on the slots' workers, in the
+//! simulator each call is a point at which the world may go on, or end.
+
+use crate::core::history::History;
+use crate::core::recovery::{self, Ruling, Sightings};
+use crate::core::vote::{self, Choice, Join};
+use crate::core::writer::{Gap, Look};
+use crate::core::{READ_QUORUM, WRITE_QUORUM};
+use crate::disk::{Fleet, SlotDir, job};
+use crate::log::record::Kind;
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::page::manifest::Manifest;
+use crate::page::read::LogReader;
+use crate::segment::name::FileName;
+use crate::segment::scan::{Change, Scanner};
+use crate::segment::superblock::{Durability, Geometry, Superblock};
+use crate::segment::survey::{self, NoSurvey, Survey};
+use crate::segment::tail;
+use crate::volume::error::{OpenError, ReadError, SlotFault, SlotFaults};
+use std::io;
+use std::sync::Arc;
+
+/// What a volume's slots say together: the log, and what it holds.
+pub struct Recovered {
+    pub survey: Survey,
+    pub choice: Choice,
+    /// All epochs; the open one as it was found.
+    pub history: History,
+    pub manifest: Manifest,
+    /// The manifest's record; 0 before the first checkpoint.
+    pub manifest_lsn: Lsn,
+    /// Page changes from the manifest's redo begin to the log's end.
+    pub changes: Vec<Change>,
+    pub ruling: Ruling,
+    pub seen: Sightings,
+    /// The log was closed clean: nothing was scanned.
+    pub clean: bool,
+    /// Bytes of log that were read.
+    pub bytes_read: u64,
+}
+
+/// A volume that is open for writing.
+pub struct Opened {
+    pub geometry: Geometry,
+    pub number: u64,
+    pub history: History,
+    /// Where the new epoch begins.
+    pub begin: Lsn,
+    /// Slots whose cursors begin there.
+    pub took_part: SlotSet,
+    /// What each slot holds as its superblock: the running writer writes new versions of them.
+    pub superblocks: Vec<Option<Superblock>>,
+    pub recovered: Recovered,
+}
+
+/// Reads and decides: steps 2 and 3. Changes nothing.
+pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
+    let survey = survey(fleet)?;
+    let choice =
+        vote::choose(&survey.voices()).map_err(|e| quorum(format!("the volume cannot be read: {e}"), &survey))?;
+    let reader = LogReader::new(survey.geometry, fleet.dirs(), choice.decision.history.clone());
+    let mut history = choice.decision.history.clone();
+    // The newest manifest that is in the chosen history, whoever named it.
+    let named = survey.manifests();
+    let used = named.iter().rev().find(|(lsn, _, m)| history.contains_epoch(*m) && history.at(*lsn).is_some());
+    let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, choice.join);
+    if let Some(&(lsn, ..)) = used {
+        let record = reader.record(lsn, 4096).map_err(|faults| ReadError::Lost {
+            page: PageId::ROOT,
+            lsn,
+            slots: SlotFaults(faults),
+        })?;
+        manifest = (record.fields.kind == Kind::Manifest)
+            .then(|| Manifest::decode(&record.payload))
+            .flatten()
+            .ok_or(ReadError::Corrupt { page: PageId::ROOT, lsn, what: "it is no manifest" })?;
+        manifest_lsn = lsn;
+        testified = testified.max(lsn + record.len);
+        history.extend_back(&manifest.history);
+    }
+    let redo = manifest.redo.max(history.entries()[0].begin);
+    let mut changes = Vec::new();
+    if let Some(end) = choice.decision.clean {
+        let ruling =
+            Ruling { known: end, vcl: end, end, tail: Vec::new(), next_begin: end.ceil(survey.geometry.block()) };
+        let seen = Sightings::new();
+        return Ok(Recovered {
+            survey,
+            choice,
+            history,
+            manifest,
+            manifest_lsn,
+            changes,
+            ruling,
+            seen,
+            clean: true,
+            bytes_read: 0,
+        });
+    }
+    let mut scanner = Scanner::new(fleet, survey.geometry, survey.ours());
+    for entry in history.since(redo) {
+        if entry.end != Lsn::MAX {
+            scanner.closed(*entry, redo, &mut changes)?;
+        }
+    }
+    let (seen, ruling) = scanner.open(&history, redo, testified, &mut changes)?;
+    changes.retain(|c| c.lsn >= redo);
+    let bytes_read = scanner.bytes_read;
+    Ok(Recovered { survey, choice, history, manifest, manifest_lsn, changes, ruling, seen, clean: false, bytes_read })
+}
+
+fn survey<F: Fleet>(fleet: &F) -> Result<Survey, OpenError> {
+    Survey::take(fleet, SlotSet::ALL).map_err(|e| match e {
+        NoSurvey::NoVolume => OpenError::Quorum { what: "there is no volume here".into(), slots: SlotFaults(vec![]) },
+        NoSurvey::Undecided(slots) => OpenError::Quorum { what: "no slot can be read".into(), slots },
+    })
+}
+
+fn quorum(what: String, survey: &Survey) -> OpenError {
+    OpenError::Quorum { what, slots: survey.faults() }
+}
+
+/// Opens for writing, after a kill and by force alike. `lock` is called with the epoch before it is claimed.
+pub fn open<F: Fleet>(
+    fleet: &F,
+    lock: impl FnOnce(u64, &Geometry) -> Result<(), OpenError>,
+) -> Result<Opened, OpenError> {
+    let before = survey(fleet)?;
+    let reachable: SlotSet = before.ours().iter().chain(before.blank().iter()).collect();
+    if reachable.len() < WRITE_QUORUM {
+        let what = format!("only {} slots can be written, and {WRITE_QUORUM} are needed", reachable.len());
+        return Err(quorum(what, &before));
+    }
+    let first =
+        vote::choose(&before.voices()).map_err(|e| quorum(format!("the volume cannot be opened: {e}"), &before))?;
+    let number = first.claim + 1;
+    lock(number, &before.geometry)?;
+    let claimed = claim(fleet, &before, reachable, number)?;
+
+    let recovered = recover(fleet)?;
+    if recovered.choice.claim > number {
+        return Err(OpenError::Outbid { epoch: recovered.choice.claim });
+    }
+    let (ruling, geometry) = (&recovered.ruling, recovered.survey.geometry);
+    let took_part: SlotSet = claimed.iter().filter(|s| recovered.survey.files(*s).is_some()).collect();
+    complete_tail(fleet, &recovered, took_part, number)?;
+
+    let history = recovered.history.succeed(ruling.end, number, ruling.next_begin);
+    let superblocks = decisions(&recovered, &history, took_part, number);
+    let write = superblocks.clone();
+    let answers = fleet.each(took_part, move |slot, dir| match &write[slot.index()] {
+        Some(superblock) => job::write_super(dir, superblock),
+        None => Ok(()),
+    });
+    let took_part = succeeded(&answers);
+    if took_part.len() < WRITE_QUORUM {
+        return Err(failed("the decision could not be written to four slots", answers));
+    }
+    look(fleet, number)?;
+    let begin = ruling.next_begin;
+    Ok(Opened { geometry, number, history, begin, took_part, superblocks, recovered })
+}
+
+/// Step 1: blank slots are formatted, then the number is claimed on at least four.
+fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) -> Result<SlotSet, OpenError> {
+    let newest =
+        Slot::ALL.into_iter().filter_map(|s| before.files(s)?.newest()).max_by_key(|s| (s.number, s.version)).cloned();
+    let Some(newest) = newest else { return Err(quorum("no superblock can be read".into(), before)) };
+    let blank = before.blank();
+    let highest = before.claim();
+    let answers = fleet.each(reachable, move |slot, dir| {
+        if blank.contains(slot) {
+            let blank =
+                Superblock { slot, join: Join::Unset, version: 0, incarnation: 1, clean: None, ..newest.clone() };
+            job::write_super(dir, &blank)?;
+            if highest > newest.number {
+                dir.create_new(FileName::Claim(highest))?;
+            }
+        }
+        dir.create_new(FileName::Claim(number))
+    });
+    let claimed = succeeded(&answers);
+    if claimed.len() >= WRITE_QUORUM {
+        return Ok(claimed);
+    }
+    let taken = |a: &Option<io::Result<()>>| matches!(a, Some(Err(e)) if e.kind() == io::ErrorKind::AlreadyExists);
+    if answers.iter().any(taken) {
+        return Err(OpenError::Outbid { epoch: number });
+    }
+    Err(failed("the epoch could not be claimed on four slots", answers))
+}
+
+/// Step 4: every group of the tail on at least four slots, whole, and flushed after it was read.
+fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet, number: u64) -> Result<(), OpenError> {
+    let (ruling, seen) = (&recovered.ruling, &recovered.seen);
+    if ruling.tail.is_empty() {
+        return Ok(());
+    }
+    let geometry = recovered.survey.geometry;
+    let mut scanner = Scanner::new(fleet, geometry, recovered.survey.ours());
+    let epoch = recovered.history.last().epoch;
+    let mut files: Vec<Option<Vec<u8>>> = vec![None; SLOTS];
+    for slot in took_part.iter() {
+        let lacking = recovery::lacking(ruling, seen, slot);
+        let mut groups = Vec::with_capacity(lacking.len());
+        for (begin, _) in lacking {
+            let whole = seen.get(&begin).map_or(SlotSet::NONE, |s| s.whole);
+            // A group that rots between reading and copying: give up, and a later open decides without it.
+            let Some(bytes) = scanner.bytes(begin, epoch, whole) else {
+                return Err(quorum(
+                    format!("the group at LSN {begin} was read and could not be read again"),
+                    &recovered.survey,
+                ));
+            };
+            groups.push((begin, bytes));
+        }
+        if !groups.is_empty() {
+            files[slot.index()] = Some(tail::encode(geometry.volume, &groups));
+        }
+    }
+    let tail: Vec<(Lsn, Lsn)> = ruling.tail.clone();
+    let files = Arc::new(files);
+    let answers = fleet.each(took_part, move |slot, dir| {
+        if let Some(bytes) = &files[slot.index()] {
+            dir.write_at(FileName::Tail(number), 0, bytes)?;
+        }
+        // What was read may still sit in the device's cache: the writer died between write and flush.
+        let mut segments: Vec<FileName> =
+            tail.iter().map(|(at, _)| FileName::segment_of(*at, geometry.pg_size).0).collect();
+        segments.dedup();
+        for segment in segments {
+            match dir.flush(segment) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => (),
+                other => other?,
+            }
+        }
+        Ok(())
+    });
+    let flushed = succeeded(&answers);
+    // Flushed slots have every group now: what they lacked is in their tail file.
+    if flushed.len() < WRITE_QUORUM {
+        return Err(failed("the log's tail could not be completed on four slots", answers));
+    }
+    Ok(())
+}
+
+/// Step 5: each slot's superblock with the new history.
+fn decisions(recovered: &Recovered, history: &History, took_part: SlotSet, number: u64) -> Vec<Option<Superblock>> {
+    let open = recovered.history.last();
+    let at = recovered.ruling.known.max(open.begin);
+    let gaps = known_gaps(&recovered.survey);
+    let superblock = |slot: Slot| {
+        let newest = recovered.survey.files(slot)?.newest()?;
+        let join = if newest.join.needs_one(&recovered.history) { Join::At { at, by: number } } else { newest.join };
+        Some(Superblock {
+            geometry: recovered.survey.geometry,
+            slot,
+            number,
+            version: 0,
+            incarnation: newest.incarnation,
+            history: history.clone(),
+            join,
+            clean: None,
+            manifest: recovered.manifest_lsn,
+            redo: recovered.manifest.redo,
+            durability: newest.durability,
+            gaps: gaps.clone(),
+        })
+    };
+    Slot::ALL.map(|s| took_part.contains(s).then(|| superblock(s)).flatten()).to_vec()
+}
+
+/// What the newest superblock says of the slots' gaps.
+fn known_gaps(survey: &Survey) -> Vec<(Slot, Gap)> {
+    let all = Slot::ALL.into_iter().filter_map(|s| survey.files(s)?.newest());
+    all.max_by_key(|s| (s.number, s.version)).map(|s| s.gaps.clone()).unwrap_or_default()
+}
+
+/// Step 6.
+fn look<F: Fleet>(fleet: &F, number: u64) -> Result<(), OpenError> {
+    let answers = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+    // A blank slot is no voter: it says 0.
+    let mut claims = [None; SLOTS];
+    for (claim, answer) in claims.iter_mut().zip(&answers) {
+        *claim = answer.as_ref().and_then(|a| a.as_ref().ok().copied()).filter(|c| *c > 0);
+    }
+    match Look::judge(number, &claims) {
+        Look::Clear => Ok(()),
+        Look::Claimed(epoch) => Err(OpenError::Outbid { epoch }),
+        Look::Unsure => Err(failed(&format!("fewer than {READ_QUORUM} slots answered the last look"), answers)),
+    }
+}
+
+fn succeeded<T>(answers: &[Option<io::Result<T>>; SLOTS]) -> SlotSet {
+    Slot::ALL.into_iter().filter(|s| matches!(answers[s.index()], Some(Ok(_)))).collect()
+}
+
+fn failed<T>(what: &str, answers: [Option<io::Result<T>>; SLOTS]) -> OpenError {
+    let fault = |(slot, answer): (Slot, Option<io::Result<T>>)| match answer {
+        None => Some((slot, SlotFault::Missing)),
+        Some(Ok(_)) => None,
+        Some(Err(e)) => Some((slot, survey::fault_of(e))),
+    };
+    OpenError::Quorum {
+        what: what.into(),
+        slots: SlotFaults(Slot::ALL.into_iter().zip(answers).filter_map(fault).collect()),
+    }
+}
+
+/// Makes a new volume on six blank slots: epoch 1, which begins at the second block.
+pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -> Result<Opened, OpenError> {
+    let begin = Lsn(geometry.block());
+    let history = History::first(begin);
+    let superblock = move |slot: Slot, history: &History| Superblock {
+        geometry,
+        slot,
+        number: 1,
+        version: 0,
+        incarnation: 1,
+        history: history.clone(),
+        join: Join::Founder,
+        clean: None,
+        manifest: Lsn::NONE,
+        redo: Lsn::NONE,
+        durability,
+        gaps: Vec::new(),
+    };
+    let first = history.clone();
+    let answers = fleet.each(SlotSet::ALL, move |slot, dir: &dyn SlotDir| {
+        if !dir.list()?.is_empty() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        dir.create_new(FileName::Claim(1))?;
+        job::write_super(dir, &superblock(slot, &first))
+    });
+    if succeeded(&answers) != SlotSet::ALL {
+        return Err(failed("a new volume needs all six slots", answers));
+    }
+    // A creation that finds a higher claim beside it gives up.
+    look(fleet, 1)?;
+    let superblocks: Vec<Option<Superblock>> = Slot::ALL.iter().map(|s| Some(superblock(*s, &history))).collect();
+    let survey = survey(fleet)?;
+    let choice = vote::choose(&survey.voices()).map_err(|e| quorum(e.to_string(), &survey))?;
+    let ruling = Ruling { known: begin, vcl: begin, end: begin, tail: Vec::new(), next_begin: begin };
+    let recovered = Recovered {
+        survey,
+        choice,
+        history: history.clone(),
+        manifest: Manifest::default(),
+        manifest_lsn: Lsn::NONE,
+        changes: Vec::new(),
+        ruling,
+        seen: Sightings::new(),
+        clean: true,
+        bytes_read: 0,
+    };
+    Ok(Opened { geometry, number: 1, history, begin, took_part: SlotSet::ALL, superblocks, recovered })
+}

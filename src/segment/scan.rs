@@ -1,0 +1,316 @@
+//! Scanning the log's end: the union of what the reachable slots hold, in segments and tail files.
+
+use crate::core::history::{Entry, History, reach};
+use crate::core::recovery::{self, Lost, Ruling, Seen, Sightings};
+use crate::disk::{Fleet, SlotDir, job};
+use crate::log::group;
+use crate::log::record::{Kind, RecordFault};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
+use crate::segment::name::FileName;
+use crate::segment::superblock::Geometry;
+use crate::segment::tail;
+use crate::volume::error::{OpenError, SlotFault, SlotFaults};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+/// A change of a page, met on the way: what redo puts into the overlay.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    pub lsn: Lsn,
+    pub end: Lsn,
+    pub page: PageId,
+    pub kind: Kind,
+    pub base: Lsn,
+    pub depth: u8,
+}
+
+/// The bytes of a frame on one slot; shorter at the file's end.
+type FrameBytes = Arc<Vec<u8>>;
+/// What was read of a slot's frames: base address, and bytes or the error.
+type Kept = Vec<(Lsn, Result<FrameBytes, String>)>;
+
+/// Frames kept per slot while scanning.
+const FRAMES_KEPT: usize = 2;
+
+/// Reads groups of one volume from a set of slots.
+pub struct Scanner<'a, F> {
+    fleet: &'a F,
+    geometry: Geometry,
+    seed: u32,
+    slots: SlotSet,
+    frames: HashMap<Slot, Kept>,
+    tails: [BTreeMap<Lsn, Vec<u8>>; SLOTS],
+    /// Where a group was found last: asked first for the next.
+    favourite: Slot,
+    /// Bytes that were read from all slots.
+    pub bytes_read: u64,
+}
+
+impl<'a, F: Fleet> Scanner<'a, F> {
+    /// A scanner over `slots`; reads their tail files first.
+    pub fn new(fleet: &'a F, geometry: Geometry, slots: SlotSet) -> Scanner<'a, F> {
+        let (volume, seed) = (geometry.volume, geometry.seed());
+        let answers = fleet.each(slots, move |_, dir| read_tails(dir, volume, seed));
+        let tails = answers.map(|a| a.and_then(Result::ok).unwrap_or_default());
+        let favourite = slots.iter().next().unwrap_or(Slot(0));
+        Scanner { fleet, geometry, seed, slots, frames: HashMap::new(), tails, favourite, bytes_read: 0 }
+    }
+
+    /// The frame that holds `at` on one slot.
+    fn frame(&mut self, slot: Slot, at: Lsn) -> Result<FrameBytes, String> {
+        let base = at.floor(format::FRAME);
+        let kept = self.frames.entry(slot).or_default();
+        if let Some((_, frame)) = kept.iter().find(|(b, _)| *b == base) {
+            return frame.clone();
+        }
+        let (name, offset) = FileName::segment_of(base, self.geometry.pg_size);
+        let mut answer = self.fleet.each(SlotSet::NONE.with(slot), move |_, dir| {
+            let mut bytes = vec![0; format::FRAME as usize];
+            match dir.read_at(name, offset, &mut bytes) {
+                Ok(n) => bytes.truncate(n),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => bytes.clear(),
+                // One unreadable sector must not hide the rest of the frame.
+                Err(_) => bytes = by_block(dir, name, offset)?,
+            }
+            Ok(bytes)
+        });
+        let frame = match answer[slot.index()].take() {
+            Some(Ok(bytes)) => Ok(Arc::new(bytes)),
+            Some(Err(e)) => Err(e.to_string()),
+            None => Err("it is not reachable".to_string()),
+        };
+        self.bytes_read += frame.as_ref().map_or(0, |f| f.len() as u64);
+        let kept = self.frames.entry(slot).or_default();
+        if kept.len() == FRAMES_KEPT {
+            drop(kept.remove(0));
+        }
+        kept.push((base, frame.clone()));
+        frame
+    }
+
+    /// The group of `epoch` at `at` on one slot, from a tail file or its segment, and the changes in it.
+    fn on_slot(&mut self, slot: Slot, at: Lsn, epoch: u64) -> Result<(group::Summary, Vec<Change>), group::Broken> {
+        let seed = self.seed;
+        if let Some(bytes) = self.tails[slot.index()].get(&at)
+            && let Ok(found) = check(bytes, at, seed, epoch)
+        {
+            return Ok(found);
+        }
+        let frame = self.frame(slot, at).unwrap_or_default();
+        check(frame.get((at.0 % format::FRAME) as usize..).unwrap_or_default(), at, seed, epoch)
+    }
+
+    /// The group at `at` on any slot. Favourite first.
+    fn on_any(&mut self, at: Lsn, epoch: u64, changes: &mut Vec<Change>) -> Option<(Slot, group::Summary)> {
+        let first = self.favourite;
+        for slot in [first].into_iter().chain(self.slots.without(first).iter()) {
+            if !self.slots.contains(slot) {
+                continue;
+            }
+            if let Ok((sum, mut found)) = self.on_slot(slot, at, epoch) {
+                self.favourite = slot;
+                changes.append(&mut found);
+                return Some((slot, sum));
+            }
+        }
+        None
+    }
+
+    /// The bytes of the group at `at` on a slot that has it whole.
+    pub fn bytes(&mut self, at: Lsn, epoch: u64, whole: SlotSet) -> Option<Vec<u8>> {
+        for slot in whole.iter() {
+            let Ok((sum, _)) = self.on_slot(slot, at, epoch) else { continue };
+            if let Some(bytes) = self.tails[slot.index()].get(&at) {
+                return Some(bytes.clone());
+            }
+            let frame = self.frame(slot, at).ok()?;
+            let from = (at.0 % format::FRAME) as usize;
+            return frame.get(from..from + sum.header.len as usize).map(<[u8]>::to_vec);
+        }
+        None
+    }
+
+    /// A closed entry from `from` on: every address has a copy, or it is lost.
+    pub fn closed(&mut self, entry: Entry, from: Lsn, changes: &mut Vec<Change>) -> Result<(), OpenError> {
+        let mut at = from.max(entry.begin);
+        while at < entry.end {
+            match self.on_any(at, entry.epoch, changes) {
+                Some((_, sum)) => at = at + sum.header.len,
+                None => return Err(self.lost(Lost { at, known: entry.end }, entry.epoch)),
+            }
+        }
+        changes.retain(|c| c.epoch_ends_at(entry));
+        Ok(())
+    }
+
+    /// The open entry: what was seen, and what it means.
+    pub fn open(
+        &mut self,
+        history: &History,
+        from: Lsn,
+        testified: Lsn,
+        changes: &mut Vec<Change>,
+    ) -> Result<(Sightings, Ruling), OpenError> {
+        let open = history.last();
+        let mut seen = Sightings::new();
+        let mut at = from.max(open.begin);
+        while let Some((slot, sum)) = self.on_any(at, open.epoch, changes) {
+            let whole = SlotSet::NONE.with(slot);
+            seen.insert(at, Seen { end: at + sum.header.len, whole, cpl: sum.cpl_end, vdl: sum.vdl });
+            at = at + sum.header.len;
+        }
+        // Beyond the union's end no writer has anything further than a LAL; a later record may testify of a lost one.
+        self.look_beyond(history, at, &mut seen)?;
+        let first = recovery::rule(open, from, &seen, testified).map_err(|l| self.lost(l, open.epoch))?;
+        for &(begin, _) in &first.tail {
+            for slot in self.slots.iter() {
+                if self.on_slot(slot, begin, open.epoch).is_ok()
+                    && let Some(s) = seen.get_mut(&begin)
+                {
+                    s.whole.insert(slot);
+                }
+            }
+        }
+        let ruling = recovery::rule(open, from, &seen, testified).map_err(|l| self.lost(l, open.epoch))?;
+        changes.retain(|c| c.lsn < open.begin || c.end <= ruling.end);
+        Ok((seen, ruling))
+    }
+
+    fn look_beyond(&mut self, history: &History, end: Lsn, seen: &mut Sightings) -> Result<(), OpenError> {
+        let open = history.last();
+        let block = self.geometry.block();
+        for slot in self.slots.iter() {
+            let mut at = end;
+            while at < end + format::LAL {
+                let Ok(frame) = self.frame(slot, at) else {
+                    at = at.floor(format::FRAME) + format::FRAME;
+                    continue;
+                };
+                let in_frame = (at.0 % format::FRAME) as usize;
+                let Some(bytes) = frame.get(in_frame..).filter(|b| !b.is_empty()) else {
+                    at = at.floor(format::FRAME) + format::FRAME;
+                    continue;
+                };
+                let mut step = block;
+                match group::verify(bytes, at, self.seed, |_| ()) {
+                    Ok(sum) if sum.header.epoch > open.epoch => {
+                        return Err(OpenError::UnknownEpoch { slot, epoch: sum.header.epoch, lsn: at });
+                    }
+                    Ok(sum) if sum.header.epoch == open.epoch => {
+                        let s = seen.entry(at).or_default();
+                        s.vdl = s.vdl.max(sum.vdl);
+                        if at > end {
+                            (s.end, s.cpl) = (at + sum.header.len, sum.cpl_end);
+                            s.whole.insert(slot);
+                        }
+                        step = sum.header.len;
+                    }
+                    Err(broken) if broken.epoch == Some(open.epoch) => {
+                        let s = seen.entry(at).or_default();
+                        s.vdl = s.vdl.max(broken.vdl);
+                    }
+                    _ => (),
+                }
+                at = at + step;
+            }
+            // Where a successor that no superblock knows would have begun.
+            for begin in [reach(end), reach(end) + format::EXTENT] {
+                if let Ok(frame) = self.frame(slot, begin)
+                    && let Ok(header) = group::decode_header(&frame, begin, self.seed)
+                    && header.epoch > open.epoch
+                {
+                    return Err(OpenError::UnknownEpoch { slot, epoch: header.epoch, lsn: begin });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what is wrong with each slot's copy of the group at `at`.
+    fn lost(&mut self, lost: Lost, epoch: u64) -> OpenError {
+        let mut faults = Vec::new();
+        for slot in Slot::ALL {
+            let fault = if !self.slots.contains(slot) {
+                SlotFault::Missing
+            } else if let Err(e) = self.frame(slot, lost.at) {
+                SlotFault::Io(io::Error::other(e))
+            } else {
+                match self.on_slot(slot, lost.at, epoch) {
+                    Ok(_) => continue,
+                    Err(b) if b.fault == RecordFault::Short || b.fault == RecordFault::NotAGroup => SlotFault::NoCopy,
+                    Err(b) => SlotFault::Damaged(b.fault.to_string()),
+                }
+            };
+            faults.push((slot, fault));
+        }
+        OpenError::Lost { lsn: lost.at, known: lost.known, slots: SlotFaults(faults) }
+    }
+}
+
+impl Change {
+    /// It lies in another entry, or ends inside this one.
+    fn epoch_ends_at(&self, entry: Entry) -> bool {
+        self.lsn < entry.begin || self.end <= entry.end
+    }
+}
+
+/// The group at the beginning of `bytes`, if it is whole and of `epoch`.
+fn check(bytes: &[u8], at: Lsn, seed: u32, epoch: u64) -> Result<(group::Summary, Vec<Change>), group::Broken> {
+    let mut found = Vec::new();
+    let sum = group::verify(bytes, at, seed, |r| found.extend(change(&r)))?;
+    if sum.header.epoch != epoch {
+        let epoch = Some(sum.header.epoch);
+        return Err(group::Broken { fault: RecordFault::Epoch, at, epoch, vdl: Lsn::NONE });
+    }
+    Ok((sum, found))
+}
+
+fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
+    matches!(r.fields.kind, Kind::Image | Kind::Delta | Kind::Free).then_some(Change {
+        lsn: r.lsn,
+        end: r.end(),
+        page: PageId(r.fields.page),
+        kind: r.fields.kind,
+        base: r.fields.base,
+        depth: r.fields.depth,
+    })
+}
+
+/// A frame block by block: blocks that cannot be read are zeros.
+fn by_block(dir: &dyn SlotDir, name: FileName, offset: u64) -> io::Result<Vec<u8>> {
+    let block = format::BLOCK_MIN as usize;
+    let mut bytes = vec![0; format::FRAME as usize];
+    let (mut end, mut failed) = (0, None);
+    for at in (0..bytes.len()).step_by(block) {
+        match dir.read_at(name, offset + at as u64, &mut bytes[at..at + block]) {
+            Ok(0) => break,
+            Ok(n) => end = at + n,
+            Err(e) => failed = Some(e),
+        }
+    }
+    match failed {
+        Some(e) if end == 0 => Err(e),
+        _ => {
+            bytes.truncate(end);
+            Ok(bytes)
+        }
+    }
+}
+
+/// The groups of a slot's tail files that verify.
+fn read_tails(dir: &dyn SlotDir, volume: uuid::Uuid, seed: u32) -> io::Result<BTreeMap<Lsn, Vec<u8>>> {
+    let mut groups = BTreeMap::new();
+    for name in dir.list()? {
+        if !matches!(name, FileName::Tail(_)) {
+            continue;
+        }
+        let bytes = job::read_whole(dir, name, tail::BYTES_MAX)?;
+        for (at, group) in tail::decode(&bytes, volume).unwrap_or_default() {
+            if group::verify(group, at, seed, |_| ()).is_ok_and(|s| s.header.len == group.len() as u64) {
+                groups.insert(at, group.to_vec());
+            }
+        }
+    }
+    Ok(groups)
+}

@@ -1,0 +1,396 @@
+//! The superblock: the file `epoch-<n>` of a slot. Two fixed places, each a version with a checksum of its own.
+//!
+//! A new version goes over the place that does not verify or is older, is synced, then goes over the other. So one torn
+//! write, or one bad sector, never turns it back. Layout byte by byte: `format.md`.
+
+use crate::core::history::{Entry, History};
+use crate::core::vote::Join;
+use crate::core::writer::Gap;
+use crate::lsn::{Lsn, SLOTS, Slot, format};
+use uuid::Uuid;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Bytes of one place; the file has two.
+pub const PLACE: usize = 16 << 10;
+const MAGIC: [u8; 8] = *b"QUORSUPR";
+/// A checkpoint is forced long before a superblock holds so many entries.
+pub const ENTRIES_MAX: usize = 512;
+const GAPS_MAX: usize = 16 * SLOTS;
+
+const JOIN_FOUNDER: u8 = 0;
+const JOIN_UNSET: u8 = 1;
+const JOIN_AT: u8 = 2;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawSuper {
+    magic: [u8; 8],
+    crc: U32,
+    format: U32,
+    /// Features that a reader must know to open the volume at all.
+    incompatible: U64,
+    /// Features that a reader may ignore.
+    compatible: U64,
+    version: U64,
+    volume: [u8; 16],
+    /// Seeds the records' checksums; a clone keeps its origin's.
+    log: [u8; 16],
+    number: U64,
+    incarnation: U64,
+    page_size: U32,
+    block_size: U32,
+    pg_size: U64,
+    lal: U64,
+    slot: u8,
+    join: u8,
+    clean: u8,
+    durability: u8,
+    entries: U32,
+    gaps: U32,
+    reserved0: U32,
+    join_at: U64,
+    join_by: U64,
+    clean_end: U64,
+    manifest: U64,
+    redo: U64,
+    resident_from: U64,
+    reserved: [u8; 80],
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawEntry {
+    epoch: U64,
+    begin: U64,
+    end: U64,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawGap {
+    from: U64,
+    to: U64,
+    slot: u8,
+    reserved: [u8; 7],
+}
+
+/// What is fixed when a volume is created.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// The volume's identity.
+    pub volume: Uuid,
+    /// The log's identity, from which checksums are seeded.
+    pub log: Uuid,
+    pub page_size: u32,
+    pub block_size: u32,
+    pub pg_size: u64,
+}
+
+impl Geometry {
+    /// The seed of every record's checksum.
+    pub fn seed(&self) -> u32 {
+        crc32fast::hash(self.log.as_bytes())
+    }
+
+    pub fn block(&self) -> u64 {
+        u64::from(self.block_size)
+    }
+}
+
+/// How a log write is made durable; found by the probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Each write by itself (`RWF_DSYNC`).
+    #[default]
+    Dsync,
+    /// Writes, then a flush of the file.
+    Flush,
+}
+
+/// One version of an epoch's superblock on one slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    pub geometry: Geometry,
+    pub slot: Slot,
+    /// The epoch whose opener wrote it.
+    pub number: u64,
+    /// Counts the versions of this file.
+    pub version: u64,
+    /// Counts how often the slot was formatted.
+    pub incarnation: u64,
+    /// From the manifest's redo begin on.
+    pub history: History,
+    pub join: Join,
+    /// Set when the writer closed with nothing outstanding: where its log ends.
+    pub clean: Option<Lsn>,
+    /// The newest manifest; 0 before the first.
+    pub manifest: Lsn,
+    /// Where redo begins with that manifest.
+    pub redo: Lsn,
+    pub durability: Durability,
+    /// What each slot is known to lack: hints for repair.
+    pub gaps: Vec<(Slot, Gap)>,
+}
+
+/// Why a place holds no superblock of this volume's format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SuperFault {
+    /// Its checksum or structure is wrong.
+    #[error("it does not verify")]
+    Damaged,
+    /// Another format version.
+    #[error("it has format version {0}, and this library knows version {version}: open it with a newer one", version = format::VERSION)]
+    Version(u32),
+    /// Incompatible feature flags.
+    #[error("it uses features {0:#x} that this library does not know: open it with a newer one")]
+    Features(u64),
+    /// Another LSN allocation limit: another format.
+    #[error("it was made with another LSN allocation limit ({0})")]
+    Lal(u64),
+}
+
+/// An epoch history that is too long for a superblock: a checkpoint must come first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0} epochs since the last checkpoint: a superblock holds {ENTRIES_MAX}")]
+pub struct TooLong(pub usize);
+
+impl Superblock {
+    /// The bytes of one place.
+    pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
+        let entries = self.history.since(self.redo);
+        if entries.len() > ENTRIES_MAX {
+            return Err(TooLong(entries.len()));
+        }
+        let gaps = &self.gaps[..self.gaps.len().min(GAPS_MAX)];
+        let g = &self.geometry;
+        let (join, join_at, join_by) = match self.join {
+            Join::Founder => (JOIN_FOUNDER, Lsn::NONE, 0),
+            Join::Unset => (JOIN_UNSET, Lsn::NONE, 0),
+            Join::At { at, by } => (JOIN_AT, at, by),
+        };
+        let raw = RawSuper {
+            magic: MAGIC,
+            format: U32::new(format::VERSION),
+            version: U64::new(self.version),
+            volume: g.volume.into_bytes(),
+            log: g.log.into_bytes(),
+            number: U64::new(self.number),
+            incarnation: U64::new(self.incarnation),
+            page_size: U32::new(g.page_size),
+            block_size: U32::new(g.block_size),
+            pg_size: U64::new(g.pg_size),
+            lal: U64::new(format::LAL),
+            slot: self.slot.0,
+            join,
+            clean: u8::from(self.clean.is_some()),
+            durability: match self.durability {
+                Durability::Dsync => 0,
+                Durability::Flush => 1,
+            },
+            entries: U32::new(entries.len() as u32),
+            gaps: U32::new(gaps.len() as u32),
+            join_at: U64::new(join_at.0),
+            join_by: U64::new(join_by),
+            clean_end: U64::new(self.clean.unwrap_or(Lsn::NONE).0),
+            manifest: U64::new(self.manifest.0),
+            redo: U64::new(self.redo.0),
+            ..RawSuper::new_zeroed()
+        };
+        let mut out = Vec::with_capacity(PLACE);
+        out.extend_from_slice(raw.as_bytes());
+        for e in entries {
+            let raw = RawEntry { epoch: U64::new(e.epoch), begin: U64::new(e.begin.0), end: U64::new(e.end.0) };
+            out.extend_from_slice(raw.as_bytes());
+        }
+        for (slot, gap) in gaps {
+            let raw = RawGap { from: U64::new(gap.from.0), to: U64::new(gap.to.0), slot: slot.0, reserved: [0; 7] };
+            out.extend_from_slice(raw.as_bytes());
+        }
+        out.resize(PLACE, 0);
+        let crc = checksum(&out);
+        out[CRC_AT..CRC_AT + 4].copy_from_slice(U32::new(crc).as_bytes());
+        Ok(out)
+    }
+
+    /// Reads one place.
+    pub fn decode(place: &[u8]) -> Result<Superblock, SuperFault> {
+        let place = place.get(..PLACE).ok_or(SuperFault::Damaged)?;
+        let (raw, rest) = RawSuper::read_from_prefix(place).map_err(|_| SuperFault::Damaged)?;
+        if raw.magic != MAGIC || raw.crc.get() != checksum(place) {
+            return Err(SuperFault::Damaged);
+        }
+        // It verifies: what follows is another version's, not damage.
+        if raw.format.get() != format::VERSION {
+            return Err(SuperFault::Version(raw.format.get()));
+        }
+        if raw.incompatible.get() != 0 {
+            return Err(SuperFault::Features(raw.incompatible.get()));
+        }
+        if raw.lal.get() != format::LAL {
+            return Err(SuperFault::Lal(raw.lal.get()));
+        }
+        let (entries, gaps) = (raw.entries.get() as usize, raw.gaps.get() as usize);
+        if entries > ENTRIES_MAX || gaps > GAPS_MAX || raw.slot as usize >= SLOTS {
+            return Err(SuperFault::Damaged);
+        }
+        let (entries, rest) =
+            <[RawEntry]>::ref_from_prefix_with_elems(rest, entries).map_err(|_| SuperFault::Damaged)?;
+        let (gaps, _) = <[RawGap]>::ref_from_prefix_with_elems(rest, gaps).map_err(|_| SuperFault::Damaged)?;
+        let entries =
+            entries.iter().map(|e| Entry { epoch: e.epoch.get(), begin: Lsn(e.begin.get()), end: Lsn(e.end.get()) });
+        let geometry = Geometry {
+            volume: Uuid::from_bytes(raw.volume),
+            log: Uuid::from_bytes(raw.log),
+            page_size: raw.page_size.get(),
+            block_size: raw.block_size.get(),
+            pg_size: raw.pg_size.get(),
+        };
+        if !geometry_is_sane(&geometry) || gaps.iter().any(|g| g.slot as usize >= SLOTS) {
+            return Err(SuperFault::Damaged);
+        }
+        Ok(Superblock {
+            geometry,
+            slot: Slot(raw.slot),
+            number: raw.number.get(),
+            version: raw.version.get(),
+            incarnation: raw.incarnation.get(),
+            history: History::from_entries(entries.collect()).map_err(|_| SuperFault::Damaged)?,
+            join: match raw.join {
+                JOIN_FOUNDER => Join::Founder,
+                JOIN_UNSET => Join::Unset,
+                JOIN_AT => Join::At { at: Lsn(raw.join_at.get()), by: raw.join_by.get() },
+                _ => return Err(SuperFault::Damaged),
+            },
+            clean: (raw.clean != 0).then_some(Lsn(raw.clean_end.get())),
+            manifest: Lsn(raw.manifest.get()),
+            redo: Lsn(raw.redo.get()),
+            durability: if raw.durability == 1 { Durability::Flush } else { Durability::Dsync },
+            gaps: gaps.iter().map(|g| (Slot(g.slot), Gap { from: Lsn(g.from.get()), to: Lsn(g.to.get()) })).collect(),
+        })
+    }
+
+    /// The valid version of a file: the higher of its two places.
+    pub fn newest(file: &[u8]) -> Result<Superblock, SuperFault> {
+        let places = [0, PLACE].map(|at| Superblock::decode(file.get(at..).unwrap_or_default()));
+        match places {
+            [Ok(a), Ok(b)] => Ok(if a.version >= b.version { a } else { b }),
+            [Ok(one), Err(_)] | [Err(_), Ok(one)] => Ok(one),
+            // Another version's format says more than damage.
+            [Err(SuperFault::Damaged), Err(fault)] | [Err(fault), Err(_)] => Err(fault),
+        }
+    }
+
+    /// The place that the next version goes over first: the one that does not verify or is older.
+    pub fn first_place(file: &[u8]) -> usize {
+        let version = |at: usize| Superblock::decode(file.get(at..).unwrap_or_default()).map(|s| s.version).ok();
+        if version(0) <= version(PLACE) { 0 } else { PLACE }
+    }
+}
+
+const CRC_AT: usize = 8;
+
+fn checksum(place: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&place[..CRC_AT]);
+    crc.update(&place[CRC_AT + 4..]);
+    crc.finalize()
+}
+
+fn geometry_is_sane(g: &Geometry) -> bool {
+    let block = u64::from(g.block_size);
+    g.page_size.is_power_of_two()
+        && (format::PAGE_MIN..=format::PAGE_MAX).contains(&g.page_size)
+        && block.is_power_of_two()
+        && (format::BLOCK_MIN..=format::BLOCK_MAX).contains(&block)
+        && g.pg_size > 0
+        && g.pg_size.is_multiple_of(format::EXTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub fn sample() -> Superblock {
+        Superblock {
+            geometry: Geometry {
+                volume: Uuid::from_u128(0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF),
+                log: Uuid::from_u128(7),
+                page_size: 16 << 10,
+                block_size: 4096,
+                pg_size: 10 << 30,
+            },
+            slot: Slot(3),
+            number: 7,
+            version: 2,
+            incarnation: 1,
+            history: History::first(Lsn(4096)).succeed(Lsn(5000), 7, Lsn(64 << 20)),
+            join: Join::At { at: Lsn(4500), by: 7 },
+            clean: Some(Lsn(1 << 30)),
+            manifest: Lsn(4800),
+            redo: Lsn(4700),
+            durability: Durability::Flush,
+            gaps: vec![(Slot(1), Gap { from: Lsn(4096), to: Lsn(8192) })],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let s = sample();
+        assert_eq!(size_of::<RawSuper>(), 256);
+        assert_eq!(Superblock::decode(&s.encode().unwrap()), Ok(s));
+    }
+
+    #[test]
+    fn every_byte_is_covered() {
+        let good = sample().encode().unwrap();
+        for at in (0..300).chain([PLACE - 1]) {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert_eq!(Superblock::decode(&bad), Err(SuperFault::Damaged), "{at}");
+        }
+    }
+
+    #[test]
+    fn another_format_is_named() {
+        let change = |at: usize, byte: u8| {
+            let mut bytes = sample().encode().unwrap();
+            bytes[at] = byte;
+            let crc = checksum(&bytes);
+            bytes[CRC_AT..CRC_AT + 4].copy_from_slice(U32::new(crc).as_bytes());
+            Superblock::decode(&bytes).unwrap_err()
+        };
+        assert_eq!(change(12, 2), SuperFault::Version(2));
+        assert_eq!(change(16, 4), SuperFault::Features(4));
+        assert_eq!(change(104, 1), SuperFault::Lal(format::LAL | 1));
+    }
+
+    #[test]
+    fn the_higher_version_wins_and_one_bad_place_does_not_turn_it_back() {
+        let (mut old, new) = (sample(), Superblock { version: 3, ..sample() });
+        old.clean = None;
+        let (a, b) = (old.encode().unwrap(), new.encode().unwrap());
+        let file = |x: &[u8], y: &[u8]| [x, y].concat();
+        assert_eq!(Superblock::newest(&file(&a, &b)), Ok(new.clone()));
+        assert_eq!(Superblock::newest(&file(&b, &a)), Ok(new.clone()));
+        assert_eq!(Superblock::newest(&file(&[0; PLACE], &b)), Ok(new));
+        assert_eq!(Superblock::newest(&file(&[0; PLACE], &[1; PLACE])), Err(SuperFault::Damaged));
+        assert_eq!(Superblock::newest(&[]), Err(SuperFault::Damaged));
+        assert_eq!(Superblock::first_place(&file(&a, &b)), 0);
+        assert_eq!(Superblock::first_place(&file(&b, &a)), PLACE);
+        assert_eq!(Superblock::first_place(&file(&b, &[0; PLACE])), PLACE);
+        assert_eq!(Superblock::first_place(&[]), 0);
+    }
+
+    #[test]
+    fn a_history_that_is_too_long_is_refused() {
+        let mut s = sample();
+        for epoch in 8..600 {
+            let begin = s.history.last().begin;
+            s.history = s.history.succeed(begin, epoch, begin);
+        }
+        assert!(s.encode().is_err());
+    }
+}

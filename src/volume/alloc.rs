@@ -1,0 +1,48 @@
+//! Page ids: given out once, back when their MTR ends without them, and again after a free.
+//!
+//! The table is the allocator (an empty entry is a free id); here is only what makes finding one cheap.
+
+use crate::lsn::PageId;
+use crate::volume::error::WriteError;
+
+/// Freed ids that are kept for reuse; more are found again by a scan of the table.
+const FREE_MAX: usize = 64 << 10;
+
+#[derive(Debug, Default)]
+pub struct Alloc {
+    /// Ids at or above were never given out.
+    next: u64,
+    free: Vec<PageId>,
+}
+
+impl Alloc {
+    pub fn new(next: u64) -> Alloc {
+        Alloc { next: next.max(1), free: Vec::new() }
+    }
+
+    /// An id that is nobody else's until it is given back or freed.
+    pub fn take(&mut self) -> Result<PageId, WriteError> {
+        if let Some(id) = self.free.pop() {
+            return Ok(id);
+        }
+        if self.next >= PageId::LIMIT {
+            return Err(WriteError::OutOfPages);
+        }
+        self.next += 1;
+        Ok(PageId(self.next - 1))
+    }
+
+    /// The id is free: its MTR did not use it, or a commit freed its page.
+    pub fn give_back(&mut self, ids: impl IntoIterator<Item = PageId>) {
+        for id in ids {
+            if self.free.len() < FREE_MAX {
+                self.free.push(id);
+            }
+        }
+    }
+
+    /// One more than the highest id that was ever given out.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+}

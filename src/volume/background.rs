@@ -1,0 +1,175 @@
+//! The background thread of an open volume: stragglers, checkpoints, the filler after idleness, slots that come back.
+//! With nothing due it sleeps until it is woken.
+
+use crate::core::WRITE_QUORUM;
+use crate::log::record::Fields;
+use crate::lsn::Lsn;
+use crate::volume::checkpoint::{Checkpoint, Step};
+use crate::volume::error::WriteError;
+use crate::volume::shared::Shared;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often work that is under way is looked after.
+const ACTIVE: Duration = Duration::from_millis(20);
+/// While a checkpoint waits.
+const CHECKPOINT: Duration = Duration::from_millis(2);
+
+/// Runs until the volume stops it.
+pub(crate) fn run(shared: &Arc<Shared>) {
+    loop {
+        let most = shared.housekeep();
+        if !shared.background.sleep(most) {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    /// Does what is due. Returns how long nothing else will be; none if nothing waits for time.
+    pub fn housekeep(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        let (next_tick, busy) = {
+            let mut engine = self.engine.lock();
+            engine.tick(now);
+            (engine.next_tick(), engine.is_busy())
+        };
+        self.after_pump();
+        self.bound_views();
+        if self.checkpoint_is_due() {
+            self.begin_checkpoint();
+        }
+        let checkpoint = self.drive_checkpoint();
+        let waited_for = self.tickets.any();
+        if busy || waited_for || checkpoint {
+            // Nobody else may be waiting for what is on its way.
+            let most = if checkpoint { CHECKPOINT } else { ACTIVE };
+            self.lead(self.tickets.vdl() + 1, now + most);
+        }
+        if self.tickets.ended().is_some() {
+            return None;
+        }
+        let mut due = vec![next_tick.map(|t| t.saturating_sub(now))];
+        due.push(self.speak_for_the_last(now));
+        due.push(checkpoint.then_some(CHECKPOINT));
+        due.push((waited_for).then_some(Duration::from_millis(1)));
+        due.push(busy.then_some(ACTIVE));
+        due.into_iter().flatten().min().map(|d| d.max(Duration::from_millis(1)))
+    }
+
+    /// Begins a checkpoint, unless one is under way.
+    pub fn begin_checkpoint(&self) {
+        let mut running = self.checkpoint.lock();
+        if running.is_none() {
+            *running = Checkpoint::begin(self);
+        }
+    }
+
+    /// Takes a checkpoint as far as it goes. True while one is under way.
+    pub fn drive_checkpoint(&self) -> bool {
+        let mut running = self.checkpoint.lock();
+        let Some(checkpoint) = running.as_mut() else { return false };
+        // Bounded: the rest comes with the next turn.
+        for _ in 0..64 {
+            match checkpoint.step(self) {
+                Ok(Step::More) => (),
+                Ok(Step::Wait) => return true,
+                Ok(Step::Done) => {
+                    *running = None;
+                    drop(running);
+                    self.progress.moved();
+                    return false;
+                }
+                // The volume ended: there is nothing to finish.
+                Err(WriteError::ReadOnly(_) | WriteError::Closed) => return false,
+                // A node of the old table has no good copy: the frozen layer stays, and the next turn tries again.
+                Err(_) => {
+                    self.checkpoint_errors.fetch_add(1, Ordering::Relaxed);
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        if self.tickets.ended().is_some() || self.reads.closed.load(Ordering::SeqCst) {
+            return false;
+        }
+        let map = self.reads.pages.map();
+        let log = self.front.published().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
+        let entries = self.engine.lock().history.since(Lsn(self.redo_from.load(Ordering::Relaxed))).len();
+        let pages = map.current.pages() > 0;
+        pages && (log > self.options.checkpoint_bytes || map.current.bytes() > self.options.overlay_bytes / 2)
+            || entries > crate::segment::superblock::ENTRIES_MAX / 2
+    }
+
+    /// After idleness a filler follows, so that the last commit, too, has a later record that speaks for it. Returns
+    /// how long until then.
+    fn speak_for_the_last(&self, now: Duration) -> Option<Duration> {
+        let (vdl, appended) = (self.tickets.vdl(), self.appended());
+        if self.spoken_for.load(Ordering::Relaxed) >= appended.0 {
+            return None;
+        }
+        let idle_at = Duration::from_micros(self.last_commit_us.load(Ordering::Relaxed)) + self.options.idle_after;
+        if now < idle_at {
+            return Some(idle_at - now);
+        }
+        let live = self.engine.lock().writer.live().len();
+        if vdl < appended || live < WRITE_QUORUM {
+            return Some(self.options.idle_after);
+        }
+        match self.append_filler() {
+            Ok(_) => None,
+            Err(_) => Some(self.options.idle_after),
+        }
+    }
+
+    /// A filler that ends an MTR of its own.
+    pub fn append_filler(&self) -> Result<Lsn, WriteError> {
+        let filler = || self.prepare_table(vec![(Fields::filler(), Bytes::new())]);
+        match filler() {
+            Ok(prepared) => {
+                let end = self.finish(prepared);
+                self.spoken_for.store(end.0, Ordering::Relaxed);
+                self.pump();
+                Ok(end)
+            }
+            Err(crate::volume::shared::NotAppended::Wrong(e)) => Err(e),
+            Err(_) => Err(WriteError::ReadOnly("no room for a filler now".into())),
+        }
+    }
+
+    /// Revokes the oldest views while they hold more memory than the overlay may take.
+    fn bound_views(&self) {
+        let views = self.reads.views.lock().oldest();
+        if views.is_empty() {
+            return;
+        }
+        let map = self.reads.pages.map();
+        let mut seen: Vec<*const crate::page::overlay::Layer> = vec![Arc::as_ptr(&map.current)];
+        seen.extend(map.frozen.as_ref().map(Arc::as_ptr));
+        let mut held = 0;
+        // Newest first: what is left when the limit is passed is the oldest.
+        for view in views.iter().rev() {
+            let Some(layers) = view.map() else { continue };
+            for layer in layers.frozen.iter().chain([&layers.current]) {
+                if !seen.contains(&Arc::as_ptr(layer)) {
+                    seen.push(Arc::as_ptr(layer));
+                    held += layer.bytes();
+                }
+            }
+            if held > self.options.overlay_bytes {
+                self.reads.revoke(view);
+            }
+        }
+        // Versions that only views keep make the current layer grow without new pages.
+        if map.current.bytes() > 2 * self.options.overlay_bytes
+            && let Some(oldest) = views.first()
+        {
+            self.reads.revoke(oldest);
+        }
+    }
+}

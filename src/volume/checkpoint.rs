@@ -1,0 +1,250 @@
+//! A checkpoint: the pages changed since the last one go into the table, then a manifest names its root.
+//!
+//! It runs in steps beside commits. Each step appends some nodes as an ordinary MTR; a node that no manifest names is
+//! dead weight in the log, so a crash in the midst of it costs nothing else. The manifest counts once four superblocks
+//! name it, which needs it to be below VDL.
+
+use crate::log::record::{Fields, Kind};
+use crate::lsn::{Lsn, PageId};
+use crate::page::manifest::Manifest;
+use crate::page::overlay::{Layer, Version};
+use crate::page::read::Map;
+use crate::page::table::{self, Entry, FANOUT, Root};
+use crate::sync::Arc;
+use crate::volume::error::{ReadError, WriteError};
+use crate::volume::shared::{NotAppended, Shared};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+/// Leaves appended by one step: a quarter of an MTR at most.
+const LEAVES: usize = 64;
+
+/// A checkpoint under way.
+pub struct Checkpoint {
+    /// Everything below is in it.
+    redo: Lsn,
+    frozen: Arc<Layer>,
+    /// What is still to be put into leaves, in order of page.
+    changes: Vec<(PageId, Version)>,
+    /// How many of them are in leaves that were appended.
+    done: usize,
+    root: Root,
+    /// Upper nodes that have new leaves.
+    uppers: BTreeMap<u64, Vec<u64>>,
+    pages: u64,
+    next_page: u64,
+    phase: Phase,
+}
+
+enum Phase {
+    Leaves,
+    Uppers,
+    Manifest,
+    /// The manifest was appended: its address and end.
+    Durable {
+        at: Lsn,
+        end: Lsn,
+    },
+    /// Four superblocks are to name it.
+    Naming {
+        at: Lsn,
+    },
+}
+
+/// What a step has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// There is more to do at once.
+    More,
+    /// Something else must move first: VDL, space, a superblock.
+    Wait,
+    Done,
+}
+
+impl Checkpoint {
+    /// Freezes the layer. None if there is nothing to write, or one is under way.
+    pub fn begin(shared: &Shared) -> Option<Checkpoint> {
+        let (redo, frozen, map) = shared.freeze()?;
+        // A reservation below `redo` may not be filled yet: its versions are in the layer, its records come.
+        let changes = frozen.sorted(redo);
+        Some(Checkpoint {
+            redo,
+            frozen,
+            changes,
+            done: 0,
+            root: (*map.root).clone(),
+            uppers: BTreeMap::new(),
+            pages: shared.pages_at_checkpoint.load(Ordering::Relaxed),
+            next_page: shared.alloc.lock().next(),
+            phase: Phase::Leaves,
+        })
+    }
+
+    /// Does a bounded piece of it.
+    pub fn step(&mut self, shared: &Shared) -> Result<Step, WriteError> {
+        match self.phase {
+            Phase::Leaves if self.done == self.changes.len() => {
+                self.phase = Phase::Uppers;
+                Ok(Step::More)
+            }
+            Phase::Leaves => self.leaves(shared),
+            Phase::Uppers => self.upper_nodes(shared),
+            Phase::Manifest => self.manifest(shared),
+            Phase::Durable { at, end } => {
+                if shared.tickets.vdl() < end {
+                    shared.pump();
+                    return Ok(Step::Wait);
+                }
+                shared.engine.lock().begin_round(Some((at, self.redo)), None);
+                self.phase = Phase::Naming { at };
+                Ok(Step::Wait)
+            }
+            Phase::Naming { at } => {
+                let named = shared.engine.lock().round();
+                match named {
+                    None => Ok(Step::Wait),
+                    Some(true) => {
+                        self.end(shared);
+                        Ok(Step::Done)
+                    }
+                    // Fewer than four: try again when slots have come back.
+                    Some(false) => {
+                        let mut engine = shared.engine.lock();
+                        if engine.writer.live().len() >= crate::core::WRITE_QUORUM {
+                            engine.begin_round(Some((at, self.redo)), None);
+                        }
+                        Ok(Step::Wait)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts changes into the next leaves, and appends those.
+    fn leaves(&mut self, shared: &Shared) -> Result<Step, WriteError> {
+        let pages = &shared.reads.pages;
+        let mut records = Vec::new();
+        let mut made: Vec<(u64, Bytes)> = Vec::new();
+        // Kept aside until the append has succeeded: a refusal leaves this checkpoint as it was.
+        let (mut done, mut count) = (self.done, self.pages);
+        while let Some((page, _)) = self.changes.get(done).copied()
+            && made.len() < LEAVES
+        {
+            let leaf = page.0 / FANOUT;
+            let mut entries = self.old_leaf(shared, page)?;
+            entries.resize(FANOUT as usize, 0);
+            while let Some((page, version)) = self.changes.get(done).filter(|(p, _)| p.0 / FANOUT == leaf) {
+                let entry = &mut entries[table::in_leaf(*page)];
+                count = count + u64::from(!version.free) - u64::from(*entry != 0);
+                *entry = if version.free { 0 } else { Entry::new(version.lsn, version.depth).raw() };
+                done += 1;
+            }
+            let payload = table::payload(&entries);
+            records.push((node_fields(0, leaf), payload.clone()));
+            made.push((leaf, payload));
+        }
+        let Some(lsns) = append(shared, records)? else { return Ok(Step::Wait) };
+        for ((leaf, payload), lsn) in made.into_iter().zip(&lsns.0) {
+            pages.insert(*lsn, payload);
+            let upper = leaf / FANOUT;
+            if !self.uppers.contains_key(&upper) {
+                let old = self.root.top.get(upper as usize).copied().filter(|l| !l.is_none());
+                let mut numbers = match old {
+                    Some(lsn) => table::numbers(&pages.node(PageId(leaf * FANOUT), lsn)?),
+                    None => Vec::new(),
+                };
+                numbers.resize(FANOUT as usize, 0);
+                self.uppers.insert(upper, numbers);
+            }
+            if let Some(numbers) = self.uppers.get_mut(&upper) {
+                numbers[(leaf % FANOUT) as usize] = lsn.0;
+            }
+        }
+        (self.done, self.pages) = (done, count);
+        Ok(Step::More)
+    }
+
+    fn old_leaf(&self, shared: &Shared, page: PageId) -> Result<Vec<u64>, ReadError> {
+        let pages = &shared.reads.pages;
+        let Some(upper) = self.root.upper(page) else { return Ok(Vec::new()) };
+        let leaf = Lsn(table::entry(&pages.node(page, upper)?, table::in_upper(page)));
+        if leaf.is_none() { Ok(Vec::new()) } else { Ok(table::numbers(&pages.node(page, leaf)?)) }
+    }
+
+    fn upper_nodes(&mut self, shared: &Shared) -> Result<Step, WriteError> {
+        let batch: Vec<(u64, Bytes)> = self.uppers.iter().take(LEAVES).map(|(i, n)| (*i, table::payload(n))).collect();
+        if batch.is_empty() {
+            self.phase = Phase::Manifest;
+            return Ok(Step::More);
+        }
+        let records = batch.iter().map(|(i, payload)| (node_fields(1, *i), payload.clone())).collect();
+        let Some(lsns) = append(shared, records)? else { return Ok(Step::Wait) };
+        for ((i, payload), lsn) in batch.into_iter().zip(&lsns.0) {
+            shared.reads.pages.insert(*lsn, payload);
+            let at = i as usize;
+            if self.root.top.len() <= at {
+                self.root.top.resize(at + 1, Lsn::NONE);
+            }
+            self.root.top[at] = *lsn;
+            self.uppers.remove(&i);
+        }
+        Ok(Step::More)
+    }
+
+    fn manifest(&mut self, shared: &Shared) -> Result<Step, WriteError> {
+        let history = shared.engine.lock().history.entries().to_vec();
+        let manifest = Manifest {
+            redo: self.redo,
+            next_page: self.next_page,
+            pages: self.pages,
+            history,
+            root: self.root.clone(),
+        };
+        let fields = Fields { kind: Kind::Manifest, ..Fields::filler() };
+        let Some((lsns, end)) = append(shared, vec![(fields, manifest.encode())])? else { return Ok(Step::Wait) };
+        self.phase = Phase::Durable { at: lsns[0], end };
+        Ok(Step::More)
+    }
+
+    /// The new root takes the place of the old one and of the frozen layer.
+    fn end(&self, shared: &Shared) {
+        let _append = shared.front.lock();
+        let map = shared.reads.pages.map();
+        debug_assert!(map.frozen.as_ref().is_some_and(|f| Arc::ptr_eq(f, &self.frozen)));
+        let next = Map {
+            current: map.current.clone(),
+            frozen: None,
+            root: Arc::new(self.root.clone()),
+            generation: map.generation + 1,
+        };
+        shared.reads.pages.set_map(next);
+        shared.redo_from.store(self.redo.0, Ordering::Relaxed);
+        shared.pages_at_checkpoint.store(self.pages, Ordering::Relaxed);
+    }
+}
+
+fn node_fields(level: u8, number: u64) -> Fields {
+    Fields { kind: Kind::Table, depth: level, page: number, ..Fields::filler() }
+}
+
+/// Appends records as an MTR of the table. None: the ring or the space must move first.
+fn append(shared: &Shared, records: Vec<(Fields, Bytes)>) -> Result<Option<(Vec<Lsn>, Lsn)>, WriteError> {
+    let count = records.len();
+    match shared.prepare_table(records) {
+        Ok(prepared) => {
+            let lsns = (0..count).map(|i| prepared.lsn(i)).collect();
+            // Not pumped: the nodes and the manifest of a small table share a group.
+            Ok(Some((lsns, shared.finish(prepared))))
+        }
+        Err(NotAppended::RingFull | NotAppended::Again) => {
+            shared.pump();
+            Ok(None)
+        }
+        Err(NotAppended::Space(end)) => {
+            shared.engine.lock().want_space(end, shared.clock.now());
+            Ok(None)
+        }
+        Err(NotAppended::Wrong(e)) => Err(e),
+    }
+}

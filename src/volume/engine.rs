@@ -1,0 +1,479 @@
+//! The writer's engine: what appends published becomes writes, completions become VCL and VDL. It never blocks.
+//!
+//! Decisions are the core's ([`Writer`]); here they meet the ring, the disk and the tickets. Whoever has something for
+//! it calls [`Engine::pump`] under its lock: a committing thread, a slot's worker, the background, or the simulator.
+
+use crate::core::WRITE_QUORUM;
+use crate::core::history::History;
+use crate::core::writer::{Away, Look, Writer};
+use crate::disk::job::{self, Job, JobKind, Output};
+use crate::disk::{Disk, Done, LogWrite};
+use crate::log::append::Front;
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
+use crate::segment::superblock::{Geometry, Superblock};
+use crate::sync::Arc;
+use crate::volume::tickets::{Ended, Tickets};
+use std::io;
+use std::time::Duration;
+
+/// The first stretch of space taken ahead of the tail, and the most.
+const SPACE_FIRST: u64 = 256 << 10;
+const SPACE_MOST: u64 = format::EXTENT;
+/// Pauses between attempts to bring a slot back.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MOST: Duration = Duration::from_secs(10);
+
+/// A superblock version that is being written to the slots.
+struct Round {
+    waiting: SlotSet,
+    written: SlotSet,
+}
+
+/// What is outstanding to a slot's worker, one of a kind at most.
+#[derive(Clone, Copy, Default)]
+struct Outstanding([bool; JobKind::COUNT]);
+
+impl Outstanding {
+    fn of(&mut self, kind: JobKind) -> &mut bool {
+        &mut self.0[kind as usize]
+    }
+}
+
+/// A look that asks the slots' workers.
+struct Asking {
+    quorum: Lsn,
+    claims: [Option<u64>; SLOTS],
+}
+
+pub struct Engine {
+    pub writer: Writer,
+    front: Arc<Front>,
+    tickets: Arc<Tickets>,
+    disk: Box<dyn Disk>,
+    geometry: Geometry,
+    number: u64,
+    pub history: History,
+    /// What each slot's next superblock says, but for what the writer knows.
+    superblocks: Vec<Superblock>,
+    jobs: [Outstanding; SLOTS],
+    round: Option<Round>,
+    asking: Option<Asking>,
+    looking: Option<Lsn>,
+    /// No look before: the last one met fewer than three voters.
+    look_at: Duration,
+    /// Space is taken up to here on every slot.
+    target: Lsn,
+    step: u64,
+    stretched: Duration,
+    full: SlotSet,
+    retry_at: [Duration; SLOTS],
+    pause: [Duration; SLOTS],
+    done: Vec<Done>,
+    /// Since when fewer than four slots are live.
+    stalled_since: Option<Duration>,
+    stall_max: Duration,
+    closing: bool,
+}
+
+/// What a pump did.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Pumped {
+    /// VDL moved, or the writer ended.
+    pub decided: bool,
+    /// More completions that are needed before VCL can move.
+    pub needed: usize,
+    /// Log writes that are outstanding.
+    pub busy: usize,
+}
+
+impl Engine {
+    #[expect(clippy::too_many_arguments, reason = "built once, by the two ways of opening")]
+    pub fn new(
+        writer: Writer,
+        front: Arc<Front>,
+        tickets: Arc<Tickets>,
+        disk: Box<dyn Disk>,
+        superblocks: Vec<Superblock>,
+        history: History,
+        number: u64,
+        stall_max: Duration,
+    ) -> Engine {
+        let geometry = superblocks[0].geometry;
+        let begin = writer.begin();
+        Engine {
+            writer,
+            front,
+            tickets,
+            disk,
+            geometry,
+            number,
+            history,
+            superblocks,
+            jobs: Default::default(),
+            round: None,
+            asking: None,
+            looking: None,
+            look_at: Duration::ZERO,
+            target: begin,
+            step: SPACE_FIRST,
+            stretched: Duration::ZERO,
+            full: SlotSet::NONE,
+            retry_at: [Duration::ZERO; SLOTS],
+            pause: [PAUSE_FIRST; SLOTS],
+            done: Vec::new(),
+            stalled_since: None,
+            stall_max,
+            closing: false,
+        }
+    }
+
+    /// Takes in what came back, and sends off what can go. Never blocks.
+    pub fn pump(&mut self, now: Duration) -> Pumped {
+        let before = self.tickets.vdl();
+        let ended = self.tickets.ended().is_some();
+        loop {
+            let mut moved = self.take_in(now);
+            moved |= self.look(now);
+            moved |= self.send_off(now);
+            self.disk.submit();
+            if !moved {
+                break;
+            }
+        }
+        self.space(now);
+        self.disk.submit();
+        let busy = Slot::ALL.into_iter().filter(|s| self.writer.busy(*s).is_some()).count();
+        let at_end = |s: &Slot| self.writer.cursor(*s).is_some_and(|c| c > self.writer.vcl());
+        let ahead = Slot::ALL.iter().filter(|s| at_end(s)).count();
+        let decided = self.tickets.vdl() > before || !ended && self.tickets.ended().is_some();
+        Pumped { decided, needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)), busy }
+    }
+
+    fn take_in(&mut self, now: Duration) -> bool {
+        let mut done = std::mem::take(&mut self.done);
+        self.disk.reap(&mut done);
+        let any = !done.is_empty();
+        for d in done.drain(..) {
+            match d {
+                Done::Wrote { slot, result } => {
+                    let failed = result.err().map(|e| why(&e));
+                    self.writer.wrote(slot, failed);
+                    if failed.is_some() {
+                        self.later(slot, now);
+                        self.check_space();
+                    }
+                }
+                Done::Job { slot, kind, output } => self.job_done(slot, kind, output, now),
+                Done::Looked { quorum, look } => {
+                    self.looking = None;
+                    self.looked(quorum, look);
+                }
+            }
+        }
+        self.done = done;
+        any
+    }
+
+    fn job_done(&mut self, slot: Slot, kind: JobKind, output: io::Result<Output>, now: Duration) {
+        *self.jobs[slot.index()].of(kind) = false;
+        match output {
+            Ok(Output::Allocated(to)) => {
+                self.full = self.full.without(slot);
+                self.writer.allocated(slot, to);
+                self.check_space();
+            }
+            Ok(Output::Super) => self.superblock_done(slot, true),
+            Ok(Output::Claims(claim)) => self.claim_read(slot, claim),
+            Ok(Output::Verified(to)) => {
+                if self.writer.rejoin(slot, to) {
+                    self.pause[slot.index()] = PAUSE_FIRST;
+                    self.check_space();
+                } else {
+                    self.retry_at[slot.index()] = now;
+                }
+            }
+            Ok(Output::Tidied) => (),
+            Err(e) => self.job_failed(slot, kind, &e, now),
+        }
+    }
+
+    fn job_failed(&mut self, slot: Slot, kind: JobKind, e: &io::Error, now: Duration) {
+        match kind {
+            JobKind::Allocate if why(e) == Away::Full => self.full = self.full.with(slot),
+            JobKind::Allocate | JobKind::Super => {
+                self.writer.leave(slot, why(e));
+                self.check_space();
+            }
+            JobKind::Claims => self.claims_failed(slot),
+            JobKind::Rejoin | JobKind::Tidy => (),
+        }
+        if kind == JobKind::Super {
+            self.superblock_done(slot, false);
+        }
+        self.later(slot, now);
+    }
+
+    /// The slot is tried again after a pause that grows.
+    fn later(&mut self, slot: Slot, now: Duration) {
+        let pause = &mut self.pause[slot.index()];
+        self.retry_at[slot.index()] = now + *pause;
+        *pause = (*pause * 2).min(PAUSE_MOST);
+    }
+
+    fn superblock_done(&mut self, slot: Slot, written: bool) {
+        if let Some(round) = self.round.as_mut().filter(|r| r.waiting.contains(slot)) {
+            round.waiting = round.waiting.without(slot);
+            if written {
+                round.written.insert(slot);
+            }
+        }
+    }
+
+    /// A quorum beyond VCL is worth a look; VCL and VDL move only after it.
+    fn look(&mut self, now: Duration) -> bool {
+        if now < self.look_at || self.looking.is_some() || self.asking.is_some() {
+            return false;
+        }
+        let Some(quorum) = self.writer.wants_look() else { return false };
+        match self.disk.look(quorum) {
+            Some(Look::Unsure) => {
+                self.look_at = now + PAUSE_FIRST;
+                self.ask(quorum);
+                false
+            }
+            Some(look) => {
+                self.looked(quorum, look);
+                true
+            }
+            None => {
+                self.looking = Some(quorum);
+                false
+            }
+        }
+    }
+
+    /// Reads the claims through the slots' workers: a slot that hangs does not answer, and is not waited for.
+    fn ask(&mut self, quorum: Lsn) {
+        self.asking = Some(Asking { quorum, claims: [None; SLOTS] });
+        for slot in Slot::ALL {
+            self.give(slot, Job::Claims);
+        }
+    }
+
+    /// Hands a job to a slot's worker, unless one of its kind is outstanding there.
+    fn give(&mut self, slot: Slot, job: Job) {
+        if !std::mem::replace(self.jobs[slot.index()].of(job.kind()), true) {
+            self.disk.job(slot, job);
+        }
+    }
+
+    fn claim_read(&mut self, slot: Slot, claim: u64) {
+        let number = self.number;
+        let Some(asking) = &mut self.asking else { return };
+        asking.claims[slot.index()] = (claim > 0).then_some(claim);
+        let (quorum, look) = (asking.quorum, Look::judge(number, &asking.claims));
+        if look == Look::Unsure {
+            self.claims_failed(slot);
+        } else {
+            self.asking = None;
+            self.looked(quorum, look);
+        }
+    }
+
+    /// When nobody is left to answer, the look is begun again by the next pump.
+    fn claims_failed(&mut self, _slot: Slot) {
+        let outstanding = self.jobs.iter_mut().any(|j| *j.of(JobKind::Claims));
+        if !outstanding {
+            self.asking = None;
+        }
+    }
+
+    fn looked(&mut self, quorum: Lsn, look: Look) {
+        let moved = self.writer.looked(quorum, look);
+        if let Some(epoch) = self.writer.fenced() {
+            self.tickets.end(Ended::Fenced(epoch));
+        } else if moved && self.tickets.ended().is_none() {
+            let vdl = self.writer.vdl();
+            self.front.set_vdl(vdl);
+            self.tickets.advance(vdl);
+        }
+    }
+
+    fn send_off(&mut self, now: Duration) -> bool {
+        let mut moved = false;
+        if self.tickets.ended().is_some() {
+            return false;
+        }
+        while let Some(group) = self.front.next_sealed() {
+            self.writer.seal(group);
+            moved = true;
+        }
+        if self.writer.wants_group() && self.front.seal() {
+            while let Some(group) = self.front.next_sealed() {
+                self.writer.seal(group);
+            }
+            moved = true;
+        }
+        for slot in Slot::ALL {
+            let Some((from, to)) = self.writer.next_write(slot) else { continue };
+            match self.front.ring.get(from) {
+                Some(frame) => {
+                    self.writer.submitted(slot, from, to);
+                    self.disk.write(LogWrite { slot, from, to, frame });
+                }
+                // It fell out of the ring: from here on it has a gap.
+                None => {
+                    self.writer.leave(slot, Away::Behind);
+                    self.retry_at[slot.index()] = now;
+                    self.check_space();
+                }
+            }
+        }
+        moved
+    }
+
+    /// Keeps space allocated ahead of the tail, in steps that grow with the write rate.
+    fn space(&mut self, now: Duration) {
+        if self.tickets.ended().is_some() {
+            return;
+        }
+        let tail = self.front.tail();
+        if !self.closing && tail + self.step / 2 >= self.target {
+            if self.target > self.writer.begin() && now < self.stretched + Duration::from_secs(1) {
+                self.step = (self.step * 2).min(SPACE_MOST);
+            }
+            self.stretched = now;
+            self.target = (tail + self.step).ceil(SPACE_FIRST);
+        }
+        for slot in self.writer.live().iter() {
+            let from = self.writer.allocated_to(slot);
+            let waits = self.full.contains(slot) && now < self.retry_at[slot.index()];
+            if from < self.target && !waits {
+                self.give(slot, Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size });
+            }
+        }
+    }
+
+    /// An append needs space up to `end`. False: fewer than four slots can take it.
+    pub fn want_space(&mut self, end: Lsn, now: Duration) -> bool {
+        self.target = self.target.max((end + self.step / 2).ceil(SPACE_FIRST));
+        self.space(now);
+        self.disk.submit();
+        let able = |s: &Slot| !self.full.contains(*s) || self.writer.allocated_to(*s) >= end;
+        self.writer.live().iter().filter(able).count() >= WRITE_QUORUM || self.writer.live().len() < WRITE_QUORUM
+    }
+
+    fn check_space(&mut self) {
+        self.front.set_space(self.writer.space());
+    }
+
+    /// Time has passed: slots that are away are tried again, and a stall that lasts too long ends.
+    pub fn tick(&mut self, now: Duration) {
+        for slot in Slot::ALL {
+            let jobs = &mut self.jobs[slot.index()];
+            let free = !*jobs.of(JobKind::Rejoin) && !*jobs.of(JobKind::Super);
+            if free
+                && now >= self.retry_at[slot.index()]
+                && self.tickets.ended().is_none()
+                && let Some(read) = self.writer.rejoin_read(slot)
+            {
+                self.later(slot, now);
+                let mut superblock = self.superblock(slot);
+                superblock.join = job::join_now(self.writer.vdl(), self.number);
+                self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
+            }
+        }
+        let waiting = self.writer.vcl() < self.front.tail() && self.writer.live().len() < WRITE_QUORUM;
+        if !waiting {
+            self.stalled_since = None;
+        } else if now >= *self.stalled_since.get_or_insert(now) + self.stall_max {
+            let live = self.writer.live().len();
+            self.tickets
+                .end(Ended::Stalled(format!("only {live} of six slots could be written for {:?}", self.stall_max)));
+        }
+        self.pump(now);
+    }
+
+    /// When [`Engine::tick`] has something to do next; none if nothing waits for time.
+    pub fn next_tick(&self) -> Option<Duration> {
+        let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
+        let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
+        let stall = self.stalled_since.map(|s| s + self.stall_max);
+        let look = self.writer.wants_look().filter(|_| self.asking.is_none()).map(|_| self.look_at);
+        retries.chain(stall).chain(look).min()
+    }
+
+    fn superblock(&self, slot: Slot) -> Superblock {
+        let gaps = Slot::ALL.into_iter().flat_map(|s| self.writer.gaps(s).into_iter().map(move |g| (s, g))).collect();
+        Superblock { gaps, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }
+    }
+
+    /// Begins to write a new superblock version to every live slot: a checkpoint's manifest, or the clean mark.
+    pub fn begin_round(&mut self, manifest: Option<(Lsn, Lsn)>, clean: Option<Lsn>) {
+        for superblock in &mut self.superblocks {
+            if let Some((manifest, redo)) = manifest {
+                (superblock.manifest, superblock.redo) = (manifest, redo);
+            }
+            superblock.clean = clean;
+        }
+        // A slot whose worker still has an older version in hand does not count in this round.
+        let idle = |s: &Slot| !*self.jobs[s.index()].clone().of(JobKind::Super);
+        let waiting: SlotSet = self.writer.live().iter().filter(idle).collect();
+        self.round = Some(Round { waiting, written: SlotSet::NONE });
+        for slot in waiting.iter() {
+            let superblock = Box::new(self.superblock(slot));
+            self.give(slot, Job::Super(superblock));
+        }
+        self.disk.submit();
+    }
+
+    /// The round's result: true once four slots have it, false if they cannot any more, none while it is open.
+    pub fn round(&self) -> Option<bool> {
+        let round = self.round.as_ref()?;
+        if round.written.len() >= WRITE_QUORUM {
+            Some(true)
+        } else {
+            (round.written.len() + round.waiting.len() < WRITE_QUORUM).then_some(false)
+        }
+    }
+
+    /// Nothing is outstanding to any slot, and every live slot has everything.
+    pub fn is_clean(&self) -> bool {
+        self.writer.is_clean() && !self.front.has_open_group()
+    }
+
+    /// No more space is taken ahead.
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Removes what a newer decision made needless.
+    pub fn tidy(&mut self, below: u64) {
+        for slot in self.writer.live().iter() {
+            self.give(slot, Job::Tidy { below });
+        }
+        self.disk.submit();
+    }
+
+    /// Something is on its way: a log write, or a job.
+    pub fn is_busy(&self) -> bool {
+        Slot::ALL.iter().any(|s| self.writer.busy(*s).is_some())
+    }
+
+    pub fn full(&self) -> SlotSet {
+        self.full
+    }
+
+    /// Where the newest manifest lies, and where redo begins with it.
+    pub fn manifest(&self) -> (Lsn, Lsn) {
+        (self.superblocks[0].manifest, self.superblocks[0].redo)
+    }
+}
+
+/// An error of the device as a reason to be away.
+fn why(e: &io::Error) -> Away {
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Away::Full,
+        _ => Away::Error,
+    }
+}

@@ -1,0 +1,100 @@
+//! Plain numbers about an open volume.
+
+use crate::core::writer::{Away, Gap};
+use crate::lsn::{Lsn, Slot};
+use std::path::PathBuf;
+
+/// The state of one slot.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SlotHealth {
+    /// Which.
+    pub slot: Slot,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Why it does not count; none while it does.
+    pub away: Option<Away>,
+    /// What is wrong with it, as an open found it.
+    pub fault: Option<String>,
+    /// SCL: how far its copy is durable since its last gap. None while it is away.
+    pub scl: Option<Lsn>,
+    /// What it is known to lack.
+    pub gaps: Vec<Gap>,
+    /// Its device is full.
+    pub full: bool,
+    /// Calls that write, sync, allocate, punch, create or remove since the volume was opened.
+    pub write_calls: u64,
+    /// Bytes written since the volume was opened.
+    pub bytes_written: u64,
+    /// Bytes read since the volume was opened, recovery's included.
+    pub bytes_read: u64,
+}
+
+/// What was found below one AZ.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AzHealth {
+    /// Its directory.
+    pub path: PathBuf,
+    /// It is there.
+    pub present: bool,
+    /// The file system's name.
+    pub file_system: &'static str,
+    /// Direct I/O is used.
+    pub direct_io: bool,
+    /// Its contents do not survive a restart.
+    pub volatile: bool,
+}
+
+/// The state of an open volume, as plain numbers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Health {
+    /// The six slots.
+    pub slots: Vec<SlotHealth>,
+    /// The three AZs.
+    pub azs: Vec<AzHealth>,
+    /// Pairs of AZs that share a device: an AZ is then a word, not a failure domain.
+    pub shared_devices: Vec<(usize, usize)>,
+    /// The volume's identity.
+    pub volume: uuid::Uuid,
+    /// This handle's epoch.
+    pub epoch: u64,
+    /// Durable on at least four of six.
+    pub vcl: Lsn,
+    /// The highest consistency point that is not above VCL.
+    pub vdl: Lsn,
+    /// The next byte of the log.
+    pub tail: Lsn,
+    /// Where the newest manifest lies; 0 before the first checkpoint.
+    pub manifest: Lsn,
+    /// Where recovery would begin.
+    pub redo: Lsn,
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// Bytes of a block of the log.
+    pub block_size: u32,
+    /// Bytes of a protection group.
+    pub pg_size: u64,
+    /// How log writes are done: `io_uring` or `threads`.
+    pub io: &'static str,
+    /// Bytes of memory taken by ring, cache and overlay now.
+    pub memory_bytes: u64,
+    /// The most that they may take.
+    pub memory_bytes_max: u64,
+    /// Open views.
+    pub views: usize,
+    /// Copies that failed their check and were answered from another.
+    pub bad_copies: u64,
+    /// Bytes of log that the open read.
+    pub recovery_bytes: u64,
+    /// Why the handle takes no more writes; none while it does.
+    pub ended: Option<String>,
+}
+
+impl Health {
+    /// Slots that count: live and without a known gap.
+    pub fn whole(&self) -> usize {
+        self.slots.iter().filter(|s| s.away.is_none() && s.fault.is_none() && s.gaps.is_empty()).count()
+    }
+}

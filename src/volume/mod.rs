@@ -1,0 +1,160 @@
+//! The face: create, open, read, commit, close.
+
+pub(crate) mod alloc;
+pub(crate) mod background;
+pub(crate) mod checkpoint;
+pub(crate) mod commit;
+pub(crate) mod engine;
+pub(crate) mod error;
+pub(crate) mod health;
+pub(crate) mod mtr;
+pub(crate) mod open;
+pub(crate) mod options;
+pub(crate) mod page;
+pub(crate) mod reader;
+pub(crate) mod shared;
+pub(crate) mod tickets;
+pub(crate) mod view;
+
+use crate::lsn::{Lsn, PageId, Slot};
+use crate::segment::placement::Placement;
+use crate::volume::commit::Commit;
+use crate::volume::error::{CloseError, OpenError, ReadError, Unknown};
+use crate::volume::health::Health;
+use crate::volume::mtr::Mtr;
+use crate::volume::open::Handle;
+use crate::volume::options::Options;
+use crate::volume::page::Page;
+use crate::volume::view::View;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// An open volume: one log in six copies, and the pages that it describes.
+///
+/// Clones share it. Dropping the last one closes it, for at most a second; [`close`](Volume::close) tells how it went.
+///
+/// ```
+/// use quorate::{Options, PageId, Volume};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+/// # let at = dir.path();
+/// let volume = Volume::create(at, &Options::default())?;
+/// let mut mtr = volume.begin();
+/// mtr.patch(PageId::ROOT, 0, b"six copies");
+/// mtr.commit()?.wait()?;
+/// volume.close()?;
+///
+/// let volume = Volume::open(at, &Options::default())?;
+/// assert_eq!(&volume.read(PageId::ROOT)?[..10], b"six copies");
+/// # volume.close()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Volume {
+    handle: Arc<Handle>,
+}
+
+impl Volume {
+    /// Makes a new volume in empty directories, and opens it.
+    ///
+    /// # Errors
+    /// Options out of range, directories that are not there or not empty, a file system that is refused, a full disk.
+    pub fn create(at: impl Into<Placement>, options: &Options) -> Result<Volume, OpenError> {
+        Handle::create(&at.into(), options).map(Volume::from)
+    }
+
+    /// Opens a volume for writing, after a clean close or a crash alike. At least four slots must be reachable.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] while another process has it open, [`OpenError::Quorum`] with each slot's fault,
+    /// [`OpenError::Lost`] when an acknowledged record has no good copy in reach.
+    pub fn open(at: impl Into<Placement>, options: &Options) -> Result<Volume, OpenError> {
+        Handle::open(&at.into(), options, false).map(Volume::from)
+    }
+
+    /// Opens for writing beside a process that has the volume open, running or stopped: it acknowledges nothing more.
+    ///
+    /// # Errors
+    /// As [`Volume::open`], but for the lock.
+    pub fn take_over(at: impl Into<Placement>, options: &Options) -> Result<Volume, OpenError> {
+        Handle::open(&at.into(), options, true).map(Volume::from)
+    }
+
+    /// Opens for reading alone: no lock, no write, beside a writer or none. At least three slots must be reachable.
+    ///
+    /// # Errors
+    /// As [`Volume::open`], but for the lock.
+    pub fn open_read_only(at: impl Into<Placement>, options: &Options) -> Result<crate::Reader, OpenError> {
+        reader::open(&at.into(), options)
+    }
+
+    /// Begins a mini-transaction.
+    pub fn begin(&self) -> Mtr {
+        Mtr::new(self.handle.shared.clone())
+    }
+
+    /// The newest version that was appended by this process. It may not be durable yet: before passing it on, wait for
+    /// [`sync`](Volume::sync), or read a [`view`](Volume::view). A cached page is not copied.
+    ///
+    /// # Errors
+    /// [`ReadError::NoSuchPage`], or [`ReadError::Lost`] with each slot's fault.
+    pub fn read(&self, page: PageId) -> Result<Page, ReadError> {
+        self.handle.shared.read_newest(page)
+    }
+
+    /// A durable, unchanging state: everything acknowledged by now.
+    pub fn view(&self) -> View {
+        self.handle.shared.view()
+    }
+
+    /// A ticket for everything that was appended so far.
+    pub fn sync(&self) -> Commit {
+        let end = self.handle.shared.appended();
+        self.handle.shared.clone().ticket(end)
+    }
+
+    /// Whether a commit whose outcome was not known has survived. Certain for every earlier epoch; for this handle's own
+    /// commits once they are acknowledged.
+    ///
+    /// # Errors
+    /// [`ReadError::NotKnownYet`] while it is not decided.
+    pub fn outcome(&self, lost: Unknown) -> Result<bool, ReadError> {
+        let shared = &self.handle.shared;
+        if shared.reads.closed.load(Ordering::SeqCst) {
+            return Err(ReadError::Closed);
+        }
+        if lost.epoch == shared.number {
+            return if shared.tickets.vdl() >= lost.lsn { Ok(true) } else { Err(ReadError::NotKnownYet(lost.lsn)) };
+        }
+        let history = shared.reads.pages.reader.history();
+        // An MTR's end lies behind its last record: the record before it must be in the entry.
+        Ok(lost.lsn > Lsn::NONE && history.holds(lost.epoch, Lsn(lost.lsn.0 - 1)))
+    }
+
+    /// Plain numbers: slots, gaps, devices, memory.
+    pub fn health(&self) -> Health {
+        self.handle.health()
+    }
+
+    /// The directory of a slot.
+    pub fn slot_path(&self, slot: Slot) -> std::path::PathBuf {
+        self.handle.azs.slot(slot)
+    }
+
+    /// Makes everything durable, writes a checkpoint and the clean mark, and gives up the lock. Clones, MTRs and views
+    /// that are still alive get `Closed`.
+    ///
+    /// # Errors
+    /// [`CloseError::NotDurable`] if an appended commit's outcome is not known, [`CloseError::NotClean`] if the next
+    /// open will have to recover; nothing that was acknowledged is lost in either case.
+    pub fn close(self) -> Result<(), CloseError> {
+        let most = self.handle.shared.options.stall_max;
+        self.handle.close(most)
+    }
+}
+
+impl From<Handle> for Volume {
+    fn from(handle: Handle) -> Volume {
+        Volume { handle: Arc::new(handle) }
+    }
+}

@@ -1,0 +1,399 @@
+//! One open volume on real disks: how it is put together, and how it is closed.
+
+use crate::core::writer::{Gap, Look, Writer};
+use crate::disk::real::{RealDisk, Writes};
+use crate::disk::watch::Watch;
+use crate::disk::worker::Workers;
+use crate::disk::{Disk, Fleet, job};
+use crate::log::append::Front;
+use crate::log::record::Kind;
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
+use crate::page::overlay::{Layer, Version};
+use crate::page::read::{LogReader, Map, Pages};
+use crate::segment::placement::{self, Azs, Locks, Placement};
+use crate::segment::recover::{self, Opened, Recovered};
+use crate::segment::superblock::{Durability, Geometry, Superblock};
+use crate::volume::background;
+use crate::volume::engine::Engine;
+use crate::volume::error::{CloseError, OpenError};
+use crate::volume::health::{AzHealth, Health, SlotHealth};
+use crate::volume::options::Options;
+use crate::volume::shared::{Clock, Parts, RealClock, Shared};
+use crate::volume::tickets::{Ended, Tickets};
+use crate::volume::view::Reads;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What a dropped handle may take to close.
+const DROP_MAX: Duration = Duration::from_secs(1);
+/// How long a close waits for slots that are behind the quorum before it does without a clean mark.
+const STRAGGLERS_MAX: Duration = Duration::from_secs(5);
+
+/// The owner of an open volume: what handles share, and what only closing needs.
+pub(crate) struct Handle {
+    pub shared: Arc<Shared>,
+    pub azs: Azs,
+    workers: Arc<Workers>,
+    locks: Mutex<Locks>,
+    closing: AtomicBool,
+    io: &'static str,
+    recovery_bytes: u64,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let volume = &self.shared.geometry.volume;
+        f.debug_struct("Handle").field("volume", volume).field("epoch", &self.shared.number).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    pub fn create(at: &Placement, options: &Options) -> Result<Handle, OpenError> {
+        options.check()?;
+        let azs = Azs::create(at, options.allow_volatile, options.allow_remote)?;
+        let workers = start(&azs)?;
+        let mut random = [0; 32];
+        getrandom::fill(&mut random)
+            .map_err(|e| OpenError::Io { path: "/dev/urandom".into(), source: std::io::Error::other(e.to_string()) })?;
+        let millis = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let id = |random: &[u8]| {
+            let mut ten = [0; 10];
+            ten.copy_from_slice(&random[..10]);
+            uuid::Builder::from_unix_timestamp_millis(millis as u64, &ten).into_uuid()
+        };
+        let volume: Uuid = id(&random);
+        let geometry = Geometry {
+            volume,
+            log: volume,
+            page_size: options.page_size,
+            block_size: azs.block(),
+            pg_size: options.pg_size,
+        };
+        let locks = Locks::take(&azs, 1)?;
+        let opened = recover::create(&*workers, geometry, Durability::Dsync)?;
+        let handle = Handle::assemble(opened, azs, workers, locks, options)?;
+        // Page 0 exists from the first moment on.
+        let mut content = crate::volume::mtr::Content::default();
+        content.changes.push(crate::volume::mtr::Change {
+            page: crate::PageId::ROOT,
+            what: crate::volume::mtr::What::Zero,
+            fresh: true,
+        });
+        let failed = |what: String| OpenError::Quorum { what, slots: crate::SlotFaults(Vec::new()) };
+        let end = match handle.shared.append(&content) {
+            Err(crate::WriteError::OutOfSpace { .. }) => {
+                return Err(OpenError::OutOfSpace(handle.azs.paths[0].clone()));
+            }
+            other => other.map_err(|e| failed(format!("the root page could not be written: {e}")))?,
+        };
+        let root = handle.shared.clone().ticket(end);
+        root.wait().map_err(|e| failed(format!("the root page could not be written: {e}")))?;
+        Ok(handle)
+    }
+
+    pub fn open(at: &Placement, options: &Options, force: bool) -> Result<Handle, OpenError> {
+        let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
+        if !force && let Some(holder) = placement::holder(&azs) {
+            return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
+        }
+        let workers = start(&azs)?;
+        let mut locks = None;
+        let opened = recover::open(&*workers, |number, _| {
+            locks = Some(Locks::take(&azs, number)?);
+            Ok(())
+        });
+        let opened = opened.map_err(|e| no_volume(e, &azs))?;
+        let Some(locks) = locks else { unreachable!("an open that succeeds has called for its lock") };
+        Handle::assemble(opened, azs, workers, locks, options)
+    }
+
+    fn assemble(
+        opened: Opened,
+        azs: Azs,
+        workers: Arc<Workers>,
+        locks: Locks,
+        options: &Options,
+    ) -> Result<Handle, OpenError> {
+        // From here on the watch sees every claim; one more look sees those before.
+        let watch = Watch::begin(opened.number, |slot| azs.slot(slot));
+        let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+        let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
+        if let Look::Claimed(epoch) = Look::judge(opened.number, &claims) {
+            return Err(OpenError::Outbid { epoch });
+        }
+        let previous = opened.recovered.choice.decision.number;
+        let recovery_bytes = opened.recovered.bytes_read;
+        let (writes, io) = writes(&workers, options, opened.geometry.pg_size)?;
+        #[cfg(feature = "io-uring")]
+        let waiter = match &writes {
+            Writes::Uring(uring) => Some(uring.waiter()),
+            Writes::Threads(_) => None,
+        };
+        let disk = Box::new(RealDisk::new(workers.clone(), writes, watch));
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
+        let (parts, engine) = build(opened, workers.dirs(), disk, clock, options);
+        let number = parts.number;
+        #[cfg(feature = "io-uring")]
+        let shared = Arc::new(Shared::new(parts, engine, waiter));
+        #[cfg(not(feature = "io-uring"))]
+        let shared = Arc::new(Shared::new(parts, engine));
+        let weak = Arc::downgrade(&shared);
+        let hook = move || {
+            if let Some(shared) = weak.upgrade() {
+                shared.pump();
+            }
+        };
+        // Set once: these workers are this volume's.
+        let _ = workers.completions.hook.set(Box::new(hook));
+        shared.engine.lock().tidy(previous);
+        locks.tidy(number);
+        shared.pump();
+        let mine = shared.clone();
+        let spawned = std::thread::Builder::new().name("quorate-bg".into()).stack_size(512 << 10);
+        spawned
+            .spawn(move || background::run(&mine))
+            .map_err(|source| OpenError::Io { path: "a thread".into(), source })?;
+        let (locks, closing) = (Mutex::new(locks), AtomicBool::new(false));
+        Ok(Handle { shared, azs, workers, locks, closing, io, recovery_bytes })
+    }
+
+    /// See [`Volume::close`](crate::Volume::close).
+    pub fn close(&self, most: Duration) -> Result<(), CloseError> {
+        if self.closing.swap(true, Ordering::SeqCst) {
+            return Err(CloseError::Closed);
+        }
+        let result = self.shared.close(most);
+        self.shared.background.stop();
+        self.shared.tickets.end(Ended::Closed);
+        self.shared.after_pump();
+        self.locks.lock().release();
+        result
+    }
+
+    pub fn health(&self) -> Health {
+        let shared = &self.shared;
+        let engine = shared.engine.lock();
+        let slots = Slot::ALL.map(|slot| {
+            let meter = &self.workers.dir(slot).meter;
+            SlotHealth {
+                slot,
+                path: self.azs.slot(slot),
+                away: engine.writer.away(slot),
+                fault: None,
+                scl: engine.writer.cursor(slot),
+                gaps: engine.writer.gaps(slot),
+                full: engine.full().contains(slot),
+                write_calls: meter.writes.load(Ordering::Relaxed),
+                bytes_written: meter.bytes_written.load(Ordering::Relaxed),
+                bytes_read: meter.bytes_read.load(Ordering::Relaxed),
+            }
+        });
+        let (manifest, redo) = engine.manifest();
+        let (memory_bytes, memory_bytes_max) = shared.memory();
+        Health {
+            slots: slots.to_vec(),
+            azs: az_health(&self.azs),
+            shared_devices: self.azs.shared_devices(),
+            volume: shared.geometry.volume,
+            epoch: shared.number,
+            vcl: engine.writer.vcl(),
+            vdl: engine.writer.vdl(),
+            tail: shared.front.tail(),
+            manifest,
+            redo,
+            page_size: shared.geometry.page_size,
+            block_size: shared.geometry.block_size,
+            pg_size: shared.geometry.pg_size,
+            io: self.io,
+            memory_bytes,
+            memory_bytes_max,
+            views: shared.reads.views.lock().count(),
+            bad_copies: shared.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
+            recovery_bytes: self.recovery_bytes,
+            ended: shared.tickets.ended().map(|e| e.to_string()),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // A second at most, and without a word: who wants to know calls `close`.
+        let _ = self.close(DROP_MAX);
+    }
+}
+
+/// What was found below each AZ.
+pub(crate) fn az_health(azs: &Azs) -> Vec<AzHealth> {
+    let health = |(path, probe): (&std::path::PathBuf, &Option<placement::Probe>)| AzHealth {
+        path: path.clone(),
+        present: probe.is_some(),
+        file_system: probe.as_ref().map_or("", |p| p.file_system),
+        direct_io: probe.as_ref().is_some_and(|p| p.direct.is_some()),
+        volatile: probe.as_ref().is_some_and(|p| p.volatile),
+    };
+    azs.paths.iter().zip(&azs.probes).map(health).collect()
+}
+
+/// Nothing at all in the directories is not a quorum's fault.
+pub(crate) fn no_volume(e: OpenError, azs: &Azs) -> OpenError {
+    match e {
+        OpenError::Quorum { slots, .. } if slots.0.is_empty() => OpenError::NoVolume(
+            azs.paths[0].parent().filter(|_| azs.paths[0].ends_with("az-0")).unwrap_or(&azs.paths[0]).to_path_buf(),
+        ),
+        other => other,
+    }
+}
+
+pub(crate) fn start(azs: &Azs) -> Result<Arc<Workers>, OpenError> {
+    Workers::start(azs.slots(), azs.block() as usize, azs.buffered())
+        .map(Arc::new)
+        .map_err(|source| OpenError::Io { path: "a thread".into(), source })
+}
+
+fn writes(workers: &Workers, options: &Options, pg_size: u64) -> Result<(Writes, &'static str), OpenError> {
+    #[cfg(feature = "io-uring")]
+    if options.io_uring
+        && let Ok(uring) = crate::disk::uring::Uring::new(pg_size)
+    {
+        return Ok((Writes::Uring(Box::new(uring)), "io_uring"));
+    }
+    let _ = options;
+    match Writes::threads(workers, pg_size) {
+        Ok(writes) => Ok((writes, "threads")),
+        Err(source) => Err(OpenError::Io { path: "a thread".into(), source }),
+    }
+}
+
+/// The layer that redo leaves: the changes since the manifest.
+pub(crate) fn redo_layer(recovered: &Recovered) -> Layer {
+    let layer = Layer::new();
+    for c in &recovered.changes {
+        let base = if c.kind == Kind::Image { c.lsn } else { c.base };
+        let version = Version { lsn: c.lsn, base, depth: c.depth, free: c.kind == Kind::Free };
+        layer.push(c.page, version, Lsn::MAX, &[]);
+    }
+    layer
+}
+
+/// Puts an opened volume's parts together: the same on real disks and in the simulator.
+pub(crate) fn build(
+    opened: Opened,
+    dirs: [Option<Arc<dyn crate::disk::SlotDir>>; SLOTS],
+    disk: Box<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &Options,
+) -> (Parts, Engine) {
+    let Opened { geometry, number, history, begin, took_part, superblocks, recovered } = opened;
+    let front = Arc::new(Front::new(geometry.seed(), number, geometry.block(), begin));
+    let map = Map {
+        current: Arc::new(redo_layer(&recovered)),
+        frozen: None,
+        root: Arc::new(recovered.manifest.root.clone()),
+        generation: 0,
+    };
+    let used = recovered.changes.iter().map(|c| c.page.0 + 1).max().unwrap_or(0);
+    let reader = LogReader::new(geometry, dirs, history.clone());
+    let gaps: Vec<(Slot, Gap)> = superblocks.iter().flatten().next().map(|s| s.gaps.clone()).unwrap_or_default();
+    let mut writer = Writer::new(begin, took_part);
+    for slot in Slot::ALL {
+        let mine: Vec<Gap> = gaps.iter().filter(|(s, _)| *s == slot).map(|(_, g)| *g).collect();
+        reader.ask_last(slot, !mine.is_empty() || !took_part.contains(slot));
+        writer.inherit_gaps(slot, mine);
+    }
+    let pages = Pages::new(reader, Some(front.clone()), options.cache_bytes, map);
+    let tickets = Arc::new(Tickets::new(begin));
+    // A slot that took no part gets its own superblock when it rejoins.
+    let Some(any) = superblocks.iter().flatten().next().cloned() else { unreachable!("four slots took part") };
+    let all: Vec<Superblock> = Slot::ALL
+        .into_iter()
+        .map(|slot| superblocks[slot.index()].clone().unwrap_or_else(|| Superblock { slot, ..any.clone() }))
+        .collect();
+    let engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, number, options.stall_max);
+    let parts = Parts {
+        geometry,
+        number,
+        options: options.clone(),
+        front,
+        reads: Arc::new(Reads::new(pages)),
+        tickets,
+        next_page: recovered.manifest.next_page.max(used),
+        pages: recovered.manifest.pages,
+        redo: recovered.manifest.redo.max(Lsn(format::BLOCK_MIN)),
+        clock,
+    };
+    (parts, engine)
+}
+
+impl Shared {
+    /// Drains, writes a checkpoint and the clean mark.
+    pub fn close(&self, most: Duration) -> Result<(), CloseError> {
+        let deadline = self.clock.now() + most;
+        self.reads.closed.store(true, Ordering::SeqCst);
+        // Whoever had passed the check holds the append lock; behind it nobody appends any more but this close.
+        drop(self.front.lock());
+        let appended = self.appended();
+        self.wait_decided(appended, most);
+        if self.tickets.vdl() < appended {
+            let why =
+                self.tickets.ended().map_or_else(|| format!("not acknowledged within {most:?}"), |e| e.to_string());
+            return Err(CloseError::NotDurable(why));
+        }
+        if let Some(ended) = self.tickets.ended() {
+            return Err(CloseError::NotClean(ended.to_string()));
+        }
+        self.engine.lock().close();
+        if !self.checkpoint_all(deadline) {
+            return Err(CloseError::NotClean("the checkpoint did not end in time".into()));
+        }
+        let stragglers = deadline.min(self.clock.now() + STRAGGLERS_MAX);
+        if !self.until(stragglers, |engine| engine.is_clean()) {
+            return Err(CloseError::NotClean("a slot has writes outstanding".into()));
+        }
+        let end = self.tickets.vdl();
+        self.engine.lock().begin_round(None, Some(end));
+        if !self.until(deadline, |engine| engine.round() == Some(true)) {
+            return Err(CloseError::NotClean("the clean mark is not on four slots".into()));
+        }
+        Ok(())
+    }
+
+    /// Takes checkpoints until nothing is left in the layers.
+    fn checkpoint_all(&self, deadline: Duration) -> bool {
+        loop {
+            let map = self.reads.pages.map();
+            if map.frozen.is_none() && map.current.pages() == 0 {
+                return true;
+            }
+            if self.clock.now() >= deadline || self.tickets.ended().is_some() {
+                return false;
+            }
+            let turn = self.progress.turn();
+            self.begin_checkpoint();
+            if self.drive_checkpoint() {
+                self.wait_decided(self.tickets.vdl() + 1, Duration::from_millis(1));
+                self.progress.wait(turn, Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Drives the engine until `done` holds, or the deadline.
+    fn until(&self, deadline: Duration, done: impl Fn(&Engine) -> bool) -> bool {
+        loop {
+            let turn = self.progress.turn();
+            self.pump();
+            if done(&self.engine.lock()) {
+                return true;
+            }
+            if self.clock.now() >= deadline || self.tickets.ended().is_some() {
+                return false;
+            }
+            let soon = self.clock.now() + Duration::from_millis(2);
+            if !self.lead(self.tickets.vdl() + 1, soon) {
+                self.progress.wait(turn, Duration::from_millis(2));
+            }
+        }
+    }
+}

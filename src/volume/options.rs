@@ -1,0 +1,124 @@
+//! How a volume is created and opened.
+
+use crate::lsn::format;
+use crate::volume::error::OpenError;
+use std::time::Duration;
+
+/// How a volume is created and opened. What is fixed at creation is ignored when opening.
+///
+/// ```
+/// use quorate::Options;
+/// let options = Options::default().page_size(8 << 10).cache_bytes(16 << 20);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) page_size: u32,
+    pub(crate) pg_size: u64,
+    pub(crate) cache_bytes: u64,
+    pub(crate) stall_max: Duration,
+    pub(crate) idle_after: Duration,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) overlay_bytes: u64,
+    pub(crate) allow_volatile: bool,
+    pub(crate) allow_remote: bool,
+    pub(crate) io_uring: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            page_size: 16 << 10,
+            pg_size: format::PG_DEFAULT,
+            cache_bytes: 64 << 20,
+            stall_max: Duration::from_secs(30),
+            idle_after: Duration::from_millis(200),
+            checkpoint_bytes: 64 << 20,
+            overlay_bytes: 64 << 20,
+            allow_volatile: false,
+            allow_remote: false,
+            io_uring: true,
+        }
+    }
+}
+
+impl Options {
+    /// Bytes of a page: a power of two from 4 KiB to 64 KiB, 16 KiB by default. Fixed at creation.
+    pub fn page_size(mut self, bytes: u32) -> Options {
+        self.page_size = bytes;
+        self
+    }
+
+    /// Bytes of a protection group: a multiple of 64 MiB, 10 GiB by default. Fixed at creation.
+    pub fn pg_size(mut self, bytes: u64) -> Options {
+        self.pg_size = bytes;
+        self
+    }
+
+    /// Memory for cached page versions and table nodes: 64 MiB by default, never less than 64 pages.
+    pub fn cache_bytes(mut self, bytes: u64) -> Options {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// How long commits wait with fewer than four slots before they end in
+    /// [`WriteError::Unknown`](crate::WriteError::Unknown): 30 s by default.
+    pub fn stall_max(mut self, time: Duration) -> Options {
+        self.stall_max = time;
+        self
+    }
+
+    /// After so long without a commit a filler is written that speaks for the last one: 200 ms by default.
+    pub fn idle_after(mut self, time: Duration) -> Options {
+        self.idle_after = time;
+        self
+    }
+
+    /// Log between checkpoints: 64 MiB by default. An open after a crash reads about so much.
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Options {
+        self.checkpoint_bytes = bytes.max(format::FRAME);
+        self
+    }
+
+    /// Memory for what changed since the last checkpoint, and for what open views hold: 64 MiB by default. Beyond it a
+    /// checkpoint begins early, and the oldest views are revoked.
+    pub fn overlay_bytes(mut self, bytes: u64) -> Options {
+        self.overlay_bytes = bytes.max(1 << 20);
+        self
+    }
+
+    /// Allows directories whose contents do not survive a restart (tmpfs): for tests and caches.
+    pub fn allow_volatile(mut self, allow: bool) -> Options {
+        self.allow_volatile = allow;
+        self
+    }
+
+    /// Allows file systems on other machines and in user space (NFS, FUSE, 9p), on your own word that they keep
+    /// write-through, exclusive creation and locks.
+    pub fn allow_remote(mut self, allow: bool) -> Options {
+        self.allow_remote = allow;
+        self
+    }
+
+    /// Whether io_uring is used where there is one; true by default. Without it threads do the same work.
+    pub fn io_uring(mut self, allow: bool) -> Options {
+        self.io_uring = allow;
+        self
+    }
+
+    /// Checks what creation fixes.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let page = self.page_size;
+        if !page.is_power_of_two() || !(format::PAGE_MIN..=format::PAGE_MAX).contains(&page) {
+            return Err(OpenError::Options(format!(
+                "a page of {page} bytes: it must be a power of two from 4096 to 65536"
+            )));
+        }
+        if self.pg_size == 0 || !self.pg_size.is_multiple_of(format::EXTENT) {
+            let size = self.pg_size;
+            return Err(OpenError::Options(format!(
+                "a protection group of {size} bytes: it must be a multiple of 64 MiB"
+            )));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! Reading alone: beside a running writer, on a damaged volume, on three slots of six.
+
+use crate::core::history::Entry;
+use crate::core::writer::Look;
+use crate::core::{READ_QUORUM, WRITE_QUORUM};
+use crate::disk::worker::Workers;
+use crate::disk::{Fleet, job};
+use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::page::read::{LogReader, Map, Pages};
+use crate::segment::placement::{Azs, Placement};
+use crate::segment::recover::{self, Recovered};
+use crate::segment::survey::Standing;
+use crate::volume::error::{OpenError, Unknown};
+use crate::volume::health::{Health, SlotHealth};
+use crate::volume::open::{az_health, no_volume, redo_layer, start};
+use crate::volume::options::Options;
+use crate::volume::view::{Reads, View};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A volume that is open for reading alone. It took no lock and wrote nothing.
+///
+/// Three slots cannot know everything: what lies below [`settled`](Reader::settled) is certain, what lies between it and
+/// [`visible`](Reader::visible) may still be dropped by the next writer.
+///
+/// ```
+/// use quorate::{Options, PageId, Volume};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+/// # Volume::create(dir.path(), &Options::default())?.close()?;
+/// let reader = Volume::open_read_only(dir.path(), &Options::default())?;
+/// assert_eq!(reader.view().read(PageId::ROOT)?[0], 0);
+/// # Ok(()) }
+/// ```
+pub struct Reader {
+    reads: Arc<Reads>,
+    workers: Arc<Workers>,
+    azs: Azs,
+    recovered: Recovered,
+    settled: Lsn,
+    decision_settled: bool,
+}
+
+pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenError> {
+    let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
+    let workers = start(&azs)?;
+    let recovered = recover::recover(&*workers).map_err(|e| no_volume(e, &azs))?;
+    let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+    let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
+    let unclaimed = Look::judge(recovered.choice.decision.number, &claims) == Look::Clear;
+    let (settled, decision_settled) = settled(&recovered, unclaimed);
+    let map = Map {
+        current: Arc::new(redo_layer(&recovered)),
+        frozen: None,
+        root: Arc::new(recovered.manifest.root.clone()),
+        generation: 0,
+    };
+    let reader = LogReader::new(recovered.survey.geometry, workers.dirs(), recovered.history.clone());
+    let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
+    Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
+}
+
+/// PROTOCOL.md, "Read-only": what is certain.
+fn settled(r: &Recovered, unclaimed: bool) -> (Lsn, bool) {
+    let open = r.history.last();
+    let used = r.ruling.vcl > open.begin;
+    let decision = r.choice.holders.len() >= WRITE_QUORUM || used || r.clean;
+    if r.clean {
+        return (r.ruling.end, true);
+    }
+    let mut settled = r.ruling.known;
+    if decision {
+        settled = settled.max(open.begin.min(r.ruling.end));
+        if unclaimed {
+            // The unbroken run of groups that are whole on four slots each.
+            for (begin, end) in &r.ruling.tail {
+                let Some(group) = r.seen.get(begin).filter(|s| s.whole.len() >= WRITE_QUORUM) else { break };
+                if let Some(cpl) = group.cpl.filter(|_| *end > settled) {
+                    settled = settled.max(cpl);
+                }
+            }
+        }
+    }
+    (settled.min(r.ruling.end), decision)
+}
+
+impl Reader {
+    /// A view of what is certain.
+    pub fn view(&self) -> View {
+        self.reads.view_at(self.settled)
+    }
+
+    /// A view of all that is there, also of what the next writer may drop.
+    pub fn view_visible(&self) -> View {
+        self.reads.view_at(self.visible())
+    }
+
+    /// Everything below is certain.
+    pub fn settled(&self) -> Lsn {
+        self.settled
+    }
+
+    /// Everything below is there now.
+    pub fn visible(&self) -> Lsn {
+        self.recovered.ruling.end
+    }
+
+    /// Whether a commit has survived; none while that is not decided.
+    pub fn outcome(&self, lost: Unknown) -> Option<bool> {
+        let inside = |e: &Entry| lost.lsn > e.begin && lost.lsn <= e.end;
+        let last = self.recovered.history.last();
+        let entry = self.recovered.history.entries().iter().find(|e| e.epoch == lost.epoch);
+        match entry {
+            Some(e) if e.end == Lsn::MAX => (lost.lsn <= self.settled && inside(e)).then_some(true),
+            Some(e) if self.decision_settled => Some(inside(e)),
+            Some(e) => (lost.lsn <= self.settled && inside(e)).then_some(true),
+            None => (lost.epoch < last.epoch && self.decision_settled).then_some(false),
+        }
+    }
+
+    /// What the slots say, as plain numbers.
+    pub fn health(&self) -> Health {
+        let r = &self.recovered;
+        let geometry = &r.survey.geometry;
+        let newest =
+            Slot::ALL.into_iter().filter_map(|s| r.survey.files(s)?.newest()).max_by_key(|s| (s.number, s.version));
+        let slots = Slot::ALL.map(|slot| {
+            let fault = match &r.survey.standings[slot.index()] {
+                Standing::Ours(_) => None,
+                Standing::Blank => Some("it is blank".to_string()),
+                Standing::Fault(fault) => Some(fault.to_string()),
+            };
+            let lacks = r.ruling.tail.iter().find(|(b, _)| r.seen.get(b).is_none_or(|s| !s.whole.contains(slot)));
+            let scl = lacks.map_or(r.ruling.vcl, |(begin, _)| *begin);
+            let gaps = newest.iter().flat_map(|s| &s.gaps).filter(|(s, _)| *s == slot).map(|(_, g)| *g).collect();
+            let meter = &self.workers.dir(slot).meter;
+            SlotHealth {
+                slot,
+                path: self.azs.slot(slot),
+                away: None,
+                scl: fault.is_none().then_some(scl),
+                fault,
+                gaps,
+                full: false,
+                write_calls: meter.writes.load(Ordering::Relaxed),
+                bytes_written: meter.bytes_written.load(Ordering::Relaxed),
+                bytes_read: meter.bytes_read.load(Ordering::Relaxed),
+            }
+        });
+        Health {
+            slots: slots.to_vec(),
+            azs: az_health(&self.azs),
+            shared_devices: self.azs.shared_devices(),
+            volume: geometry.volume,
+            epoch: r.choice.decision.number,
+            vcl: r.ruling.vcl,
+            vdl: r.ruling.end,
+            tail: r.ruling.vcl,
+            manifest: r.manifest_lsn,
+            redo: r.manifest.redo,
+            page_size: geometry.page_size,
+            block_size: geometry.block_size,
+            pg_size: geometry.pg_size,
+            io: "threads",
+            memory_bytes: self.reads.pages.cached_bytes(),
+            memory_bytes_max: 0,
+            views: self.reads.views.lock().count(),
+            bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
+            recovery_bytes: r.bytes_read,
+            ended: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader")
+            .field("settled", &self.settled)
+            .field("visible", &self.visible())
+            .finish_non_exhaustive()
+    }
+}
+
+const _: () = assert!(READ_QUORUM + WRITE_QUORUM > crate::lsn::SLOTS);

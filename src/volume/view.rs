@@ -1,0 +1,199 @@
+//! Views: durable, unchanging states. Each is a pin in memory; the oldest is revoked when pins hold too much.
+
+use crate::lsn::{Lsn, PageId};
+use crate::page::read::{Map, Pages};
+use crate::page::table;
+use crate::volume::error::ReadError;
+use crate::volume::page::Page;
+use crate::volume::shared::Shared;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// A durable, unchanging state of the whole volume: everything acknowledged when it was taken, nothing later.
+///
+/// It copies nothing. One that holds too much memory is revoked: its reads then give
+/// [`ReadError::ReadPointGone`], never wrong bytes.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+/// # let volume = quorate::Volume::create(dir.path(), &quorate::Options::default())?;
+/// let before = volume.view();
+/// let mut mtr = volume.begin();
+/// mtr.patch(quorate::PageId::ROOT, 0, b"changed");
+/// mtr.commit()?.wait()?;
+/// assert_eq!(before.read(quorate::PageId::ROOT)?[0], 0);
+/// assert_eq!(volume.view().read(quorate::PageId::ROOT)?[0], b'c');
+/// # volume.close()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct View(Arc<Pinned>);
+
+pub(crate) struct Pinned {
+    reads: Arc<Reads>,
+    lsn: Lsn,
+    /// Taken away when the view is revoked.
+    map: Mutex<Option<Arc<Map>>>,
+}
+
+/// The reading side of an open volume, with or without a writer.
+pub(crate) struct Reads {
+    pub pages: Pages,
+    pub views: Mutex<Views>,
+    pub closed: AtomicBool,
+}
+
+impl Reads {
+    pub fn new(pages: Pages) -> Reads {
+        Reads { pages, views: Mutex::default(), closed: AtomicBool::new(false) }
+    }
+
+    /// The page's newest version below `at`.
+    pub fn read(&self, page: PageId, at: Lsn) -> Result<Page, ReadError> {
+        let head = self.pages.newest(page, at)?.ok_or(ReadError::NoSuchPage(page))?;
+        Ok(Page::new(page, head.lsn, self.pages.version(page, head.lsn)?))
+    }
+
+    /// A view at a given point.
+    pub fn view_at(self: &Arc<Self>, lsn: Lsn) -> View {
+        let pinned = Arc::new(Pinned { reads: self.clone(), lsn, map: Mutex::new(Some(self.pages.map())) });
+        self.views.lock().add(&pinned);
+        View(pinned)
+    }
+
+    /// Takes a view's layers away.
+    pub fn revoke(&self, pinned: &Pinned) {
+        if pinned.map.lock().take().is_some() {
+            self.views.lock().remove(pinned.lsn);
+        }
+    }
+}
+
+/// The open views of a volume.
+#[derive(Default)]
+pub(crate) struct Views {
+    open: BTreeMap<Lsn, usize>,
+    all: Vec<Weak<Pinned>>,
+}
+
+impl Views {
+    /// The read points of open views, in order.
+    pub fn pins(&self) -> Vec<Lsn> {
+        self.open.keys().copied().collect()
+    }
+
+    fn add(&mut self, pinned: &Arc<Pinned>) {
+        *self.open.entry(pinned.lsn).or_default() += 1;
+        self.all.retain(|w| w.strong_count() > 0);
+        self.all.push(Arc::downgrade(pinned));
+    }
+
+    fn remove(&mut self, lsn: Lsn) {
+        if let Some(count) = self.open.get_mut(&lsn) {
+            *count -= 1;
+            if *count == 0 {
+                self.open.remove(&lsn);
+            }
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.open.values().sum()
+    }
+
+    /// The views that are not revoked, oldest first.
+    pub fn oldest(&self) -> Vec<Arc<Pinned>> {
+        let mut all: Vec<Arc<Pinned>> =
+            self.all.iter().filter_map(Weak::upgrade).filter(|p| p.map.lock().is_some()).collect();
+        all.sort_by_key(|p| p.lsn);
+        all
+    }
+}
+
+impl Pinned {
+    /// The layers that the view holds on to.
+    pub fn map(&self) -> Option<Arc<Map>> {
+        self.map.lock().clone()
+    }
+}
+
+impl Shared {
+    /// A view at VDL.
+    pub fn view(&self) -> View {
+        // Under the append lock: no version is pruned between reading VDL and leaving the pin.
+        let append = self.front.lock();
+        self.reads.view_at(append.vdl())
+    }
+}
+
+impl View {
+    /// The page as it was.
+    ///
+    /// # Errors
+    /// [`ReadError::NoSuchPage`] if it did not exist, [`ReadError::ReadPointGone`] if the view was revoked.
+    pub fn read(&self, page: PageId) -> Result<Page, ReadError> {
+        let map = self.map()?;
+        let pages = &self.0.reads.pages;
+        let head = pages.head(&map, page, self.0.lsn)?.ok_or(ReadError::NoSuchPage(page))?;
+        Ok(Page::new(page, head.lsn, pages.version(page, head.lsn)?))
+    }
+
+    /// Everything below was durable; nothing at or above is seen.
+    pub fn lsn(&self) -> Lsn {
+        self.0.lsn
+    }
+
+    /// The ids of all pages that existed, in order. One node of the page table is read at a time.
+    ///
+    /// # Errors
+    /// As [`View::read`].
+    pub fn pages(&self) -> Result<Vec<PageId>, ReadError> {
+        let map = self.map()?;
+        let pages = &self.0.reads.pages;
+        let mut exists = std::collections::BTreeSet::new();
+        for (i, upper) in map.root.top.iter().enumerate().filter(|(_, l)| !l.is_none()) {
+            let first = PageId(i as u64 * table::FANOUT * table::FANOUT);
+            for (j, leaf) in
+                table::numbers(&pages.node(first, *upper)?).into_iter().enumerate().filter(|(_, l)| *l != 0)
+            {
+                let first = first.0 + j as u64 * table::FANOUT;
+                let leaf = table::numbers(&pages.node(PageId(first), Lsn(leaf))?);
+                exists.extend(leaf.iter().enumerate().filter(|(_, e)| **e != 0).map(|(k, _)| PageId(first + k as u64)));
+            }
+        }
+        for layer in map.frozen.iter().chain([&map.current]) {
+            for (page, version) in layer.sorted(self.0.lsn) {
+                if version.free {
+                    exists.remove(&page);
+                } else {
+                    exists.insert(page);
+                }
+            }
+        }
+        Ok(exists.into_iter().collect())
+    }
+
+    fn map(&self) -> Result<Arc<Map>, ReadError> {
+        if self.0.reads.closed.load(Ordering::SeqCst) {
+            return Err(ReadError::Closed);
+        }
+        self.0.map().ok_or(ReadError::ReadPointGone(self.0.lsn))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.map.lock().take().is_some() {
+            self.reads.views.lock().remove(self.lsn);
+        }
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("lsn", &self.0.lsn).finish()
+    }
+}
