@@ -7,6 +7,8 @@ mod log;
 mod lsn;
 mod page;
 mod segment;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod sync;
 mod volume;
 

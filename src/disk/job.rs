@@ -12,7 +12,7 @@ use std::io;
 /// What a slot's worker is asked to do.
 pub enum Job {
     /// Take space for the addresses, creating segments as needed.
-    Allocate { from: Lsn, to: Lsn, pg_size: u64 },
+    Allocate { from: Lsn, to: Lsn, pg_size: u64, epoch: u64 },
     /// Write the next version of this epoch's superblock.
     Super(Box<Superblock>),
     /// The highest claim on the slot.
@@ -63,7 +63,11 @@ pub enum Output {
 /// Does a job.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
     match job {
-        Job::Allocate { from, to, pg_size } => {
+        Job::Allocate { from, to, pg_size, epoch } => {
+            // A blank directory in the slot's place is formatted by a rejoin before it gets a segment.
+            if !dir.list()?.contains(&FileName::Epoch(epoch)) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
+            }
             let mut at = from;
             while at < to {
                 let (name, offset) = FileName::segment_of(at, pg_size);
@@ -96,11 +100,10 @@ pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()>
 /// Writes the next version of an epoch's superblock. What is the slot's own (join point, incarnation) stays.
 fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
     let old = read_whole(dir, FileName::Epoch(superblock.number), 2 * superblock::PLACE)?;
-    let superblock = match Superblock::newest(&old) {
-        Ok(own) => Superblock { join: own.join, incarnation: own.incarnation, ..superblock },
-        Err(_) => superblock,
-    };
-    write_super(dir, &superblock)
+    // A blank directory in the slot's place must not become a founder: a rejoin formats it.
+    let own = Superblock::newest(&old)
+        .map_err(|_| io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"))?;
+    write_super(dir, &Superblock { join: own.join, incarnation: own.incarnation, ..superblock })
 }
 
 /// A file's bytes, at most `most`; empty if it is not there.

@@ -135,13 +135,13 @@ pub fn open<F: Fleet>(
     }
     let first =
         vote::choose(&before.voices()).map_err(|e| quorum(format!("the volume cannot be opened: {e}"), &before))?;
-    let number = first.claim + 1;
+    let number = first.claim.max(before.claim()) + 1;
     lock(number, &before.geometry)?;
     let claimed = claim(fleet, &before, reachable, number)?;
 
     let recovered = recover(fleet)?;
-    if recovered.choice.claim > number {
-        return Err(OpenError::Outbid { epoch: recovered.choice.claim });
+    if recovered.survey.claim() > number {
+        return Err(OpenError::Outbid { epoch: recovered.survey.claim() });
     }
     let (ruling, geometry) = (&recovered.ruling, recovered.survey.geometry);
     let took_part: SlotSet = claimed.iter().filter(|s| recovered.survey.files(*s).is_some()).collect();
@@ -156,7 +156,7 @@ pub fn open<F: Fleet>(
     });
     let took_part = succeeded(&answers);
     if took_part.len() < WRITE_QUORUM {
-        return Err(failed("the decision could not be written to four slots", answers));
+        return Err(failed("the decision could not be written to four slots", answers, Some(&recovered.survey)));
     }
     look(fleet, number)?;
     let begin = ruling.next_begin;
@@ -189,7 +189,7 @@ fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) 
     if answers.iter().any(taken) {
         return Err(OpenError::Outbid { epoch: number });
     }
-    Err(failed("the epoch could not be claimed on four slots", answers))
+    Err(failed("the epoch could not be claimed on four slots", answers, Some(before)))
 }
 
 /// Step 4: every group of the tail on at least four slots, whole, and flushed after it was read.
@@ -241,7 +241,7 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
     let flushed = succeeded(&answers);
     // Flushed slots have every group now: what they lacked is in their tail file.
     if flushed.len() < WRITE_QUORUM {
-        return Err(failed("the log's tail could not be completed on four slots", answers));
+        return Err(failed("the log's tail could not be completed on four slots", answers, Some(&recovered.survey)));
     }
     Ok(())
 }
@@ -289,7 +289,7 @@ fn look<F: Fleet>(fleet: &F, number: u64) -> Result<(), OpenError> {
     match Look::judge(number, &claims) {
         Look::Clear => Ok(()),
         Look::Claimed(epoch) => Err(OpenError::Outbid { epoch }),
-        Look::Unsure => Err(failed(&format!("fewer than {READ_QUORUM} slots answered the last look"), answers)),
+        Look::Unsure => Err(failed(&format!("fewer than {READ_QUORUM} slots answered the last look"), answers, None)),
     }
 }
 
@@ -297,16 +297,17 @@ fn succeeded<T>(answers: &[Option<io::Result<T>>; SLOTS]) -> SlotSet {
     Slot::ALL.into_iter().filter(|s| matches!(answers[s.index()], Some(Ok(_)))).collect()
 }
 
-fn failed<T>(what: &str, answers: [Option<io::Result<T>>; SLOTS]) -> OpenError {
-    let fault = |(slot, answer): (Slot, Option<io::Result<T>>)| match answer {
-        None => Some((slot, SlotFault::Missing)),
-        Some(Ok(_)) => None,
-        Some(Err(e)) => Some((slot, survey::fault_of(e))),
-    };
-    OpenError::Quorum {
-        what: what.into(),
-        slots: SlotFaults(Slot::ALL.into_iter().zip(answers).filter_map(fault).collect()),
+/// Too few slots did it: each that failed, and each that was not asked with what the survey found.
+fn failed<T>(what: &str, answers: [Option<io::Result<T>>; SLOTS], survey: Option<&Survey>) -> OpenError {
+    let mut faults = survey.map(|s| s.faults().0).unwrap_or_default();
+    for (slot, answer) in Slot::ALL.into_iter().zip(answers) {
+        if let Some(Err(e)) = answer {
+            faults.retain(|(s, _)| *s != slot);
+            faults.push((slot, survey::fault_of(e)));
+        }
     }
+    faults.sort_by_key(|(slot, _)| *slot);
+    OpenError::Quorum { what: what.into(), slots: SlotFaults(faults) }
 }
 
 /// Makes a new volume on six blank slots: epoch 1, which begins at the second block.
@@ -336,7 +337,7 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         job::write_super(dir, &superblock(slot, &first))
     });
     if succeeded(&answers) != SlotSet::ALL {
-        return Err(failed("a new volume needs all six slots", answers));
+        return Err(failed("a new volume needs all six slots", answers, None));
     }
     // A creation that finds a higher claim beside it gives up.
     look(fleet, 1)?;

@@ -349,7 +349,10 @@ impl Engine {
             let from = self.writer.allocated_to(slot);
             let waits = self.full.contains(slot) && now < self.retry_at[slot.index()];
             if from < self.target && !waits {
-                self.give(slot, Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size });
+                self.give(
+                    slot,
+                    Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size, epoch: self.number },
+                );
             }
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod alloc;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
+pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod engine;
 pub(crate) mod error;

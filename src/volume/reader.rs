@@ -1,6 +1,6 @@
 //! Reading alone: beside a running writer, on a damaged volume, on three slots of six.
 
-use crate::core::history::Entry;
+use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::disk::worker::Workers;
@@ -45,10 +45,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
     let workers = start(&azs)?;
     let recovered = recover::recover(&*workers).map_err(|e| no_volume(e, &azs))?;
-    let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
-    let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
-    let unclaimed = Look::judge(recovered.choice.decision.number, &claims) == Look::Clear;
-    let (settled, decision_settled) = settled(&recovered, unclaimed);
+    let (settled, decision_settled) = settled(&recovered, is_unclaimed(&*workers, &recovered));
     let map = Map {
         current: Arc::new(redo_layer(&recovered)),
         frozen: None,
@@ -60,8 +57,26 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
 }
 
-/// PROTOCOL.md, "Read-only": what is certain.
-fn settled(r: &Recovered, unclaimed: bool) -> (Lsn, bool) {
+/// A look after the reading finds no claim above the chosen decision.
+pub(crate) fn is_unclaimed<F: Fleet>(fleet: &F, recovered: &Recovered) -> bool {
+    let claims = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+    let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
+    Look::judge(recovered.choice.decision.number, &claims) == Look::Clear
+}
+
+/// Whether a commit has survived, by a history that a reader chose.
+pub(crate) fn outcome(history: &History, settled: Lsn, decision_settled: bool, lost: Unknown) -> Option<bool> {
+    let inside = |e: &Entry| lost.lsn > e.begin && lost.lsn <= e.end;
+    let entry = history.entries().iter().find(|e| e.epoch == lost.epoch);
+    match entry {
+        Some(e) if e.end != Lsn::MAX && decision_settled => Some(inside(e)),
+        Some(e) => (lost.lsn <= settled && inside(e)).then_some(true),
+        None => (lost.epoch < history.last().epoch && decision_settled).then_some(false),
+    }
+}
+
+/// PROTOCOL.md, "Read-only": what is certain, and whether the chosen decision is.
+pub(crate) fn settled(r: &Recovered, unclaimed: bool) -> (Lsn, bool) {
     let open = r.history.last();
     let used = r.ruling.vcl > open.begin;
     let decision = r.choice.holders.len() >= WRITE_QUORUM || used || r.clean;
@@ -107,15 +122,7 @@ impl Reader {
 
     /// Whether a commit has survived; none while that is not decided.
     pub fn outcome(&self, lost: Unknown) -> Option<bool> {
-        let inside = |e: &Entry| lost.lsn > e.begin && lost.lsn <= e.end;
-        let last = self.recovered.history.last();
-        let entry = self.recovered.history.entries().iter().find(|e| e.epoch == lost.epoch);
-        match entry {
-            Some(e) if e.end == Lsn::MAX => (lost.lsn <= self.settled && inside(e)).then_some(true),
-            Some(e) if self.decision_settled => Some(inside(e)),
-            Some(e) => (lost.lsn <= self.settled && inside(e)).then_some(true),
-            None => (lost.epoch < last.epoch && self.decision_settled).then_some(false),
-        }
+        outcome(&self.recovered.history, self.settled, self.decision_settled, lost)
     }
 
     /// What the slots say, as plain numbers.
@@ -127,7 +134,7 @@ impl Reader {
         let slots = Slot::ALL.map(|slot| {
             let fault = match &r.survey.standings[slot.index()] {
                 Standing::Ours(_) => None,
-                Standing::Blank => Some("it is blank".to_string()),
+                Standing::Blank { .. } => Some("it is blank".to_string()),
                 Standing::Fault(fault) => Some(fault.to_string()),
             };
             let lacks = r.ruling.tail.iter().find(|(b, _)| r.seen.get(b).is_none_or(|s| !s.whole.contains(slot)));

@@ -200,6 +200,12 @@ struct Patched {
 }
 
 impl Prepared {
+    /// Behind the MTR's last record.
+    #[cfg(feature = "sim")]
+    pub fn end(&self) -> Lsn {
+        self.reservation.end
+    }
+
     /// Address of record `i`.
     pub fn lsn(&self, i: usize) -> Lsn {
         self.reservation.records[i].0
@@ -441,13 +447,17 @@ impl Shared {
         &self,
         content: &Content,
         heads: &HashMap<PageId, Option<Head>>,
-    ) -> Result<HashMap<PageId, (Lsn, Bytes)>, ReadError> {
+    ) -> Result<HashMap<PageId, (Lsn, Bytes)>, NotAppended> {
         let mut images = HashMap::new();
         for change in content.changes.iter().filter(|c| matches!(c.what, What::Patch { .. })) {
             let Some(Some(head)) = heads.get(&change.page) else { continue };
             // The table tells depths up to 7 only: from there on the chain's length is not known.
             let unknown = head.base.is_none() && head.depth >= crate::page::table::DEPTH_TOLD;
             let must = head.depth >= DEPTH_MAX - 1 || unknown;
+            if must && head.lsn >= self.front.published() {
+                // Another thread fills it this moment.
+                return Err(NotAppended::Again);
+            }
             let image = match self.reads.pages.cached(head.lsn) {
                 Some(image) if must || head.depth >= DEPTH_TARGET => image,
                 None if must => self.reads.pages.version(change.page, head.lsn)?,
@@ -466,6 +476,7 @@ impl Shared {
         heads: &HashMap<PageId, Option<Head>>,
         map: &Map,
     ) -> Result<Prepared, NotAppended> {
+        assert!(!planned.is_empty(), "an MTR without records has no end");
         let last = planned.len() - 1;
         let lengths: Vec<u64> =
             planned.iter().enumerate().map(|(i, p)| record::encoded_len(p.payload.len(), i == last)).collect();
@@ -589,7 +600,11 @@ impl Shared {
                     return Ok(end);
                 }
                 Err(NotAppended::Wrong(e)) => return Err(e),
-                Err(NotAppended::Again) => continue,
+                Err(NotAppended::Again) => {
+                    self.front.wait_published(self.front.tail(), Duration::from_millis(1));
+                    self.check_open()?;
+                    continue;
+                }
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Space(end)) => {
                     if !self.engine.lock().want_space(end, self.clock.now()) {
@@ -701,11 +716,13 @@ impl Shared {
 
     /// A new, empty layer takes the place of the current one, which a checkpoint will write out.
     pub fn freeze(&self) -> Option<(Lsn, Arc<Layer>, Map)> {
-        let append = self.front.lock();
+        let mut append = self.front.lock();
         let map = self.reads.pages.map();
         if map.frozen.is_some() {
             return None;
         }
+        // Redo begins at a group: a scan finds no other beginning.
+        append.seal();
         let frozen = map.current.clone();
         let next = Map { current: Arc::new(Layer::new()), frozen: Some(frozen.clone()), ..(*map).clone() };
         self.reads.pages.set_map(next.clone());
