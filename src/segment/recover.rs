@@ -220,23 +220,13 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
             files[slot.index()] = Some(tail::encode(geometry.volume, &groups));
         }
     }
-    let tail: Vec<(Lsn, Lsn)> = ruling.tail.clone();
+    let tail = tail_segments(ruling, &geometry);
     let files = Arc::new(files);
     let answers = fleet.each(took_part, move |slot, dir| {
         if let Some(bytes) = &files[slot.index()] {
             dir.write_at(FileName::Tail(number), 0, bytes)?;
         }
-        // What was read may still sit in the device's cache: the writer died between write and flush.
-        let mut segments: Vec<FileName> =
-            tail.iter().map(|(at, _)| FileName::segment_of(*at, geometry.pg_size).0).collect();
-        segments.dedup();
-        for segment in segments {
-            match dir.flush(segment) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => (),
-                other => other?,
-            }
-        }
-        Ok(())
+        flush_all(dir, &tail)
     });
     let flushed = succeeded(&answers);
     // Flushed slots have every group now: what they lacked is in their tail file.
@@ -244,6 +234,32 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
         return Err(failed("the log's tail could not be completed on four slots", answers, Some(&recovered.survey)));
     }
     Ok(())
+}
+
+/// The segments that the tail lies in.
+fn tail_segments(ruling: &Ruling, geometry: &Geometry) -> Vec<FileName> {
+    let mut segments: Vec<FileName> =
+        ruling.tail.iter().map(|(at, _)| FileName::segment_of(*at, geometry.pg_size).0).collect();
+    segments.dedup();
+    segments
+}
+
+/// What was read may still sit in the device's cache: its writer died between write and flush.
+fn flush_all(dir: &dyn SlotDir, segments: &[FileName]) -> io::Result<()> {
+    for segment in segments {
+        match dir.flush(*segment) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The slots whose copies of the tail and of the decision are durable: flushed, after they were read.
+pub fn flush_what_was_read<F: Fleet>(fleet: &F, recovered: &Recovered) -> SlotSet {
+    let mut segments = tail_segments(&recovered.ruling, &recovered.survey.geometry);
+    segments.push(FileName::Epoch(recovered.choice.decision.number));
+    succeeded(&fleet.each(recovered.survey.ours(), move |_, dir| flush_all(dir, &segments)))
 }
 
 /// Step 5: each slot's superblock with the new history.

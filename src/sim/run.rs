@@ -708,7 +708,7 @@ impl Sim {
     }
 
     fn check_reader(&self, fleet: &SimFleet<'_>, recovered: Recovered) -> Checked {
-        let (settled, decided) = reader::settled(&recovered, reader::is_unclaimed(fleet, &recovered));
+        let (settled, decided) = reader::settled(fleet, &recovered);
         let visible = recovered.ruling.end;
         let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
         self.world.lock().note(|| format!("read-only: decision {choice}, settled {settled}, visible {visible}"));

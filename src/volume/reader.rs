@@ -45,7 +45,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
     let workers = start(&azs)?;
     let recovered = recover::recover(&*workers).map_err(|e| no_volume(e, &azs))?;
-    let (settled, decision_settled) = settled(&recovered, is_unclaimed(&*workers, &recovered));
+    let (settled, decision_settled) = settled(&*workers, &recovered);
     let map = Map {
         current: Arc::new(redo_layer(&recovered)),
         frozen: None,
@@ -55,13 +55,6 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     let reader = LogReader::new(recovered.survey.geometry, workers.dirs(), recovered.history.clone());
     let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
     Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
-}
-
-/// A look after the reading finds no claim above the chosen decision.
-pub(crate) fn is_unclaimed<F: Fleet>(fleet: &F, recovered: &Recovered) -> bool {
-    let claims = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
-    let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
-    Look::judge(recovered.choice.decision.number, &claims) == Look::Clear
 }
 
 /// Whether a commit has survived, by a history that a reader chose.
@@ -76,27 +69,38 @@ pub(crate) fn outcome(history: &History, settled: Lsn, decision_settled: bool, l
 }
 
 /// PROTOCOL.md, "Read-only": what is certain, and whether the chosen decision is.
-pub(crate) fn settled(r: &Recovered, unclaimed: bool) -> (Lsn, bool) {
-    let open = r.history.last();
-    let used = r.ruling.vcl > open.begin;
-    let decision = r.choice.holders.len() >= WRITE_QUORUM || used || r.clean;
+///
+/// One thing is added to it: four copies (of a group, or of a decision) that were only *read* may all sit in devices'
+/// caches, left there by late writes of a killed process, and go at a power cut. So a copy counts only once it was
+/// flushed after the reading.
+pub(crate) fn settled<F: Fleet>(fleet: &F, r: &Recovered) -> (Lsn, bool) {
     if r.clean {
         return (r.ruling.end, true);
     }
+    let open = r.history.last();
+    let used = r.ruling.vcl > open.begin;
+    let flushed = recover::flush_what_was_read(fleet, r);
+    let decision = r.choice.holders.and(flushed).len() >= WRITE_QUORUM || used;
     let mut settled = r.ruling.known;
     if decision {
         settled = settled.max(open.begin.min(r.ruling.end));
-        if unclaimed {
-            // The unbroken run of groups that are whole on four slots each.
-            for (begin, end) in &r.ruling.tail {
-                let Some(group) = r.seen.get(begin).filter(|s| s.whole.len() >= WRITE_QUORUM) else { break };
-                if let Some(cpl) = group.cpl.filter(|_| *end > settled) {
-                    settled = settled.max(cpl);
-                }
-            }
+        let on_four = |begin: &Lsn| r.seen.get(begin).filter(|s| s.whole.and(flushed).len() >= WRITE_QUORUM);
+        // The unbroken run of groups that are whole on four slots each.
+        let run = r.ruling.tail.iter().map_while(|(begin, _)| on_four(begin)).filter_map(|group| group.cpl);
+        if let Some(end) = run.max()
+            && is_unclaimed(fleet, r)
+        {
+            settled = settled.max(end);
         }
     }
     (settled.min(r.ruling.end), decision)
+}
+
+/// A look after the reading finds no claim above the chosen decision.
+fn is_unclaimed<F: Fleet>(fleet: &F, recovered: &Recovered) -> bool {
+    let claims = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+    let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
+    Look::judge(recovered.choice.decision.number, &claims) == Look::Clear
 }
 
 impl Reader {
