@@ -303,6 +303,11 @@ impl Locked<'_> {
         self.state.tail
     }
 
+    /// Where a scan can begin that is to meet every record that is appended later: the open group's begin.
+    pub fn group_begin(&self) -> Lsn {
+        self.state.group.map_or(self.state.tail, |(begin, _)| begin)
+    }
+
     /// Below is durable and was made known.
     pub fn vdl(&self) -> Lsn {
         self.state.vdl

@@ -699,8 +699,9 @@ impl Shared {
         map.frozen.is_some() && map.current.bytes() > self.options.overlay_bytes
     }
 
-    /// A new, empty layer takes the place of the current one, which a checkpoint will write out.
-    pub fn freeze(&self) -> Option<(Lsn, Arc<Layer>, Map)> {
+    /// A new, empty layer takes the place of the current one, which a checkpoint will write out. Tells the log's tail,
+    /// below which everything is in the frozen layer, and the group in which a scan meets all the rest.
+    pub fn freeze(&self) -> Option<(Lsn, Lsn, Arc<Layer>, Map)> {
         let append = self.front.lock();
         let map = self.reads.pages.map();
         if map.frozen.is_some() {
