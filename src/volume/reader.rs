@@ -50,7 +50,8 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     let unclaimed = Look::judge(recovered.choice.decision.number, &claims) == Look::Clear;
     let (settled, decision_settled) = settled(&recovered, unclaimed);
     let map = Map {
-        current: Arc::new(redo_layer(&recovered)),
+        // Views at `settled` as well as at `visible`.
+        current: Arc::new(redo_layer(&recovered, settled)),
         frozen: None,
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,
