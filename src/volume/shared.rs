@@ -450,7 +450,11 @@ impl Shared {
             let must = head.depth >= DEPTH_MAX - 1 || unknown;
             let image = match self.reads.pages.cached(head.lsn) {
                 Some(image) if must || head.depth >= DEPTH_TARGET => image,
-                None if must => self.reads.pages.version(change.page, head.lsn)?,
+                None if must => {
+                    // The head may be another thread's, reserved and not filled yet: no slot has it either.
+                    self.front.wait_published(head.lsn + 1, self.options.stall_max);
+                    self.reads.pages.version(change.page, head.lsn)?
+                }
                 _ => continue,
             };
             images.insert(change.page, (head.lsn, image));
@@ -710,6 +714,6 @@ impl Shared {
         let frozen = map.current.clone();
         let next = Map { current: Arc::new(Layer::new()), frozen: Some(frozen.clone()), ..(*map).clone() };
         self.reads.pages.set_map(next.clone());
-        Some((append.tail(), frozen, next))
+        Some((append.tail(), append.group_begin(), frozen, next))
     }
 }
