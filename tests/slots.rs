@@ -223,6 +223,18 @@ const CASES: &[Case] = &[
         untouched: &[0, 1],
     },
     Case {
+        name: "another volume's AZ of another number",
+        make: |at, f| replace(&common::azs(at)[0], &common::azs(&f.at("other"))[1]),
+        faults: &[(0, "right disk"), (1, "right disk")],
+        untouched: &[0, 1],
+    },
+    Case {
+        name: "one AZ twice",
+        make: |at, _| replace(&common::azs(at)[2], &common::azs(at)[1]),
+        faults: &[(4, "right disk"), (5, "right disk")],
+        untouched: &[4, 5],
+    },
+    Case {
         name: "two slots exchanged",
         make: |at, _| exchange(&slot(at, 0), &slot(at, 5)),
         faults: &[(0, "slot 5"), (5, "slot 0")],
@@ -504,7 +516,7 @@ fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
         (
             "two AZs exchanged",
             |at, _| exchange(&common::azs(at)[0], &common::azs(at)[1]),
-            |f| matches!(f, SlotFault::Blank),
+            |f| matches!(f, SlotFault::Io(_)),
             4,
         ),
         (
@@ -667,8 +679,13 @@ fn damage_anywhere_in_the_log_never_shortens_it() {
             file.write_all_at(&[0x5A; 4096], at_block).unwrap();
         }
         match read_only(&at) {
-            Err(OpenError::Lost { lsn, .. }) => {
-                assert!(lsn.0 <= at_block);
+            Err(OpenError::Lost { lsn, slots, .. }) => {
+                assert!(lsn.0 <= at_block && slots.0.len() == 6, "{slots}");
+                lost += 1;
+            }
+            // The manifest itself.
+            Err(OpenError::Read(ReadError::Lost { lsn, slots, .. })) => {
+                assert!(at_block <= lsn.0 && lsn.0 < at_block + 4096 && all_of(&slots));
                 lost += 1;
             }
             Ok(reader) => {
