@@ -18,7 +18,7 @@ use crate::segment::scan::{Change, Scanner};
 use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::segment::survey::{self, NoSurvey, Survey};
 use crate::segment::tail;
-use crate::volume::error::{OpenError, ReadError, SlotFault, SlotFaults};
+use crate::volume::error::{OpenError, ReadError, SlotFaults};
 use std::io;
 use std::sync::Arc;
 
@@ -58,14 +58,15 @@ pub struct Opened {
 /// Reads and decides: steps 2 and 3. Changes nothing.
 pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
     let survey = survey(fleet)?;
-    let choice =
-        vote::choose(&survey.voices()).map_err(|e| quorum(format!("the volume cannot be read: {e}"), &survey))?;
+    let voices = survey.voices();
+    let unread = |e: vote::NoChoice| quorum(format!("the volume cannot be read: {e}"), &survey);
+    let mut choice = vote::choose(&voices).map_err(unread)?;
     let reader = LogReader::new(survey.geometry, fleet.dirs(), choice.decision.history.clone());
     let mut history = choice.decision.history.clone();
     // The newest manifest that is in the chosen history, whoever named it.
     let named = survey.manifests();
     let used = named.iter().rev().find(|(lsn, _, m)| history.contains_epoch(*m) && history.at(*lsn).is_some());
-    let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, choice.join);
+    let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, Lsn::NONE);
     if let Some(&(lsn, ..)) = used {
         let record = reader.record(lsn, 4096).map_err(|faults| ReadError::Lost {
             page: PageId::ROOT,
@@ -77,9 +78,11 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             .flatten()
             .ok_or(ReadError::Corrupt { page: PageId::ROOT, lsn, what: "it is no manifest" })?;
         manifest_lsn = lsn;
-        testified = testified.max(lsn + record.len);
+        testified = lsn + record.len;
         history.extend_back(&manifest.history);
     }
+    choice.under(&voices, &history).map_err(unread)?;
+    testified = testified.max(choice.join);
     let redo = manifest.redo.max(history.entries()[0].begin);
     let mut changes = Vec::new();
     if let Some(end) = choice.decision.clean {

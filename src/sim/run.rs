@@ -728,19 +728,22 @@ impl Sim {
                 return Err(format!("S1: a read-only open misses the acknowledged MTR that ends at {end}"));
             }
         }
-        // What it shows at `visible`: exactly the MTRs below.
-        let mut present: Vec<&ModelMtr> =
-            model.mtrs.iter().filter(|m| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= visible).collect();
-        present.sort_by_key(|m| m.end);
-        let mut state = State::new();
-        present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
         let root = Arc::new(recovered.manifest.root.clone());
-        let map = Map { current: Arc::new(redo_layer(&recovered)), frozen: None, root, generation: 0 };
-        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history);
+        let layer = Arc::new(redo_layer(&recovered, settled));
+        let map = Map { current: layer, frozen: None, root, generation: 0 };
+        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
-        let view = reads.view_at(visible);
-        for page in 0..30 {
-            self.check_page(PageId(page), view.read(PageId(page)), &state, "a read-only open's read")?;
+        // What it shows at a point: exactly the MTRs below.
+        for at in [settled, visible] {
+            let there = |m: &&ModelMtr| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= at;
+            let mut present: Vec<&ModelMtr> = model.mtrs.iter().filter(there).collect();
+            present.sort_by_key(|m| m.end);
+            let mut state = State::new();
+            present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+            let view = reads.view_at(at);
+            for page in 0..30 {
+                self.check_page(PageId(page), view.read(PageId(page)), &state, "a read-only open's read")?;
+            }
         }
         Ok(())
     }

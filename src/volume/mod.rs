@@ -127,6 +127,10 @@ impl Volume {
         if lost.epoch == shared.number {
             return if shared.tickets.vdl() >= lost.lsn { Ok(true) } else { Err(ReadError::NotKnownYet(lost.lsn)) };
         }
+        if lost.epoch > shared.number {
+            // Of who took over from this handle, which cannot know.
+            return Err(ReadError::NotKnownYet(lost.lsn));
+        }
         let history = shared.reads.pages.reader.history();
         // An MTR's end lies behind its last record: the record before it must be in the entry.
         Ok(lost.lsn > Lsn::NONE && history.holds(lost.epoch, Lsn(lost.lsn.0 - 1)))

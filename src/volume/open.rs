@@ -265,13 +265,13 @@ fn writes(workers: &Workers, options: &Options, pg_size: u64) -> Result<(Writes,
     }
 }
 
-/// The layer that redo leaves: the changes since the manifest.
-pub(crate) fn redo_layer(recovered: &Recovered) -> Layer {
+/// The layer that redo leaves: the changes since the manifest. Versions are kept that a read at `from` or above may ask for.
+pub(crate) fn redo_layer(recovered: &Recovered, from: Lsn) -> Layer {
     let layer = Layer::new();
     for c in &recovered.changes {
         let base = if c.kind == Kind::Image { c.lsn } else { c.base };
         let version = Version { lsn: c.lsn, base, depth: c.depth, free: c.kind == Kind::Free };
-        layer.push(c.page, version, Lsn::MAX, &[]);
+        layer.push(c.page, version, from, &[]);
     }
     layer
 }
@@ -287,7 +287,7 @@ pub(crate) fn build(
     let Opened { geometry, number, history, begin, took_part, superblocks, recovered } = opened;
     let front = Arc::new(Front::new(geometry.seed(), number, geometry.block(), begin));
     let map = Map {
-        current: Arc::new(redo_layer(&recovered)),
+        current: Arc::new(redo_layer(&recovered, Lsn::MAX)),
         frozen: None,
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,

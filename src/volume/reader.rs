@@ -41,13 +41,33 @@ pub struct Reader {
     decision_settled: bool,
 }
 
+/// Openings of others that a reader steps aside for.
+const TRIES: usize = 8;
+
 pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenError> {
     let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
     let workers = start(&azs)?;
-    let recovered = recover::recover(&*workers).map_err(|e| no_volume(e, &azs))?;
+    let highest = || {
+        let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+        claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0))
+    };
+    let mut before = highest();
+    let mut tries = 0;
+    let recovered = loop {
+        let recovered = recover::recover(&*workers);
+        let claims = highest();
+        tries += 1;
+        match recovered {
+            Ok(recovered) => break recovered,
+            // A writer opened the volume while its superblocks were read: they are read again.
+            Err(_) if claims != before && tries < TRIES => before = claims,
+            Err(e) => return Err(no_volume(e, &azs)),
+        }
+    };
     let (settled, decision_settled) = settled(&*workers, &recovered);
     let map = Map {
-        current: Arc::new(redo_layer(&recovered)),
+        // Views at `settled` as well as at `visible`.
+        current: Arc::new(redo_layer(&recovered, settled)),
         frozen: None,
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,

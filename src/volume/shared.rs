@@ -455,7 +455,7 @@ impl Shared {
             let unknown = head.base.is_none() && head.depth >= crate::page::table::DEPTH_TOLD;
             let must = head.depth >= DEPTH_MAX - 1 || unknown;
             if must && head.lsn >= self.front.published() {
-                // Another thread fills it this moment.
+                // Another thread's reservation, not filled yet: neither the ring nor any slot has it.
                 return Err(NotAppended::Again);
             }
             let image = match self.reads.pages.cached(head.lsn) {
@@ -714,7 +714,8 @@ impl Shared {
         map.frozen.is_some() && map.current.bytes() > self.options.overlay_bytes
     }
 
-    /// A new, empty layer takes the place of the current one, which a checkpoint will write out.
+    /// A new, empty layer takes the place of the current one, which a checkpoint will write out. Redo will begin where
+    /// the log's tail is now.
     pub fn freeze(&self) -> Option<(Lsn, Arc<Layer>, Map)> {
         let mut append = self.front.lock();
         let map = self.reads.pages.map();
