@@ -29,6 +29,8 @@ mod volume {
 
 #[cfg(all(test, quorate_loom))]
 mod models;
+#[cfg(all(test, not(quorate_loom)))]
+mod vectors;
 
 pub use lsn::{Lsn, PageId, Slot};
 

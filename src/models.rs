@@ -295,6 +295,21 @@ fn no_wake_up_is_lost_when_the_volume_ends() {
     });
 }
 
+/// What was durable before the volume ended is never told to have ended.
+#[test]
+fn what_is_durable_stays_durable() {
+    loom::model(|| {
+        let tickets = Arc::new(Tickets::new(Lsn(8)));
+        let waits = {
+            let tickets = tickets.clone();
+            thread::spawn(move || assert_eq!(wait(&tickets, Lsn(16)), Status::Durable))
+        };
+        tickets.advance(Lsn(16));
+        tickets.end(Ended::Closed);
+        waits.join().unwrap();
+    });
+}
+
 /// A task registers while VDL moves: it is told at once that it is decided, or it is woken, once.
 #[test]
 fn a_task_is_woken_once_or_told_at_once() {
