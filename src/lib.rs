@@ -9,6 +9,9 @@
 mod core;
 #[cfg(not(quorate_loom))]
 mod disk;
+#[cfg(all(feature = "fuzzing", not(quorate_loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod log;
 mod lsn;
 #[cfg(not(quorate_loom))]
