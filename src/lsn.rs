@@ -157,4 +157,6 @@ pub(crate) mod format {
     pub const PAGE_MIN: u32 = 4 << 10;
     pub const PAGE_MAX: u32 = 64 << 10;
     pub const PG_DEFAULT: u64 = 10 << 30;
+    /// No address, epoch or version comes so far: one at or above, in bytes that verify, is damage. Sums stay in range.
+    pub const NUMBER_LIMIT: u64 = 1 << 62;
 }

@@ -4,7 +4,7 @@ use super::mend;
 use crate::core::history::History;
 use crate::log::group;
 use crate::log::record::{self, Cpl, Fields, Kind};
-use crate::lsn::{Lsn, format};
+use crate::lsn::{Lsn, PageId, format};
 use crate::page::manifest::Manifest;
 use crate::page::table;
 use crate::segment::superblock::{PLACE, Superblock};
@@ -15,7 +15,7 @@ const SEED: u32 = 7;
 
 /// Records and groups, and the payloads that have a form of their own.
 pub fn record(data: &[u8]) {
-    let at = record::claimed_lsn(data).unwrap_or_default();
+    let at = record::claimed_lsn(data).filter(|l| l.0 < format::NUMBER_LIMIT).unwrap_or_default();
     let _ = record::decode(data, at, SEED);
     let mut mended = data.to_vec();
     let len = record::claimed_len(data).map_or(data.len(), |l| data.len().min(l as usize));
@@ -45,7 +45,11 @@ pub fn record(data: &[u8]) {
 /// A group at the address that its bytes claim, its header and its first records mended.
 fn groups(data: &[u8]) {
     let mut bytes = data.to_vec();
-    let Some(at) = bytes.get(8..16).and_then(|b| b.try_into().ok()).map(|b| Lsn(u64::from_le_bytes(b))) else { return };
+    let Some(at) =
+        bytes.get(8..16).and_then(|b| b.try_into().ok()).map(|b| Lsn(u64::from_le_bytes(b) % format::NUMBER_LIMIT))
+    else {
+        return;
+    };
     let _ = group::verify(&bytes, at, SEED, |_| ());
     bytes[4..8].copy_from_slice(b"QGRP");
     if bytes.len() >= group::HEADER {
@@ -68,27 +72,27 @@ fn groups(data: &[u8]) {
 
 /// What was encoded is decoded, and with one bit changed it is not.
 fn written(mut u: Unstructured<'_>) -> arbitrary::Result<()> {
+    let lsn = |u: &mut Unstructured<'_>| u.arbitrary::<u64>().map(|n| Lsn(n % format::NUMBER_LIMIT));
     let kinds = [Kind::Image, Kind::Delta, Kind::Free, Kind::Filler, Kind::Table, Kind::Manifest];
     let fields = Fields {
         kind: *u.choose(&kinds)?,
         depth: u.arbitrary()?,
         offset: u.arbitrary()?,
-        page: u.arbitrary()?,
-        prev: Lsn(u.arbitrary()?),
-        base: Lsn(u.arbitrary()?),
+        page: u.arbitrary::<u64>()? % PageId::LIMIT,
+        prev: lsn(&mut u)?,
+        base: lsn(&mut u)?,
     };
-    let (lsn, epoch) = (Lsn(u.arbitrary()?), u.arbitrary()?);
-    let cpl: Option<(u64, u64)> = u.arbitrary()?;
-    let cpl = cpl.map(|(wall_us, vdl)| Cpl { wall_us, vdl: Lsn(vdl) });
+    let (at, epoch) = (lsn(&mut u)?, lsn(&mut u)?.0);
+    let cpl = if u.arbitrary()? { Some(Cpl { wall_us: u.arbitrary()?, vdl: lsn(&mut u)? }) } else { None };
     let (padding, flip) = (u.int_in_range(0..=7)?, u.arbitrary::<u32>()? as usize);
     let payload = u.take_rest();
     let len = record::encoded_len(payload.len(), cpl.is_some()) as usize + 8 * padding;
     let mut bytes = vec![0xEE; len];
-    record::encode(&mut bytes, SEED, lsn, epoch, &fields, cpl, payload);
-    let read = record::decode(&bytes, lsn, SEED).expect("what was written is read");
+    record::encode(&mut bytes, SEED, at, epoch, &fields, cpl, payload);
+    let read = record::decode(&bytes, at, SEED).expect("what was written is read");
     assert_eq!((read.fields, read.cpl, read.payload, read.epoch), (fields, cpl, payload, epoch));
     bytes[flip / 8 % len] ^= 1 << (flip % 8);
-    assert!(record::decode(&bytes, lsn, SEED).is_err(), "a flipped bit is seen");
+    assert!(record::decode(&bytes, at, SEED).is_err(), "a flipped bit is seen");
     Ok(())
 }
 

@@ -65,8 +65,8 @@ fn commit(volume: &Volume, text: &[u8]) {
     let mut mtr = volume.begin();
     let page = mtr.alloc().unwrap();
     mtr.put(page, vec![text[0]; PAGE]).patch(page, 100, text).patch(PageId::ROOT, 0, text);
-    if page.0 > 2 {
-        mtr.free(PageId(page.0 - 1));
+    if text == b"six" {
+        mtr.free(PageId(2));
     }
     mtr.commit().unwrap().wait().unwrap();
 }
@@ -219,8 +219,8 @@ pub fn tails(data: &[u8]) {
     let mut u = Unstructured::new(data);
     let Ok(which) = u.int_in_range(0..=2) else { return };
     let mut image = images()[which].clone();
-    let seed = Superblock::newest(&image.0[0]["epoch-1"].bytes).or(Superblock::newest(&image.0[0]["epoch-2"].bytes));
-    let seed = seed.unwrap().geometry.seed();
+    let newest = ["epoch-2", "epoch-1"].iter().find_map(|name| image.0[0].get(*name)).unwrap();
+    let seed = Superblock::newest(&newest.bytes).unwrap().geometry.seed();
     for _ in 0..EDITS_MAX {
         if u.is_empty() || edit(&mut image, &mut u, seed).is_err() {
             break;
