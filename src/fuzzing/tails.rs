@@ -76,9 +76,15 @@ fn images() -> &'static [Image; 3] {
     static IMAGES: OnceLock<[Image; 3]> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let (first, second) = (Scratch::new(), Scratch::new());
-        let volume = Volume::create(&first.0, &options()).unwrap();
+        // No filler comes in between.
+        let options = options().idle_after(Duration::from_secs(3600));
+        let volume = Volume::create(&first.0, &options).unwrap();
         for text in [b"one", b"two", b"six"] {
             commit(&volume, text);
+        }
+        let behind = |v: &Volume| v.health().slots.iter().any(|s| s.scl.is_none_or(|l| l < v.health().vcl));
+        while behind(&volume) {
+            std::thread::sleep(Duration::from_millis(1));
         }
         let crash = Image::read(&first.0);
         drop(volume);
@@ -89,7 +95,7 @@ fn images() -> &'static [Image; 3] {
             segment.bytes.truncate((segment.bytes.len() - 1) / BLOCK * BLOCK);
         }
         torn.write(&second.0);
-        let volume = Volume::open(&second.0, &options()).unwrap();
+        let volume = Volume::open(&second.0, &options).unwrap();
         for text in [b"new", b"old"] {
             commit(&volume, text);
         }
