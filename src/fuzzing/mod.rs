@@ -1,10 +1,12 @@
-//! What the fuzz targets of `fuzz/` run: each takes bytes, and fails by panicking. No part of the API.
+//! What the fuzz targets of `fuzz/` run: each takes bytes, and fails by panicking. And what `benches/` need of the inside.
+//! No part of the API.
 //!
 //! The same functions run in `tests/corpus.rs` over the seeds, on a stable compiler. A panic of any thread must end the
 //! process: libfuzzer's hook does that, and the test's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target fails by panicking")]
 
 mod api;
+pub mod bench;
 mod codec;
 mod tails;
 
