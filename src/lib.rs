@@ -35,6 +35,13 @@ mod models;
 #[cfg(all(test, not(quorate_loom)))]
 mod vectors;
 
+#[cfg(doc)]
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+#[cfg(doc)]
+#[doc = include_str!("format.md")]
+pub mod format {}
+
 pub use lsn::{Lsn, PageId, Slot};
 
 #[cfg(not(quorate_loom))]
