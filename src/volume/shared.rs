@@ -27,6 +27,9 @@ const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first.
 const DEPTH_MAX: u8 = 32;
 
+/// So long may work that is no hurry wait for a background thread that sleeps by the clock.
+const SHALLOW: Duration = Duration::from_millis(250);
+
 /// Time, as the volume sees it.
 pub(crate) trait Clock: Send + Sync {
     /// Since some moment of the process; never goes back.
@@ -125,7 +128,7 @@ pub(crate) struct Background {
     state: Mutex<Wanted>,
     bell: Condvar,
     asleep: AtomicBool,
-    /// Asleep until it is woken: nothing is due.
+    /// Asleep until it is woken, or for long: what begins now would wait for it.
     deep: AtomicBool,
 }
 
@@ -161,7 +164,7 @@ impl Background {
     pub fn sleep(&self, most: Option<Duration>) -> bool {
         let mut state = self.state.lock();
         self.asleep.store(true, Ordering::SeqCst);
-        self.deep.store(most.is_none(), Ordering::SeqCst);
+        self.deep.store(most.is_none_or(|m| m > SHALLOW), Ordering::SeqCst);
         if !state.work {
             match most {
                 Some(most) => {
