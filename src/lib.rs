@@ -14,6 +14,7 @@ pub use crate::core::writer::{Away, Gap};
 pub use lsn::{Lsn, PageId, Slot};
 pub use segment::placement::Placement;
 pub use segment::superblock::SuperFault;
+pub use segment::verify::{Difference, DifferenceKind, LogKind, LogRecord, Verification};
 pub use volume::Volume;
 pub use volume::commit::Commit;
 pub use volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError};

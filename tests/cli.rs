@@ -233,3 +233,152 @@ fn a_killed_import_leaves_a_file_whole_or_not_at_all() {
     assert!(cut > 0, "some kills came in the midst of it");
 }
 
+/// A volume with a file of some size, closed.
+fn with_file(dir: &Path) -> (PathBuf, Vec<u8>) {
+    let at = volume(dir);
+    let (file, contents) = (dir.join("input"), bytes(3_000_000, 9));
+    std::fs::write(&file, &contents).unwrap();
+    ok(&["import", text(&at), text(&file), "--name", "file"]);
+    (at, contents)
+}
+
+fn slot(at: &Path, slot: usize) -> PathBuf {
+    at.join(format!("az-{}", slot / 2)).join(format!("slot-{slot}"))
+}
+
+#[test]
+fn verify_names_what_is_wrong_and_changes_nothing() {
+    use std::os::unix::fs::FileExt;
+    let dir = dir();
+    let (at, contents) = with_file(dir.path());
+    let v = text(&at);
+    let clean = json(&ok(&["verify", v, "--json"]));
+    assert_eq!((clean["clean"].as_bool(), clean["pages"].as_u64()), (Some(true), Some(pages(&at) as u64)));
+    assert!(clean["bytes"].as_u64().unwrap() >= 6 * 3_000_000 && clean["records"].as_u64().unwrap() > 700);
+
+    // One flipped byte, in the middle of a page's image.
+    let segment = std::fs::File::options().read(true).write(true).open(slot(&at, 3).join("seg-00000000")).unwrap();
+    let mut byte = [0];
+    segment.read_exact_at(&mut byte, 1_500_000).unwrap();
+    segment.write_all_at(&[byte[0] ^ 1], 1_500_000).unwrap();
+    drop(segment);
+    let one = run(&["verify", v, "--json"]);
+    let found = json(&one.out)["differences"].clone();
+    assert_eq!((one.code, one.err.lines().count(), found.as_array().unwrap().len()), (1, 1, 1), "{found}");
+    let d = &found[0];
+    assert_eq!(
+        (d["slot"].as_u64(), d["file"].as_str(), d["kind"].as_str()),
+        (Some(3), Some("seg-00000000"), Some("damaged"))
+    );
+    let lsn = d["lsn"].as_u64().unwrap();
+    assert!(lsn <= 1_500_000 && lsn + 5000 > 1_500_000 && d["page"].is_u64(), "{d}");
+    // The log says the same of that record.
+    let record = ok(&["log", v, "--json", "--from", &lsn.to_string()]);
+    let record = json(record.lines().next().unwrap());
+    assert_eq!((&record["lsn"], &record["page"]), (&d["lsn"], &d["page"]));
+    fails(&["verify", v], 1, &["1 differences", "nothing was changed"]);
+    let out = run(&["verify", v]).out;
+    assert!(out.contains("slot 3") && out.contains("seg-00000000") && out.contains(&format!("LSN {lsn}")), "{out}");
+
+    // A short segment, one that is gone, a superblock with one bad place, one that is gone.
+    std::fs::File::options().write(true).open(slot(&at, 0).join("seg-00000000")).unwrap().set_len(2_000_000).unwrap();
+    std::fs::remove_file(slot(&at, 5).join("seg-00000000")).unwrap();
+    let epoch = |s: usize| {
+        let newest = std::fs::read_dir(slot(&at, s)).unwrap().map(|e| e.unwrap().path());
+        newest.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("epoch-")).max().unwrap()
+    };
+    let bad = std::fs::File::options().write(true).open(epoch(1)).unwrap();
+    bad.write_all_at(b"!", 200).unwrap();
+    std::fs::remove_file(epoch(4)).unwrap();
+    let found = json(&run(&["verify", v, "--json"]).out)["differences"].clone();
+    let mut said: Vec<String> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| {
+            format!(
+                "{} {} {}",
+                d["slot"],
+                d["kind"].as_str().unwrap(),
+                d["file"].as_str().unwrap().split('-').next().unwrap()
+            )
+        })
+        .collect();
+    said.sort();
+    assert_eq!(said, ["0 missing seg", "1 damaged epoch", "3 damaged seg", "4 missing epoch", "5 missing seg"]);
+    assert!(export(&at, "file") == contents);
+    assert_eq!(json(&run(&["verify", v, "--json"]).out)["differences"], found, "verifying mended nothing");
+}
+
+#[test]
+fn info_tells_of_damage_and_beside_a_writer() {
+    let dir = dir();
+    let (at, contents) = with_file(dir.path());
+    let v = text(&at);
+    let info = |code: i32| {
+        let ran = run(&["info", v, "--json"]);
+        assert_eq!(ran.code, code, "{}", ran.err);
+        json(&ran.out)
+    };
+    let oks = |info: &serde_json::Value| info["slots"].as_array().unwrap().iter().filter(|s| s["ok"] == true).count();
+    let whole = info(0);
+    assert_eq!((oks(&whole), whole["shared_devices"].as_array().unwrap().len()), (6, 3));
+    assert!(whole["slots"][5]["bytes_allocated"].as_u64().unwrap() > 3_000_000 && whole["settled"] == whole["vdl"]);
+    assert!(whole["azs"][0]["file_system"].is_string() && whole["io_uring"]["available"].is_boolean());
+
+    let writer = Volume::open(at.as_path(), &Options::default()).unwrap();
+    let mut mtr = writer.begin();
+    let page = mtr.alloc().unwrap();
+    mtr.patch(page, 0, b"beside");
+    let commit = mtr.commit().unwrap();
+    commit.wait().unwrap();
+    let beside = info(0);
+    assert_eq!(beside["epoch"].as_u64(), Some(whole["epoch"].as_u64().unwrap() + 1));
+    assert!(beside["settled"].as_u64().unwrap() >= commit.lsn().0, "what was acknowledged is certain");
+    assert!(export(&at, "file") == contents && ok(&["verify", v]).contains("records"));
+    writer.close().unwrap();
+
+    // An AZ and one more slot away: three copies are left.
+    std::fs::rename(at.join("az-1"), dir.path().join("away")).unwrap();
+    std::fs::rename(slot(&at, 4), dir.path().join("slot-away")).unwrap();
+    let damaged = info(0);
+    assert_eq!((oks(&damaged), damaged["azs"][1]["present"].as_bool()), (3, Some(false)));
+    assert!(ok(&["info", v]).contains("slot 2        its directory is missing"));
+    assert!(export(&at, "file") == contents);
+    assert_eq!(run(&["verify", v]).code, 1);
+    // One more: nothing can be read, and each slot still says why.
+    std::fs::rename(slot(&at, 0), dir.path().join("slot-0-away")).unwrap();
+    let gone = info(1);
+    assert!(gone["error"].as_str().unwrap().contains("slot 2"), "{gone}");
+    assert_eq!(gone["slots"].as_array().unwrap().len(), 6);
+    fails(&["info", v], 1, &["slot 2", "missing"]);
+    fails(&["ls", v], 1, &["3 are needed"]);
+}
+
+#[test]
+fn the_log_is_told_a_line_a_record() {
+    let dir = dir();
+    let (at, _) = with_file(dir.path());
+    let all = ok(&["log", text(&at), "--json"]);
+    let records: Vec<_> = all.lines().map(json).collect();
+    assert_eq!(records[0]["page"], 0, "the root's first image");
+    assert!(records.windows(2).all(|w| w[0]["lsn"].as_u64() < w[1]["lsn"].as_u64()));
+    assert!(records.iter().filter(|r| r["kind"] == "image").count() > 730);
+    assert!(records.iter().any(|r| r["kind"] == "manifest" && r["cpl"]["vdl"].is_u64()));
+    let from = records[500]["lsn"].as_u64().unwrap();
+    assert_eq!(ok(&["log", text(&at), "--from", &from.to_string()]).lines().count(), records.len() - 500);
+    assert!(ok(&["log", text(&at)]).lines().next().unwrap().contains("image"));
+}
+
+#[test]
+fn the_demo_shows_the_main_job() {
+    let dir = dir();
+    let out = ok(&["demo", text(dir.path())]);
+    assert_eq!(out.matches("the same").count(), 3, "{out}");
+    assert!(out.contains("4 of 6 slots ok") && out.contains("{2, 3, 4}"), "{out}");
+    let file = dir.path().join("file");
+    std::fs::write(&file, bytes(100_000, 3)).unwrap();
+    ok(&["demo", text(dir.path()), text(&file), "--json"]).lines().for_each(|l| drop(json(l)));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "it leaves nothing behind");
+    fails(&["demo", text(&dir.path().join("missing"))], 1, &["check the path"]);
+}

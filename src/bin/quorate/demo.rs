@@ -6,6 +6,7 @@ use crate::info;
 use crate::store::{self, Source, Store};
 use quorate::{Health, OpenError, Options, Placement, Volume};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -54,10 +55,12 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
 
     let begun = Instant::now();
     let mut input = File::open(&file).map_err(at(&file))?;
-    let kept = Store::new(&volume)?.put("demo", |buffer| loop {
-        match input.read(buffer) {
-            Err(e) if e.kind() == ErrorKind::Interrupted => (),
-            other => return other.map_err(at(&file)),
+    let kept = Store::new(&volume)?.put("demo", |buffer| {
+        loop {
+            match input.read(buffer) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => (),
+                other => return other.map_err(at(&file)),
+            }
         }
     })?;
     let took = begun.elapsed().as_secs_f64();
@@ -77,6 +80,11 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
     step(io, "Opened for reading.")?;
     tell(io, &reader.health())?;
     compare(io, &reader.view(), &file, kept)?;
+    let lost: BTreeSet<u8> = reader.verify().differences.iter().map(|d| d.slot.0).collect();
+    io.say(
+        json!({ "verify": lost }),
+        format_args!("    verify finds the copies of slots {lost:?} lost, and no other"),
+    )?;
     drop(reader);
 
     let volume = Volume::open(placement, &options)?;

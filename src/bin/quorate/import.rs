@@ -47,13 +47,15 @@ fn all(io: &Io, volume: &Volume, inputs: Vec<(File, &PathBuf, String)>) -> Resul
     let store = Store::new(volume)?;
     for (mut input, path, name) in inputs {
         let bar = bar(input.metadata().map_or(0, |m| m.len()), &name);
-        let size = store.put(&name, |buffer| loop {
-            match input.read(buffer) {
-                Err(e) if e.kind() == ErrorKind::Interrupted => (),
-                other => {
-                    let n = other.map_err(at(path))?;
-                    bar.inc(n as u64);
-                    return Ok(n);
+        let size = store.put(&name, |buffer| {
+            loop {
+                match input.read(buffer) {
+                    Err(e) if e.kind() == ErrorKind::Interrupted => (),
+                    other => {
+                        let n = other.map_err(at(path))?;
+                        bar.inc(n as u64);
+                        return Ok(n);
+                    }
                 }
             }
         })?;

@@ -134,7 +134,10 @@ fn refused(io: &Io, at: &At, e: &OpenError) -> Result<(), Fail> {
             slot.insert("bytes_allocated".into(), json!(allocated(path)));
             all.push(Value::Object(slot));
         } else {
-            io.say(Value::Null, format_args!("slot {i:<9}{state}  {} on disk  {}", human(allocated(path)), path.display()))?;
+            io.say(
+                Value::Null,
+                format_args!("slot {i:<9}{state}  {} on disk  {}", human(allocated(path)), path.display()),
+            )?;
         }
     }
     if io.json {

@@ -8,7 +8,9 @@ mod demo;
 mod files;
 mod import;
 mod info;
+mod log;
 mod store;
+mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use common::{Fail, Io};
@@ -98,6 +100,19 @@ enum Verb {
         #[arg(help = VOLUME)]
         volume: common::At,
     },
+    /// Read every record of every copy, compare the six, and read every page; changes nothing
+    Verify {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+    },
+    /// Print the records of the log, a line each
+    Log {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Begin with the record at or behind this LSN
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+    },
     /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back
     Demo {
         /// Where the demo works, in a directory of its own; the current one by default
@@ -116,6 +131,8 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Export { volume, name, file, visible } => files::export(&io, &volume, &name, &file, visible),
         Verb::Rm { volume, name } => files::rm(&io, &volume, &name),
         Verb::Info { volume } => info::run(&io, &volume),
+        Verb::Verify { volume } => verify::run(&io, &volume),
+        Verb::Log { volume, from } => log::run(&io, &volume, from),
         Verb::Demo { directory, file } => demo::run(&io, directory, file),
     }
 }
