@@ -33,6 +33,9 @@ type Kept = Vec<(Lsn, Result<FrameBytes, String>)>;
 /// Frames kept per slot while scanning.
 const FRAMES_KEPT: usize = 2;
 
+/// How often a scan beside a running writer goes on where it found a record lost that was only not read yet.
+const TRIES_MAX: u32 = 64;
+
 /// Reads groups of one volume from a set of slots.
 pub struct Scanner<'a, F> {
     fleet: &'a F,
@@ -155,14 +158,26 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         let open = history.last();
         let mut seen = Sightings::new();
         let mut at = from.max(open.begin);
-        while let Some((slot, sum)) = self.on_any(at, open.epoch, changes) {
-            let whole = SlotSet::NONE.with(slot);
-            seen.insert(at, Seen { end: at + sum.header.len, whole, cpl: sum.cpl_end, vdl: sum.vdl });
-            at = at + sum.header.len;
-        }
-        // Beyond the union's end no writer has anything further than a LAL; a later record may testify of a lost one.
-        self.look_beyond(history, at, &mut seen)?;
-        let first = recovery::rule(open, from, &seen, testified).map_err(|l| self.lost(l, open.epoch))?;
+        let (mut lost_at, mut tries) = (None, 0);
+        let first = loop {
+            while let Some((slot, sum)) = self.on_any(at, open.epoch, changes) {
+                let whole = SlotSet::NONE.with(slot);
+                seen.insert(at, Seen { end: at + sum.header.len, whole, cpl: sum.cpl_end, vdl: sum.vdl });
+                at = at + sum.header.len;
+            }
+            // Beyond the union's end no writer has anything further than a LAL; a later record may testify of a lost one.
+            self.look_beyond(history, at, &mut seen)?;
+            match recovery::rule(open, from, &seen, testified) {
+                Ok(ruling) => break ruling,
+                // Beside a running writer a frame may be older than the record that testifies: read again. What is
+                // lost stays where it is.
+                Err(lost) if lost_at < Some(lost.at) && tries < TRIES_MAX => {
+                    (lost_at, tries) = (Some(lost.at), tries + 1);
+                    self.frames.clear();
+                }
+                Err(lost) => return Err(self.lost(lost, open.epoch)),
+            }
+        };
         for &(begin, _) in &first.tail {
             for slot in self.slots.iter() {
                 if self.on_slot(slot, begin, open.epoch).is_ok()
