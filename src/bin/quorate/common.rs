@@ -105,6 +105,8 @@ impl At {
 pub struct Io {
     /// Facts go out as JSON.
     pub json: bool,
+    /// Directories that do not survive a restart are allowed.
+    pub volatile: bool,
     /// How volumes are opened.
     pub options: Options,
 }
@@ -112,7 +114,7 @@ pub struct Io {
 impl Io {
     /// By the global options.
     pub fn new(json: bool, threads: bool, volatile: bool) -> Io {
-        Io { json, options: Options::default().io_uring(!threads).allow_volatile(volatile) }
+        Io { json, volatile, options: Options::default().io_uring(!threads).allow_volatile(volatile) }
     }
 
     /// One line on stdout, out at once: the JSON or the text.

@@ -2,6 +2,7 @@
 //!
 //! Exit status 0 only on success, 2 for bad usage, 1 else. An error is one line on stderr that says what to do next.
 
+mod bench;
 mod common;
 mod create;
 mod demo;
@@ -113,6 +114,16 @@ enum Verb {
         #[arg(long, default_value_t = 0)]
         from: u64,
     },
+    /// Measure commits and reads, and beside them what the disks allow; the log that it writes stays
+    Bench {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// About how long
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+    },
+    #[command(hide = true)]
+    BenchChild { volume: common::At },
     /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back
     Demo {
         /// Where the demo works, in a directory of its own; the current one by default
@@ -133,6 +144,8 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Info { volume } => info::run(&io, &volume),
         Verb::Verify { volume } => verify::run(&io, &volume),
         Verb::Log { volume, from } => log::run(&io, &volume, from),
+        Verb::Bench { volume, seconds } => bench::run(&io, &volume, seconds),
+        Verb::BenchChild { volume } => bench::child(&io, &volume),
         Verb::Demo { directory, file } => demo::run(&io, directory, file),
     }
 }

@@ -185,6 +185,22 @@ pub fn read(source: &impl Source, entry: Entry, each: &mut impl FnMut(&[u8]) -> 
     if left == 0 { Ok(()) } else { Err(strange(PageId(entry.top), "whole index")) }
 }
 
+/// The data pages of a file, in order.
+pub fn pages(source: &impl Source, entry: Entry) -> Result<Vec<PageId>, Fail> {
+    let mut all = Vec::new();
+    let mut at = entry.newest;
+    while at != 0 {
+        let index = checked(source, at, INDEX_MAGIC, "index")?;
+        if level(&index) == 0 {
+            let mut ids: Vec<PageId> = ids(&index).map(PageId).collect();
+            ids.append(&mut all);
+            all = ids;
+        }
+        at = number(&index, BEFORE_AT);
+    }
+    Ok(all)
+}
+
 fn level(index: &[u8]) -> u32 {
     number(index, LEVEL_AT) as u32
 }
