@@ -200,8 +200,8 @@ pub struct Pages {
     map: RwLock<Arc<Map>>,
 }
 
-/// A chain is never longer: the cap of 32, and room for a defect to be told from it.
-const CHAIN_MAX: usize = 64;
+/// A chain is never longer: the cap of 32, and as many deltas as the longest MTR can add to one page.
+const CHAIN_MAX: usize = 64 + (format::MTR_MAX / record::HEADER as u64) as usize;
 
 impl Pages {
     pub fn new(reader: LogReader, front: Option<Arc<Front>>, cache_bytes: u64, map: Map) -> Pages {
