@@ -1,26 +1,62 @@
 //! An embedded storage volume in six verified copies.
+#![cfg_attr(
+    quorate_loom,
+    allow(dead_code, rustdoc::broken_intra_doc_links, reason = "only what is modelled is compiled")
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test says where"))]
 
+#[cfg(not(quorate_loom))]
 mod core;
+#[cfg(not(quorate_loom))]
 mod disk;
+#[cfg(all(feature = "fuzzing", not(quorate_loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod log;
 mod lsn;
+#[cfg(not(quorate_loom))]
 mod page;
+#[cfg(not(quorate_loom))]
 mod segment;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod sync;
+#[cfg(not(quorate_loom))]
 mod volume;
 
-pub use crate::core::writer::{Away, Gap};
+/// What loom models of the volume.
+#[cfg(quorate_loom)]
+mod volume {
+    pub(crate) mod tickets;
+}
+
+#[cfg(all(test, quorate_loom))]
+mod models;
+#[cfg(all(test, not(quorate_loom)))]
+mod vectors;
+
+#[cfg(doc)]
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+#[cfg(doc)]
+#[doc = include_str!("format.md")]
+pub mod format {}
+
 pub use lsn::{Lsn, PageId, Slot};
-pub use segment::placement::Placement;
-pub use segment::superblock::SuperFault;
-pub use segment::verify::{Difference, DifferenceKind, LogKind, LogRecord, Verification};
-pub use volume::Volume;
-pub use volume::commit::Commit;
-pub use volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError};
-pub use volume::health::{AzHealth, Health, SlotHealth};
-pub use volume::mtr::Mtr;
-pub use volume::options::Options;
-pub use volume::page::Page;
-pub use volume::reader::Reader;
-pub use volume::view::View;
+
+#[cfg(not(quorate_loom))]
+pub use crate::{
+    core::writer::{Away, Gap},
+    segment::placement::Placement,
+    segment::superblock::SuperFault,
+    segment::verify::{Difference, DifferenceKind, LogKind, LogRecord, Verification},
+    volume::Volume,
+    volume::commit::Commit,
+    volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError},
+    volume::health::{AzHealth, Health, SlotHealth},
+    volume::mtr::Mtr,
+    volume::options::Options,
+    volume::page::Page,
+    volume::reader::Reader,
+    volume::view::View,
+};

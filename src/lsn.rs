@@ -122,6 +122,10 @@ impl SlotSet {
         self.0.count_ones() as usize
     }
 
+    pub fn and(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 & other.0)
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Slot> {
         Slot::ALL.into_iter().filter(move |s| self.contains(*s))
     }
@@ -145,15 +149,18 @@ pub(crate) mod format {
     pub const VERSION: u32 = 1;
     /// How far the sealed end may run ahead of VCL (DESIGN: LSN allocation limit).
     pub const LAL: u64 = 8 << 20;
-    /// A frame of the ring. No group crosses a multiple of it, so no record does either.
-    pub const FRAME: u64 = 1 << 20;
+    /// A frame of the ring. No group crosses a multiple of it, so no record does either. Tiny in loom's models, which check
+    /// every 8 bytes of it.
+    pub const FRAME: u64 = if cfg!(quorate_loom) { 512 } else { 1 << 20 };
     /// The unit of reclaiming, and the distance at which epochs begin.
     pub const EXTENT: u64 = 64 << 20;
     /// Longest MTR in the log, filler included: the ring less the LAL.
     pub const MTR_MAX: u64 = 8 << 20;
-    pub const BLOCK_MIN: u64 = 4 << 10;
+    pub const BLOCK_MIN: u64 = if cfg!(quorate_loom) { 256 } else { 4 << 10 };
     pub const BLOCK_MAX: u64 = 64 << 10;
     pub const PAGE_MIN: u32 = 4 << 10;
     pub const PAGE_MAX: u32 = 64 << 10;
     pub const PG_DEFAULT: u64 = 10 << 30;
+    /// No address, epoch or version comes so far: one at or above, in bytes that verify, is damage. Sums stay in range.
+    pub const NUMBER_LIMIT: u64 = 1 << 62;
 }

@@ -29,7 +29,9 @@ impl History {
     /// Checks that entries are what a writer could have left.
     pub fn from_entries(entries: Vec<Entry>) -> Result<History, NotAHistory> {
         let ordered = entries.windows(2).all(|w| w[0].epoch < w[1].epoch && w[0].end <= w[1].begin);
-        let sane = entries.iter().all(|e| e.begin <= e.end && e.epoch > 0 && !e.begin.is_none());
+        let limit = format::NUMBER_LIMIT;
+        let numbers = |e: &Entry| e.begin.0 < limit && (e.end.0 < limit || e.end == Lsn::MAX) && e.epoch < limit;
+        let sane = entries.iter().all(|e| e.begin <= e.end && e.epoch > 0 && !e.begin.is_none() && numbers(e));
         let closed = entries.iter().rev().skip(1).all(|e| e.end != Lsn::MAX);
         match entries.last() {
             Some(last) if ordered && sane && closed && last.end == Lsn::MAX => Ok(History(entries)),

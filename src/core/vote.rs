@@ -76,6 +76,9 @@ pub struct Choice {
 }
 
 /// Chooses the decision. Highest wins; nothing is counted.
+///
+/// Superblocks keep the end of the history only. A join point whose decision is older than that may or may not be in it:
+/// it counts as a vote here, and [`Choice::under`] says for certain, once the manifest has told the rest.
 pub fn choose(voices: &Voices) -> Result<Choice, NoChoice> {
     let known = voices.iter().flatten();
     let decided = known.clone().filter_map(|v| v.decision.as_ref());
@@ -87,7 +90,9 @@ pub fn choose(voices: &Voices) -> Result<Choice, NoChoice> {
     let of = |f: &dyn Fn(&Voice) -> bool| -> SlotSet {
         Slot::ALL.into_iter().filter(|s| voices[s.index()].as_ref().is_some_and(f)).collect()
     };
-    let voters = of(&|v| v.decision.is_some() && !v.join.needs_one(&best.history));
+    let first = best.history.entries()[0].epoch;
+    let may_vote = |j: Join| !j.needs_one(&best.history) || matches!(j, Join::At { by, .. } if by < first);
+    let voters = of(&|v| v.decision.is_some() && may_vote(v.join));
     if voters.len() < READ_QUORUM {
         return Err(NoChoice::Voters(voters.len()));
     }
@@ -98,6 +103,19 @@ pub fn choose(voices: &Voices) -> Result<Choice, NoChoice> {
         join: known.filter_map(|v| v.join.votes_from(&best.history)).max().unwrap_or(Lsn::NONE),
         decision: best,
     })
+}
+
+impl Choice {
+    /// Counts votes and join points under the whole history.
+    pub fn under(&mut self, voices: &Voices, history: &History) -> Result<(), NoChoice> {
+        let votes_from = |s: &Slot| {
+            let voice = voices[s.index()].as_ref().filter(|v| v.decision.is_some())?;
+            voice.join.votes_from(history)
+        };
+        self.voters = Slot::ALL.into_iter().filter(|s| votes_from(s).is_some()).collect();
+        self.join = Slot::ALL.iter().filter_map(votes_from).max().unwrap_or(Lsn::NONE);
+        if self.voters.len() < READ_QUORUM { Err(NoChoice::Voters(self.voters.len())) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]
@@ -155,6 +173,23 @@ mod tests {
             let choice = choose(&voices).unwrap();
             assert_eq!((choice.voters.contains(Slot(0)), choice.join), (votes, known), "{join:?}");
         }
+    }
+
+    #[test]
+    fn a_join_point_older_than_the_superblocks_is_judged_by_the_whole_history() {
+        // Decision 2 is in the history, and 3 was passed over; the superblocks keep 5 alone.
+        let whole = first().succeed(Lsn(5000), 2, Lsn(8192)).succeed(Lsn(9000), 5, Lsn(12288));
+        let kept = History::from_entries(whole.since(Lsn(12288)).to_vec()).unwrap();
+        let voices = six(|s| match s {
+            0 | 1 => voice(5, &kept, 5, Join::Founder),
+            2 => voice(5, &kept, 5, Join::At { at: Lsn(4500), by: 2 }),
+            3 => voice(3, &kept, 5, Join::At { at: Lsn(8000), by: 3 }),
+            _ => None,
+        });
+        let mut choice = choose(&voices).unwrap();
+        choice.under(&voices, &whole).unwrap();
+        assert_eq!((choice.voters.contains(Slot(2)), choice.voters.contains(Slot(3))), (true, false));
+        assert_eq!((choice.voters.len(), choice.join), (3, Lsn(4500)));
     }
 
     #[test]

@@ -83,6 +83,23 @@ impl FileDir {
         self.path.parent().map_or(Ok(()), sync_dir)
     }
 
+    /// An AZ without this slot may be formatted only if nothing else is there than what this AZ may hold: not a disk that
+    /// was mounted in another's place.
+    fn az_is_blank(&self) -> io::Result<()> {
+        let Some(az) = self.path.parent() else { return Err(io::ErrorKind::NotFound.into()) };
+        let slot = |path: &Path| path.file_name()?.to_str()?.strip_prefix("slot-")?.parse::<u8>().ok();
+        for entry in std::fs::read_dir(az)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let same_az = slot(&path).is_some_and(|s| Some(s / 2) == slot(&self.path).map(|s| s / 2));
+            if !same_az && name != "lost+found" && !name.starts_with("lock-") {
+                let what = format!("{} is there and the slot is not: is it the right disk?", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+        }
+        Ok(())
+    }
+
     fn open_new(&self, name: FileName, create: bool) -> io::Result<OwnedFd> {
         let path = self.path.join(name.to_string());
         let flags = OFlags::RDWR | OFlags::CLOEXEC | if self.buffered { OFlags::empty() } else { OFlags::DIRECT };
@@ -130,7 +147,7 @@ impl SlotDir for FileDir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = match rustix::fs::open(&self.path, flags, Mode::empty()) {
             // The AZ is there and its slot is not: blank. Without the AZ the disk is not mounted.
-            Err(Errno::NOENT) if self.path.parent().is_some_and(Path::is_dir) => return Ok(Vec::new()),
+            Err(Errno::NOENT) => return self.az_is_blank().map(|()| Vec::new()),
             other => other?,
         };
         let mut names = Vec::new();

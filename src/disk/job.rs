@@ -6,13 +6,13 @@ use crate::disk::SlotDir;
 use crate::log::group;
 use crate::lsn::{Lsn, format};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{self, Superblock};
+use crate::segment::superblock::{self, SuperFault, Superblock};
 use std::io;
 
 /// What a slot's worker is asked to do.
 pub enum Job {
     /// Take space for the addresses, creating segments as needed.
-    Allocate { from: Lsn, to: Lsn, pg_size: u64 },
+    Allocate { from: Lsn, to: Lsn, pg_size: u64, epoch: u64 },
     /// Write the next version of this epoch's superblock.
     Super(Box<Superblock>),
     /// The highest claim on the slot.
@@ -63,7 +63,11 @@ pub enum Output {
 /// Does a job.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
     match job {
-        Job::Allocate { from, to, pg_size } => {
+        Job::Allocate { from, to, pg_size, epoch } => {
+            // A blank directory in the slot's place is formatted by a rejoin before it gets a segment.
+            if !dir.list()?.contains(&FileName::Epoch(epoch)) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
+            }
             let mut at = from;
             while at < to {
                 let (name, offset) = FileName::segment_of(at, pg_size);
@@ -96,11 +100,10 @@ pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()>
 /// Writes the next version of an epoch's superblock. What is the slot's own (join point, incarnation) stays.
 fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
     let old = read_whole(dir, FileName::Epoch(superblock.number), 2 * superblock::PLACE)?;
-    let superblock = match Superblock::newest(&old) {
-        Ok(own) => Superblock { join: own.join, incarnation: own.incarnation, ..superblock },
-        Err(_) => superblock,
-    };
-    write_super(dir, &superblock)
+    // A blank directory in the slot's place must not become a founder: a rejoin formats it.
+    let own = Superblock::newest(&old)
+        .map_err(|_| io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"))?;
+    write_super(dir, &Superblock { join: own.join, incarnation: own.incarnation, ..superblock })
 }
 
 /// A file's bytes, at most `most`; empty if it is not there.
@@ -130,35 +133,31 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, superblock: Superblock) -> io::Re
     let geometry = superblock.geometry;
     let number = superblock.number;
     let names = dir.list()?;
-    let formatted = names.iter().any(|n| matches!(n, FileName::Epoch(_)));
-    if !formatted && names.iter().any(|n| matches!(n, FileName::Segment(_))) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "segments without a superblock: not formatted"));
-    }
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    let mut own: Option<Superblock> = None;
     for name in names.iter().filter(|n| matches!(n, FileName::Epoch(_))) {
-        let file = read_whole(dir, *name, 2 * superblock::PLACE)?;
-        if let Ok(found) = Superblock::newest(&file)
-            && (found.geometry.volume != geometry.volume || found.slot != superblock.slot)
-        {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "another volume's or slot's files: refused"));
+        match Superblock::newest(&read_whole(dir, *name, 2 * superblock::PLACE)?) {
+            Ok(found) if found.geometry.volume != geometry.volume || found.slot != superblock.slot => {
+                return refused("another volume's or slot's files");
+            }
+            Ok(found) => own = own.filter(|o| o.number > found.number).or(Some(found)),
+            Err(SuperFault::Damaged) => (),
+            Err(other) => return refused(&other.to_string()),
         }
     }
+    // As at an open: only what is blank is formatted, and what does not verify may be anybody's.
+    let is_blank = names.iter().all(|n| *n == FileName::Reserve);
     // Whatever join point the slot has of its own stays: only a blank one gets the superblock's.
     let mut superblock = superblock;
-    let own = names.iter().filter_map(|n| match n {
-        FileName::Epoch(n) => Some(*n),
-        _ => None,
-    });
-    match own.max() {
-        Some(newest) => {
-            let file = read_whole(dir, FileName::Epoch(newest), 2 * superblock::PLACE)?;
-            if let Ok(found) = Superblock::newest(&file) {
-                superblock.incarnation = found.incarnation;
-                if !found.join.needs_one(&superblock.history) {
-                    superblock.join = found.join;
-                }
+    match own {
+        Some(found) => {
+            superblock.incarnation = found.incarnation;
+            if !found.join.needs_one(&superblock.history) {
+                superblock.join = found.join;
             }
         }
-        None => superblock.incarnation += 1,
+        None if is_blank => superblock.incarnation += 1,
+        None => return refused("files without a superblock that verifies"),
     }
     if !names.contains(&FileName::Claim(number)) {
         dir.create_new(FileName::Claim(number))?;

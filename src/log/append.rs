@@ -226,15 +226,7 @@ impl Front {
 
     /// Closes the open group with a filler to the block's end, if it has a record. True if there was one to close.
     pub fn seal(&self) -> bool {
-        let mut state = self.state.lock();
-        let Some((begin, cpl)) = state.group else { return false };
-        let end = state.tail.ceil(self.block);
-        let tail = state.tail;
-        self.close(&mut state, begin, cpl, tail, end);
-        state.tail = end;
-        let mark = state.filled_to();
-        self.published.store(mark.0, Ordering::Release);
-        true
+        self.lock().seal()
     }
 
     /// Takes the next closed group that is published whole.
@@ -306,6 +298,17 @@ impl Locked<'_> {
     /// Below is durable and was made known.
     pub fn vdl(&self) -> Lsn {
         self.state.vdl
+    }
+
+    /// [`Front::seal`], under the lock that is held: the tail is at a block's beginning afterwards.
+    pub fn seal(&mut self) -> bool {
+        let (front, state) = (self.front, &mut *self.state);
+        let Some((begin, cpl)) = state.group else { return false };
+        let (from, end) = (state.tail, state.tail.ceil(front.block));
+        front.close(state, begin, cpl, from, end);
+        state.tail = end;
+        front.published.store(state.filled_to().0, Ordering::Release);
+        true
     }
 
     /// Gives an MTR its addresses: records of these lengths, the last of which ends it.

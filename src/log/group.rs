@@ -138,7 +138,7 @@ fn testify_behind(group: &[u8], from: usize, at: Lsn, seed: u32, sum: &mut Summa
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(quorate_loom)))]
 mod tests {
     use super::*;
     use crate::log::record::{Cpl, Fields, Kind};

@@ -3,7 +3,7 @@
 //! A record verifies alone: one CRC-32 over all of it, seeded from the log's identity, and its own LSN in the header,
 //! which exposes a misdirected or stale block. Layout byte by byte: `format.md`.
 
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, PageId, format};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -136,6 +136,8 @@ pub enum RecordFault {
     Misplaced(Lsn),
     #[error("it has a kind or flag that this version does not know")]
     Unknown,
+    #[error("it names an address or a page that no volume has")]
+    Range,
     #[error("it is of another epoch")]
     Epoch,
     #[error("it is not a group's header")]
@@ -228,6 +230,14 @@ pub fn decode(bytes: &[u8], at: Lsn, seed: u32) -> Result<Record<'_>, RecordFaul
     } else {
         None
     };
+    let numbers = [raw.lsn, raw.epoch, raw.prev, raw.base];
+    let vdl = cpl.map_or(Lsn::NONE, |c| c.vdl);
+    if numbers.iter().any(|n| n.get() >= format::NUMBER_LIMIT)
+        || vdl.0 >= format::NUMBER_LIMIT
+        || raw.page.get() >= PageId::LIMIT
+    {
+        return Err(RecordFault::Range);
+    }
     let payload = body.get(..raw.payload_len.get() as usize).ok_or(RecordFault::Length)?;
     Ok(Record {
         lsn: at,
@@ -276,8 +286,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(payload in prop::collection::vec(any::<u8>(), 0..300), cpl in any::<Option<(u64, u64)>>(),
-                                   lsn in any::<u64>(), epoch in any::<u64>(), pad in 0usize..8, seed in any::<u32>()) {
+        fn what_is_written_is_read(payload in prop::collection::vec(any::<u8>(), 0..300), cpl in prop::option::of((any::<u64>(), 0..format::NUMBER_LIMIT)),
+                                   lsn in 0..format::NUMBER_LIMIT, epoch in 0..format::NUMBER_LIMIT, pad in 0usize..8, seed in any::<u32>()) {
             let cpl = cpl.map(|(wall_us, vdl)| Cpl { wall_us, vdl: Lsn(vdl) });
             let len = encoded_len(payload.len(), cpl.is_some()) as usize + 8 * pad;
             let mut bytes = vec![0xAA; len];

@@ -161,15 +161,16 @@ mod memory {
     }
 }
 
-/// loom's memory: one checked cell a 4 KiB block, so that two uses of one block that are not ordered fail the model.
+/// loom's memory: one checked cell for every 8 bytes, the grain of the log's layout. Group headers, records and fillers of
+/// one block are written at different times by design; two uses of the same bytes that are not ordered fail the model.
 #[cfg(quorate_loom)]
 mod memory {
     use super::*;
     use loom::cell::UnsafeCell;
 
-    const BLOCK: usize = 4096;
+    const CELL: usize = 8;
 
-    pub struct Memory(Vec<UnsafeCell<Vec<u8>>>);
+    pub struct Memory(Vec<UnsafeCell<[u8; CELL]>>);
 
     // SAFETY: loom's cells check every access.
     unsafe impl Sync for Memory {}
@@ -178,19 +179,31 @@ mod memory {
 
     impl Memory {
         pub fn new() -> std::io::Result<Memory> {
-            Ok(Memory((0..format::FRAME as usize / BLOCK).map(|_| UnsafeCell::new(vec![0; BLOCK])).collect()))
+            Ok(Memory((0..format::FRAME as usize / CELL).map(|_| UnsafeCell::new([0; CELL])).collect()))
         }
 
         pub unsafe fn write<R>(&self, range: Range<usize>, f: impl FnOnce(&mut [u8]) -> R) -> R {
-            let (block, at) = (range.start / BLOCK, range.start % BLOCK);
-            // SAFETY: loom checks that nobody else uses the block now.
-            self.0[block].with_mut(|cell| f(unsafe { &mut (&mut *cell)[at..at + range.len()] }))
+            let mut bytes = vec![0; range.len()];
+            let result = f(&mut bytes);
+            for (cell, part) in self.cells(range).iter().zip(bytes.chunks_exact(CELL)) {
+                // SAFETY: loom checks that nobody else uses the cell now.
+                cell.with_mut(|c| unsafe { (*c).copy_from_slice(part) });
+            }
+            result
         }
 
         pub unsafe fn read<R>(&self, range: Range<usize>, f: impl FnOnce(&[u8]) -> R) -> R {
-            let (block, at) = (range.start / BLOCK, range.start % BLOCK);
-            // SAFETY: loom checks that nobody writes the block now.
-            self.0[block].with(|cell| f(unsafe { &(&*cell)[at..at + range.len()] }))
+            let mut bytes = Vec::with_capacity(range.len());
+            for cell in self.cells(range) {
+                // SAFETY: loom checks that nobody writes the cell now.
+                cell.with(|c| bytes.extend_from_slice(unsafe { &*c }));
+            }
+            f(&bytes)
+        }
+
+        fn cells(&self, range: Range<usize>) -> &[UnsafeCell<[u8; CELL]>] {
+            assert!(range.start.is_multiple_of(CELL) && range.end.is_multiple_of(CELL), "the log's grain");
+            &self.0[range.start / CELL..range.end / CELL]
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The manifest: what a checkpoint writes. Recovery starts from the newest. Layout byte by byte: `format.md`.
 
 use crate::core::history::Entry;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, format};
 use crate::page::table::{Root, TOP_MAX};
 use bytes::Bytes;
 use zerocopy::little_endian::{U32, U64};
@@ -68,7 +68,8 @@ impl Manifest {
     pub fn decode(payload: &[u8]) -> Option<Manifest> {
         let (raw, rest) = RawManifest::read_from_prefix(payload).ok()?;
         let (entries, top) = (raw.entries.get() as usize, raw.top.get() as usize);
-        if entries > ENTRIES_MAX || top as u64 > TOP_MAX {
+        let numbers = [raw.redo, raw.next_page, raw.pages];
+        if entries > ENTRIES_MAX || top as u64 > TOP_MAX || numbers.iter().any(|n| n.get() >= format::NUMBER_LIMIT) {
             return None;
         }
         let (entries, rest) = <[RawEntry]>::ref_from_prefix_with_elems(rest, entries).ok()?;

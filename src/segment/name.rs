@@ -1,6 +1,6 @@
 //! Names of the files in a slot's directory.
 
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, format};
 use std::fmt;
 
 /// A file of a slot.
@@ -25,8 +25,8 @@ impl FileName {
             return Some(FileName::Reserve);
         }
         let (kind, number) = name.split_once('-')?;
-        // Only the form that is written: no sign, no leading zero.
-        let decimal = || number.parse::<u64>().ok().filter(|n| n.to_string() == number);
+        // Only the form that is written: no sign, no leading zero, no number that no opener reaches.
+        let decimal = || number.parse::<u64>().ok().filter(|n| n.to_string() == number && *n < format::NUMBER_LIMIT);
         match kind {
             "seg" => {
                 let pg = u32::from_str_radix(number, 16).ok()?;
@@ -73,7 +73,18 @@ mod tests {
         ] {
             assert_eq!(FileName::parse(&name.to_string()), Some(name));
         }
-        for other in ["", "seg-1", "claim-07", "claim-+7", "claim-", "epoch", "lost+found", "seg-0000000A", "tail-x"] {
+        for other in [
+            "",
+            "seg-1",
+            "claim-07",
+            "claim-+7",
+            "claim-",
+            "epoch",
+            "lost+found",
+            "seg-0000000A",
+            "tail-x",
+            "claim-4611686018427387904",
+        ] {
             assert_eq!(FileName::parse(other), None, "{other}");
         }
         assert_eq!(FileName::segment_of(Lsn(70 << 20), 64 << 20), (FileName::Segment(1), 6 << 20));

@@ -174,11 +174,16 @@ impl Azs {
             must_be_directory(&placement.paths[0])?;
         }
         let mut probes = [const { None }; 3];
-        for (found, path) in probes.iter_mut().zip(&paths) {
-            match must_be_directory(path) {
-                Ok(()) => *found = Some(probe(path, allow_volatile, allow_remote)?),
-                Err(OpenError::Missing(_)) => (),
-                Err(e) => return Err(e),
+        let look = move |path: &Path| {
+            must_be_directory(path)?;
+            probe(path, allow_volatile, allow_remote)
+        };
+        for (found, answer) in probes.iter_mut().zip(each_az(&paths, look)) {
+            match answer {
+                Some(Ok(probe)) => *found = Some(probe),
+                // Not mounted, dead, or hanging: the slots in it say so, and the others may be enough.
+                None | Some(Err(OpenError::Missing(_) | OpenError::Io { .. })) => (),
+                Some(Err(e)) => return Err(e),
             }
         }
         if probes.iter().all(Option::is_none) {
@@ -214,6 +219,25 @@ impl Azs {
         let device = |az: usize| self.probes[az].as_ref().map(|p| p.device);
         [(0, 1), (0, 2), (1, 2)].into_iter().filter(|(a, b)| device(*a).is_some() && device(*a) == device(*b)).collect()
     }
+}
+
+/// Runs a call on each AZ's directory, side by side and bounded in time: a disk that hangs is one that does not answer.
+fn each_az<T: Send + 'static>(azs: &[PathBuf; 3], call: impl Fn(&Path) -> T + Send + Sync + 'static) -> [Option<T>; 3] {
+    let (send, answers) = crossbeam_channel::bounded(3);
+    let call = std::sync::Arc::new(call);
+    for (i, path) in azs.iter().cloned().enumerate() {
+        let (send, call) = (send.clone(), call.clone());
+        let spawned = std::thread::Builder::new().name("quorate-az".into()).stack_size(256 << 10);
+        // What nobody waits for any more (a lock, too) is dropped.
+        let _ = spawned.spawn(move || send.send((i, call(&path))));
+    }
+    drop(send);
+    let deadline = std::time::Instant::now() + crate::segment::survey::ANSWER_MAX;
+    let mut out = [const { None }; 3];
+    while let Ok((i, answer)) = answers.recv_deadline(deadline) {
+        out[i] = Some(answer);
+    }
+    out
 }
 
 fn slot_path(azs: &[PathBuf; 3], slot: Slot) -> PathBuf {
@@ -288,17 +312,22 @@ pub(crate) struct Holder {
 
 /// The holder of a lock in any of the AZs.
 pub(crate) fn holder(azs: &Azs) -> Option<Holder> {
+    each_az(&azs.paths, holder_in).into_iter().flatten().flatten().max().map(|(epoch, pid)| Holder { pid, epoch })
+}
+
+/// Epoch and process of the highest lock that is held.
+fn holder_in(az: &Path) -> Option<(u64, u32)> {
     let mut found = None;
-    for path in azs.paths.iter().flat_map(|az| lock_files(az)) {
-        let Ok(mut file) = File::open(&path.1) else { continue };
+    for (epoch, path) in lock_files(az) {
+        let Ok(mut file) = File::open(&path) else { continue };
         if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
             let mut text = String::new();
             let _ = file.read_to_string(&mut text);
             let pid = text.split_whitespace().next().and_then(|p| p.parse().ok()).unwrap_or(0);
-            found = found.max(Some((path.0, pid)));
+            found = found.max(Some((epoch, pid)));
         }
     }
-    found.map(|(epoch, pid)| Holder { pid, epoch })
+    found
 }
 
 fn lock_files(az: &Path) -> Vec<(u64, PathBuf)> {
@@ -312,46 +341,61 @@ fn lock_files(az: &Path) -> Vec<(u64, PathBuf)> {
 impl Locks {
     /// Takes the locks of an epoch in every AZ that is there.
     pub fn take(azs: &Azs, epoch: u64) -> Result<Locks, OpenError> {
-        let mut held = Vec::new();
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        for (az, _) in azs.paths.iter().zip(&azs.probes).filter(|(_, p)| p.is_some()) {
-            let path = az.join(format!("lock-{epoch}"));
-            // An AZ that takes no lock (full, read-only) has no say; the claim decides.
-            let Ok(mut file) = File::options().create(true).truncate(false).read(true).write(true).open(&path) else {
-                continue;
-            };
-            match file.try_lock() {
-                Ok(()) => {
-                    let text = format!("{} {epoch} {}\n", std::process::id(), boot.trim());
-                    let _ = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
-                    held.push((path, file));
-                }
-                Err(TryLockError::WouldBlock) => return Err(OpenError::Outbid { epoch }),
-                Err(TryLockError::Error(source)) => return Err(OpenError::Io { path, source }),
-            }
+        let text = format!("{} {epoch} {}\n", std::process::id(), boot.trim());
+        let mut held = Vec::new();
+        for answer in each_az(&azs.paths, move |az| take_in(az, epoch, &text)).into_iter().flatten() {
+            held.extend(answer?);
         }
         Ok(Locks { held })
     }
 
-    /// Removes the lock files of earlier epochs that nobody holds.
+    /// Removes the lock files of earlier epochs that nobody holds. Not waited for.
     pub fn tidy(&self, epoch: u64) {
-        for az in self.held.iter().filter_map(|(p, _)| p.parent()) {
-            for (number, path) in lock_files(az) {
+        let azs: Vec<PathBuf> = self.held.iter().filter_map(|(p, _)| p.parent().map(Path::to_path_buf)).collect();
+        aside(move || {
+            for (number, path) in azs.iter().flat_map(|az| lock_files(az)) {
                 let free = |path: &Path| File::open(path).is_ok_and(|f| f.try_lock().is_ok());
                 if number < epoch && free(&path) {
                     let _ = fs::remove_file(path);
                 }
             }
-        }
+        });
     }
 
     /// Gives the locks up. A child between fork and exec holds a copy of the descriptors: closing is not enough.
     pub fn release(&mut self) {
-        for (path, file) in self.held.drain(..) {
-            let _ = fs::remove_file(path);
-            let _ = file.unlock();
-        }
+        let held = std::mem::take(&mut self.held);
+        held.iter().for_each(|(_, file)| drop(file.unlock()));
+        // The files are swept up beside: a disk that hangs must not hold up a close.
+        let (send, done) = crossbeam_channel::bounded::<()>(1);
+        aside(move || {
+            held.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
+            drop(send);
+        });
+        let _ = done.recv_timeout(std::time::Duration::from_millis(500));
     }
+}
+
+/// The lock in one AZ. None: it takes no lock (full, read-only) and has no say; the claim decides.
+fn take_in(az: &Path, epoch: u64, text: &str) -> Result<Option<(PathBuf, File)>, OpenError> {
+    let path = az.join(format!("lock-{epoch}"));
+    let Ok(mut file) = File::options().create(true).truncate(false).read(true).write(true).open(&path) else {
+        return Ok(None);
+    };
+    match file.try_lock() {
+        Ok(()) => {
+            let _ = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
+            Ok(Some((path, file)))
+        }
+        Err(TryLockError::WouldBlock) => Err(OpenError::Outbid { epoch }),
+        Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+    }
+}
+
+/// On a thread of its own: a disk may hang.
+fn aside(call: impl FnOnce() + Send + 'static) {
+    let _ = std::thread::Builder::new().name("quorate-az".into()).stack_size(256 << 10).spawn(call);
 }
 
 impl Drop for Locks {

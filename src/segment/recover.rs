@@ -18,7 +18,7 @@ use crate::segment::scan::{Change, Scanner};
 use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::segment::survey::{self, NoSurvey, Survey};
 use crate::segment::tail;
-use crate::volume::error::{OpenError, ReadError, SlotFault, SlotFaults};
+use crate::volume::error::{OpenError, ReadError, SlotFaults};
 use std::io;
 use std::sync::Arc;
 
@@ -58,14 +58,15 @@ pub struct Opened {
 /// Reads and decides: steps 2 and 3. Changes nothing.
 pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
     let survey = survey(fleet)?;
-    let choice =
-        vote::choose(&survey.voices()).map_err(|e| quorum(format!("the volume cannot be read: {e}"), &survey))?;
+    let voices = survey.voices();
+    let unread = |e: vote::NoChoice| quorum(format!("the volume cannot be read: {e}"), &survey);
+    let mut choice = vote::choose(&voices).map_err(unread)?;
     let reader = LogReader::new(survey.geometry, fleet.dirs(), choice.decision.history.clone());
     let mut history = choice.decision.history.clone();
     // The newest manifest that is in the chosen history, whoever named it.
     let named = survey.manifests();
     let used = named.iter().rev().find(|(lsn, _, m)| history.contains_epoch(*m) && history.at(*lsn).is_some());
-    let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, choice.join);
+    let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, Lsn::NONE);
     if let Some(&(lsn, ..)) = used {
         let record = reader.record(lsn, 4096).map_err(|faults| ReadError::Lost {
             page: PageId::ROOT,
@@ -77,9 +78,11 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             .flatten()
             .ok_or(ReadError::Corrupt { page: PageId::ROOT, lsn, what: "it is no manifest" })?;
         manifest_lsn = lsn;
-        testified = testified.max(lsn + record.len);
+        testified = lsn + record.len;
         history.extend_back(&manifest.history);
     }
+    choice.under(&voices, &history).map_err(unread)?;
+    testified = testified.max(choice.join);
     let redo = manifest.redo.max(history.entries()[0].begin);
     let mut changes = Vec::new();
     if let Some(end) = choice.decision.clean {
@@ -135,13 +138,13 @@ pub fn open<F: Fleet>(
     }
     let first =
         vote::choose(&before.voices()).map_err(|e| quorum(format!("the volume cannot be opened: {e}"), &before))?;
-    let number = first.claim + 1;
+    let number = first.claim.max(before.claim()) + 1;
     lock(number, &before.geometry)?;
     let claimed = claim(fleet, &before, reachable, number)?;
 
     let recovered = recover(fleet)?;
-    if recovered.choice.claim > number {
-        return Err(OpenError::Outbid { epoch: recovered.choice.claim });
+    if recovered.survey.claim() > number {
+        return Err(OpenError::Outbid { epoch: recovered.survey.claim() });
     }
     let (ruling, geometry) = (&recovered.ruling, recovered.survey.geometry);
     let took_part: SlotSet = claimed.iter().filter(|s| recovered.survey.files(*s).is_some()).collect();
@@ -156,7 +159,7 @@ pub fn open<F: Fleet>(
     });
     let took_part = succeeded(&answers);
     if took_part.len() < WRITE_QUORUM {
-        return Err(failed("the decision could not be written to four slots", answers));
+        return Err(failed("the decision could not be written to four slots", answers, Some(&recovered.survey)));
     }
     look(fleet, number)?;
     let begin = ruling.next_begin;
@@ -189,7 +192,7 @@ fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) 
     if answers.iter().any(taken) {
         return Err(OpenError::Outbid { epoch: number });
     }
-    Err(failed("the epoch could not be claimed on four slots", answers))
+    Err(failed("the epoch could not be claimed on four slots", answers, Some(before)))
 }
 
 /// Step 4: every group of the tail on at least four slots, whole, and flushed after it was read.
@@ -220,30 +223,46 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
             files[slot.index()] = Some(tail::encode(geometry.volume, &groups));
         }
     }
-    let tail: Vec<(Lsn, Lsn)> = ruling.tail.clone();
+    let tail = tail_segments(ruling, &geometry);
     let files = Arc::new(files);
     let answers = fleet.each(took_part, move |slot, dir| {
         if let Some(bytes) = &files[slot.index()] {
             dir.write_at(FileName::Tail(number), 0, bytes)?;
         }
-        // What was read may still sit in the device's cache: the writer died between write and flush.
-        let mut segments: Vec<FileName> =
-            tail.iter().map(|(at, _)| FileName::segment_of(*at, geometry.pg_size).0).collect();
-        segments.dedup();
-        for segment in segments {
-            match dir.flush(segment) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => (),
-                other => other?,
-            }
-        }
-        Ok(())
+        flush_all(dir, &tail)
     });
     let flushed = succeeded(&answers);
     // Flushed slots have every group now: what they lacked is in their tail file.
     if flushed.len() < WRITE_QUORUM {
-        return Err(failed("the log's tail could not be completed on four slots", answers));
+        return Err(failed("the log's tail could not be completed on four slots", answers, Some(&recovered.survey)));
     }
     Ok(())
+}
+
+/// The segments that the tail lies in.
+fn tail_segments(ruling: &Ruling, geometry: &Geometry) -> Vec<FileName> {
+    let mut segments: Vec<FileName> =
+        ruling.tail.iter().map(|(at, _)| FileName::segment_of(*at, geometry.pg_size).0).collect();
+    segments.dedup();
+    segments
+}
+
+/// What was read may still sit in the device's cache: its writer died between write and flush.
+fn flush_all(dir: &dyn SlotDir, segments: &[FileName]) -> io::Result<()> {
+    for segment in segments {
+        match dir.flush(*segment) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The slots whose copies of the tail and of the decision are durable: flushed, after they were read.
+pub fn flush_what_was_read<F: Fleet>(fleet: &F, recovered: &Recovered) -> SlotSet {
+    let mut segments = tail_segments(&recovered.ruling, &recovered.survey.geometry);
+    segments.push(FileName::Epoch(recovered.choice.decision.number));
+    succeeded(&fleet.each(recovered.survey.ours(), move |_, dir| flush_all(dir, &segments)))
 }
 
 /// Step 5: each slot's superblock with the new history.
@@ -289,7 +308,7 @@ fn look<F: Fleet>(fleet: &F, number: u64) -> Result<(), OpenError> {
     match Look::judge(number, &claims) {
         Look::Clear => Ok(()),
         Look::Claimed(epoch) => Err(OpenError::Outbid { epoch }),
-        Look::Unsure => Err(failed(&format!("fewer than {READ_QUORUM} slots answered the last look"), answers)),
+        Look::Unsure => Err(failed(&format!("fewer than {READ_QUORUM} slots answered the last look"), answers, None)),
     }
 }
 
@@ -297,16 +316,17 @@ fn succeeded<T>(answers: &[Option<io::Result<T>>; SLOTS]) -> SlotSet {
     Slot::ALL.into_iter().filter(|s| matches!(answers[s.index()], Some(Ok(_)))).collect()
 }
 
-fn failed<T>(what: &str, answers: [Option<io::Result<T>>; SLOTS]) -> OpenError {
-    let fault = |(slot, answer): (Slot, Option<io::Result<T>>)| match answer {
-        None => Some((slot, SlotFault::Missing)),
-        Some(Ok(_)) => None,
-        Some(Err(e)) => Some((slot, survey::fault_of(e))),
-    };
-    OpenError::Quorum {
-        what: what.into(),
-        slots: SlotFaults(Slot::ALL.into_iter().zip(answers).filter_map(fault).collect()),
+/// Too few slots did it: each that failed, and each that was not asked with what the survey found.
+fn failed<T>(what: &str, answers: [Option<io::Result<T>>; SLOTS], survey: Option<&Survey>) -> OpenError {
+    let mut faults = survey.map(|s| s.faults().0).unwrap_or_default();
+    for (slot, answer) in Slot::ALL.into_iter().zip(answers) {
+        if let Some(Err(e)) = answer {
+            faults.retain(|(s, _)| *s != slot);
+            faults.push((slot, survey::fault_of(e)));
+        }
     }
+    faults.sort_by_key(|(slot, _)| *slot);
+    OpenError::Quorum { what: what.into(), slots: SlotFaults(faults) }
 }
 
 /// Makes a new volume on six blank slots: epoch 1, which begins at the second block.
@@ -336,7 +356,7 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         job::write_super(dir, &superblock(slot, &first))
     });
     if succeeded(&answers) != SlotSet::ALL {
-        return Err(failed("a new volume needs all six slots", answers));
+        return Err(failed("a new volume needs all six slots", answers, None));
     }
     // A creation that finds a higher claim beside it gives up.
     look(fleet, 1)?;

@@ -33,9 +33,6 @@ type Kept = Vec<(Lsn, Result<FrameBytes, String>)>;
 /// Frames kept per slot while scanning.
 const FRAMES_KEPT: usize = 2;
 
-/// How often a scan beside a running writer goes on where it found a record lost that was only not read yet.
-const TRIES_MAX: u32 = 64;
-
 /// Reads groups of one volume from a set of slots.
 pub struct Scanner<'a, F> {
     fleet: &'a F,
@@ -157,27 +154,18 @@ impl<'a, F: Fleet> Scanner<'a, F> {
     ) -> Result<(Sightings, Ruling), OpenError> {
         let open = history.last();
         let mut seen = Sightings::new();
-        let mut at = from.max(open.begin);
-        let (mut lost_at, mut tries) = (None, 0);
-        let first = loop {
-            while let Some((slot, sum)) = self.on_any(at, open.epoch, changes) {
-                let whole = SlotSet::NONE.with(slot);
-                seen.insert(at, Seen { end: at + sum.header.len, whole, cpl: sum.cpl_end, vdl: sum.vdl });
-                at = at + sum.header.len;
-            }
-            // Beyond the union's end no writer has anything further than a LAL; a later record may testify of a lost one.
-            self.look_beyond(history, at, &mut seen)?;
-            match recovery::rule(open, from, &seen, testified) {
-                Ok(ruling) => break ruling,
-                // Beside a running writer a frame may be older than the record that testifies: read again. What is
-                // lost stays where it is.
-                Err(lost) if lost_at < Some(lost.at) && tries < TRIES_MAX => {
-                    (lost_at, tries) = (Some(lost.at), tries + 1);
-                    self.frames.clear();
-                }
-                Err(lost) => return Err(self.lost(lost, open.epoch)),
-            }
-        };
+        let end = self.run(from.max(open.begin), open.epoch, &mut seen, changes);
+        // Beyond the union's end no writer has anything further than a LAL; a later record may testify of a lost one.
+        self.look_beyond(history, end, &mut seen)?;
+        let mut first = recovery::rule(open, from, &seen, testified);
+        if let Err(lost) = first {
+            // Frames are read one after another, and a writer may have gone on meanwhile: what a later record speaks for
+            // is lost only if it is not there after that record was read.
+            self.frames.clear();
+            self.run(lost.at, open.epoch, &mut seen, changes);
+            first = recovery::rule(open, from, &seen, testified);
+        }
+        let first = first.map_err(|l| self.lost(l, open.epoch))?;
         for &(begin, _) in &first.tail {
             for slot in self.slots.iter() {
                 if self.on_slot(slot, begin, open.epoch).is_ok()
@@ -190,6 +178,16 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         let ruling = recovery::rule(open, from, &seen, testified).map_err(|l| self.lost(l, open.epoch))?;
         changes.retain(|c| c.lsn < open.begin || c.end <= ruling.end);
         Ok((seen, ruling))
+    }
+
+    /// The unbroken run of groups from `at` on. Returns its end.
+    fn run(&mut self, mut at: Lsn, epoch: u64, seen: &mut Sightings, changes: &mut Vec<Change>) -> Lsn {
+        while let Some((slot, sum)) = self.on_any(at, epoch, changes) {
+            let whole = SlotSet::NONE.with(slot);
+            seen.insert(at, Seen { end: at + sum.header.len, whole, cpl: sum.cpl_end, vdl: sum.vdl });
+            at = at + sum.header.len;
+        }
+        at
     }
 
     fn look_beyond(&mut self, history: &History, end: Lsn, seen: &mut Sightings) -> Result<(), OpenError> {

@@ -248,7 +248,10 @@ impl Superblock {
             block_size: raw.block_size.get(),
             pg_size: raw.pg_size.get(),
         };
-        if !geometry_is_sane(&geometry) || gaps.iter().any(|g| g.slot as usize >= SLOTS) {
+        let numbers = [raw.number, raw.version, raw.incarnation, raw.join_at, raw.clean_end, raw.manifest, raw.redo];
+        let gaps_are_sane =
+            gaps.iter().all(|g| (g.slot as usize) < SLOTS && g.from.get() <= g.to.get() && in_range(g.to));
+        if !geometry_is_sane(&geometry) || !gaps_are_sane || !numbers.into_iter().all(in_range) {
             return Err(SuperFault::Damaged);
         }
         Ok(Superblock {
@@ -299,6 +302,10 @@ fn checksum(place: &[u8]) -> u32 {
     crc.finalize()
 }
 
+fn in_range(number: U64) -> bool {
+    number.get() < format::NUMBER_LIMIT
+}
+
 fn geometry_is_sane(g: &Geometry) -> bool {
     let block = u64::from(g.block_size);
     g.page_size.is_power_of_two()
@@ -307,6 +314,7 @@ fn geometry_is_sane(g: &Geometry) -> bool {
         && (format::BLOCK_MIN..=format::BLOCK_MAX).contains(&block)
         && g.pg_size > 0
         && g.pg_size.is_multiple_of(format::EXTENT)
+        && g.pg_size < format::NUMBER_LIMIT
 }
 
 #[cfg(test)]

@@ -33,7 +33,9 @@ impl Files {
     }
 
     fn is_blank(&self) -> bool {
-        self.superblocks.is_empty() && self.claim == 0 && self.tails.is_empty() && self.segments.is_empty()
+        // An epoch file of a newer format is no unfinished formatting.
+        let unfinished = self.fault.is_none_or(|f| f == SuperFault::Damaged);
+        self.superblocks.is_empty() && unfinished && self.tails.is_empty() && self.segments.is_empty()
     }
 }
 
@@ -66,8 +68,11 @@ pub fn read_files(dir: &dyn SlotDir) -> io::Result<Files> {
 pub enum Standing {
     /// It is this volume's slot.
     Ours(Files),
-    /// Nothing is there: it can be formatted.
-    Blank,
+    /// Nothing is there, or no more than an unfinished formatting: it can be formatted.
+    Blank {
+        /// The highest claim that an unfinished formatting left.
+        claim: u64,
+    },
     /// It cannot take part.
     Fault(SlotFault),
 }
@@ -95,7 +100,7 @@ impl Survey {
         let mut standings = answers.map(|answer| match answer {
             None => Standing::Fault(SlotFault::Missing),
             Some(Err(e)) => Standing::Fault(fault_of(e)),
-            Some(Ok(files)) if files.is_blank() => Standing::Blank,
+            Some(Ok(files)) if files.is_blank() => Standing::Blank { claim: files.claim },
             Some(Ok(files)) if files.superblocks.is_empty() => Standing::Fault(
                 files
                     .fault
@@ -142,7 +147,7 @@ impl Survey {
     }
 
     pub fn blank(&self) -> SlotSet {
-        Slot::ALL.into_iter().filter(|s| matches!(self.standings[s.index()], Standing::Blank)).collect()
+        Slot::ALL.into_iter().filter(|s| matches!(self.standings[s.index()], Standing::Blank { .. })).collect()
     }
 
     /// The faults of the slots that do not take part.
@@ -165,7 +170,12 @@ impl Survey {
 
     /// The highest claim or decision anywhere.
     pub fn claim(&self) -> u64 {
-        Slot::ALL.into_iter().filter_map(|s| self.files(s)).map(|f| f.claim).max().unwrap_or(0)
+        let claim = |standing: &Standing| match standing {
+            Standing::Ours(files) => files.claim,
+            Standing::Blank { claim } => *claim,
+            Standing::Fault(_) => 0,
+        };
+        self.standings.iter().map(claim).max().unwrap_or(0)
     }
 
     /// Every manifest that a superblock names, with its redo begin and the epoch that named it.
@@ -181,7 +191,7 @@ impl Survey {
 fn faults(standings: &[Standing; SLOTS]) -> SlotFaults {
     let fault = |(slot, standing): (Slot, &Standing)| match standing {
         Standing::Ours(_) => None,
-        Standing::Blank => Some((slot, SlotFault::Blank)),
+        Standing::Blank { .. } => Some((slot, SlotFault::Blank)),
         Standing::Fault(f) => Some((slot, copy(f))),
     };
     SlotFaults(Slot::ALL.into_iter().zip(standings).filter_map(fault).collect())

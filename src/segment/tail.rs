@@ -60,7 +60,9 @@ pub fn decode(bytes: &[u8], volume: uuid::Uuid) -> Option<Vec<(Lsn, &[u8])>> {
     let mut groups = Vec::with_capacity(count);
     for g in table {
         let Some(group) = bytes.get(at..at.checked_add(g.len.get() as usize)?) else { break };
-        groups.push((Lsn(g.lsn.get()), group));
+        if g.lsn.get() < format::NUMBER_LIMIT {
+            groups.push((Lsn(g.lsn.get()), group));
+        }
         at += group.len();
     }
     Some(groups)

@@ -22,7 +22,7 @@ const LEAVES: usize = 64;
 
 /// A checkpoint under way.
 pub struct Checkpoint {
-    /// Everything below is in it.
+    /// Everything below is in it; a group begins here.
     redo: Lsn,
     frozen: Arc<Layer>,
     /// What is still to be put into leaves, in order of page.
@@ -65,8 +65,9 @@ pub enum Step {
 impl Checkpoint {
     /// Freezes the layer. None if there is nothing to write, or one is under way.
     pub fn begin(shared: &Shared) -> Option<Checkpoint> {
+        // Redo begins at a group: only there a scan can begin.
         let (redo, frozen, map) = shared.freeze()?;
-        // A reservation below `redo` may not be filled yet: its versions are in the layer, its records come.
+        // A reservation below may not be filled yet: its versions are in the layer, its records come.
         let changes = frozen.sorted(redo);
         Some(Checkpoint {
             redo,

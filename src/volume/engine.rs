@@ -70,7 +70,8 @@ pub struct Engine {
     pause: [Duration; SLOTS],
     done: Vec<Done>,
     /// Since when fewer than four slots are live.
-    stalled_since: Option<Duration>,
+    /// Where VCL stands while something waits for it, and since when.
+    stalled_since: Option<(Lsn, Duration)>,
     stall_max: Duration,
     closing: bool,
 }
@@ -349,7 +350,10 @@ impl Engine {
             let from = self.writer.allocated_to(slot);
             let waits = self.full.contains(slot) && now < self.retry_at[slot.index()];
             if from < self.target && !waits {
-                self.give(slot, Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size });
+                self.give(
+                    slot,
+                    Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size, epoch: self.number },
+                );
             }
         }
     }
@@ -383,13 +387,18 @@ impl Engine {
                 self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
             }
         }
-        let waiting = self.writer.vcl() < self.front.tail() && self.writer.live().len() < WRITE_QUORUM;
-        if !waiting {
+        // Slots that hang are live as long as the ring holds what they lack: what counts is that VCL stands still.
+        let vcl = self.writer.vcl();
+        if vcl >= self.front.tail() {
             self.stalled_since = None;
-        } else if now >= *self.stalled_since.get_or_insert(now) + self.stall_max {
-            let live = self.writer.live().len();
-            self.tickets
-                .end(Ended::Stalled(format!("only {live} of six slots could be written for {:?}", self.stall_max)));
+        } else if let Some((_, since)) = self.stalled_since.filter(|(at, _)| *at == vcl) {
+            if now >= since + self.stall_max {
+                let able = self.writer.live().iter().filter(|s| self.writer.busy(*s).is_none()).count();
+                self.tickets
+                    .end(Ended::Stalled(format!("only {able} of six slots could be written for {:?}", self.stall_max)));
+            }
+        } else {
+            self.stalled_since = Some((vcl, now));
         }
         self.pump(now);
     }
@@ -398,7 +407,7 @@ impl Engine {
     pub fn next_tick(&self) -> Option<Duration> {
         let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
         let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
-        let stall = self.stalled_since.map(|s| s + self.stall_max);
+        let stall = self.stalled_since.map(|(_, since)| since + self.stall_max);
         let look = self.writer.wants_look().filter(|_| self.asking.is_none()).map(|_| self.look_at);
         retries.chain(stall).chain(look).min()
     }

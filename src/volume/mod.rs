@@ -3,6 +3,7 @@
 pub(crate) mod alloc;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
+pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod engine;
 pub(crate) mod error;
@@ -125,6 +126,10 @@ impl Volume {
         }
         if lost.epoch == shared.number {
             return if shared.tickets.vdl() >= lost.lsn { Ok(true) } else { Err(ReadError::NotKnownYet(lost.lsn)) };
+        }
+        if lost.epoch > shared.number {
+            // Of who took over from this handle, which cannot know.
+            return Err(ReadError::NotKnownYet(lost.lsn));
         }
         let history = shared.reads.pages.reader.history();
         // An MTR's end lies behind its last record: the record before it must be in the entry.

@@ -70,8 +70,8 @@ impl Mtr {
     /// # Errors
     /// [`WriteError::OutOfPages`] when all ids are in use, and what an earlier call did wrong.
     pub fn alloc(&mut self) -> Result<PageId, WriteError> {
-        if let Some(wrong) = self.wrong.take() {
-            return Err(wrong);
+        if let Some(wrong) = &self.wrong {
+            return Err(again(wrong));
         }
         self.shared.check_open()?;
         let page = self.shared.alloc.lock().take()?;
@@ -96,6 +96,10 @@ impl Mtr {
         let mut now: Option<Page> = None;
         let mut freed = false;
         for change in own {
+            if freed {
+                // `commit` will say so, too.
+                return Err(ReadError::NoSuchPage(page));
+            }
             let bytes = match &change.what {
                 What::Zero => Bytes::from(vec![0; size]),
                 What::Put(image) => image.clone(),
@@ -114,7 +118,6 @@ impl Mtr {
                     image.freeze()
                 }
             };
-            freed = false;
             now = Some(Page::new(page, Lsn::NONE, bytes));
         }
         match now {

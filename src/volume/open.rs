@@ -29,8 +29,6 @@ use uuid::Uuid;
 
 /// What a dropped handle may take to close.
 const DROP_MAX: Duration = Duration::from_secs(1);
-/// How long a close waits for slots that are behind the quorum before it does without a clean mark.
-const STRAGGLERS_MAX: Duration = Duration::from_secs(5);
 
 /// The owner of an open volume: what handles share, and what only closing needs.
 pub(crate) struct Handle {
@@ -267,13 +265,13 @@ fn writes(workers: &Workers, options: &Options, pg_size: u64) -> Result<(Writes,
     }
 }
 
-/// The layer that redo leaves: the changes since the manifest.
-pub(crate) fn redo_layer(recovered: &Recovered) -> Layer {
+/// The layer that redo leaves: the changes since the manifest. Versions are kept that a read at `from` or above may ask for.
+pub(crate) fn redo_layer(recovered: &Recovered, from: Lsn) -> Layer {
     let layer = Layer::new();
     for c in &recovered.changes {
         let base = if c.kind == Kind::Image { c.lsn } else { c.base };
         let version = Version { lsn: c.lsn, base, depth: c.depth, free: c.kind == Kind::Free };
-        layer.push(c.page, version, Lsn::MAX, &[]);
+        layer.push(c.page, version, from, &[]);
     }
     layer
 }
@@ -289,7 +287,7 @@ pub(crate) fn build(
     let Opened { geometry, number, history, begin, took_part, superblocks, recovered } = opened;
     let front = Arc::new(Front::new(geometry.seed(), number, geometry.block(), begin));
     let map = Map {
-        current: Arc::new(redo_layer(&recovered)),
+        current: Arc::new(redo_layer(&recovered, Lsn::MAX)),
         frozen: None,
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,
@@ -325,75 +323,4 @@ pub(crate) fn build(
         clock,
     };
     (parts, engine)
-}
-
-impl Shared {
-    /// Drains, writes a checkpoint and the clean mark.
-    pub fn close(&self, most: Duration) -> Result<(), CloseError> {
-        let deadline = self.clock.now() + most;
-        self.reads.closed.store(true, Ordering::SeqCst);
-        // Whoever had passed the check holds the append lock; behind it nobody appends any more but this close.
-        drop(self.front.lock());
-        let appended = self.appended();
-        self.wait_decided(appended, most);
-        if self.tickets.vdl() < appended {
-            let why =
-                self.tickets.ended().map_or_else(|| format!("not acknowledged within {most:?}"), |e| e.to_string());
-            return Err(CloseError::NotDurable(why));
-        }
-        if let Some(ended) = self.tickets.ended() {
-            return Err(CloseError::NotClean(ended.to_string()));
-        }
-        self.engine.lock().close();
-        if !self.checkpoint_all(deadline) {
-            return Err(CloseError::NotClean("the checkpoint did not end in time".into()));
-        }
-        let stragglers = deadline.min(self.clock.now() + STRAGGLERS_MAX);
-        if !self.until(stragglers, |engine| engine.is_clean()) {
-            return Err(CloseError::NotClean("a slot has writes outstanding".into()));
-        }
-        let end = self.tickets.vdl();
-        self.engine.lock().begin_round(None, Some(end));
-        if !self.until(deadline, |engine| engine.round() == Some(true)) {
-            return Err(CloseError::NotClean("the clean mark is not on four slots".into()));
-        }
-        Ok(())
-    }
-
-    /// Takes checkpoints until nothing is left in the layers.
-    fn checkpoint_all(&self, deadline: Duration) -> bool {
-        loop {
-            let map = self.reads.pages.map();
-            if map.frozen.is_none() && map.current.pages() == 0 {
-                return true;
-            }
-            if self.clock.now() >= deadline || self.tickets.ended().is_some() {
-                return false;
-            }
-            let turn = self.progress.turn();
-            self.begin_checkpoint();
-            if self.drive_checkpoint() {
-                self.wait_decided(self.tickets.vdl() + 1, Duration::from_millis(1));
-                self.progress.wait(turn, Duration::from_millis(1));
-            }
-        }
-    }
-
-    /// Drives the engine until `done` holds, or the deadline.
-    fn until(&self, deadline: Duration, done: impl Fn(&Engine) -> bool) -> bool {
-        loop {
-            let turn = self.progress.turn();
-            self.pump();
-            if done(&self.engine.lock()) {
-                return true;
-            }
-            if self.clock.now() >= deadline || self.tickets.ended().is_some() {
-                return false;
-            }
-            let soon = self.clock.now() + Duration::from_millis(2);
-            if !self.lead(self.tickets.vdl() + 1, soon) {
-                self.progress.wait(turn, Duration::from_millis(2));
-            }
-        }
-    }
 }

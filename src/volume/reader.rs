@@ -1,6 +1,6 @@
 //! Reading alone: beside a running writer, on a damaged volume, on three slots of six.
 
-use crate::core::history::Entry;
+use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::disk::worker::Workers;
@@ -43,16 +43,33 @@ pub struct Reader {
     decision_settled: bool,
 }
 
+/// Openings of others that a reader steps aside for.
+const TRIES: usize = 8;
+
 pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenError> {
     let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
     let workers = start(&azs)?;
-    let recovered = recover::recover(&*workers).map_err(|e| no_volume(e, &azs))?;
-    let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
-    let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
-    let unclaimed = Look::judge(recovered.choice.decision.number, &claims) == Look::Clear;
-    let (settled, decision_settled) = settled(&recovered, unclaimed);
+    let highest = || {
+        let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+        claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0))
+    };
+    let mut before = highest();
+    let mut tries = 0;
+    let recovered = loop {
+        let recovered = recover::recover(&*workers);
+        let claims = highest();
+        tries += 1;
+        match recovered {
+            Ok(recovered) => break recovered,
+            // A writer opened the volume while its superblocks were read: they are read again.
+            Err(_) if claims != before && tries < TRIES => before = claims,
+            Err(e) => return Err(no_volume(e, &azs)),
+        }
+    };
+    let (settled, decision_settled) = settled(&*workers, &recovered);
     let map = Map {
-        current: Arc::new(redo_layer(&recovered)),
+        // Views at `settled` as well as at `visible`.
+        current: Arc::new(redo_layer(&recovered, settled)),
         frozen: None,
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,
@@ -62,28 +79,50 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
 }
 
-/// PROTOCOL.md, "Read-only": what is certain.
-fn settled(r: &Recovered, unclaimed: bool) -> (Lsn, bool) {
-    let open = r.history.last();
-    let used = r.ruling.vcl > open.begin;
-    let decision = r.choice.holders.len() >= WRITE_QUORUM || used || r.clean;
+/// Whether a commit has survived, by a history that a reader chose.
+pub(crate) fn outcome(history: &History, settled: Lsn, decision_settled: bool, lost: Unknown) -> Option<bool> {
+    let inside = |e: &Entry| lost.lsn > e.begin && lost.lsn <= e.end;
+    let entry = history.entries().iter().find(|e| e.epoch == lost.epoch);
+    match entry {
+        Some(e) if e.end != Lsn::MAX && decision_settled => Some(inside(e)),
+        Some(e) => (lost.lsn <= settled && inside(e)).then_some(true),
+        None => (lost.epoch < history.last().epoch && decision_settled).then_some(false),
+    }
+}
+
+/// PROTOCOL.md, "Read-only": what is certain, and whether the chosen decision is.
+///
+/// One thing is added to it: four copies (of a group, or of a decision) that were only *read* may all sit in devices'
+/// caches, left there by late writes of a killed process, and go at a power cut. So a copy counts only once it was
+/// flushed after the reading.
+pub(crate) fn settled<F: Fleet>(fleet: &F, r: &Recovered) -> (Lsn, bool) {
     if r.clean {
         return (r.ruling.end, true);
     }
+    let open = r.history.last();
+    let used = r.ruling.vcl > open.begin;
+    let flushed = recover::flush_what_was_read(fleet, r);
+    let decision = r.choice.holders.and(flushed).len() >= WRITE_QUORUM || used;
     let mut settled = r.ruling.known;
     if decision {
         settled = settled.max(open.begin.min(r.ruling.end));
-        if unclaimed {
-            // The unbroken run of groups that are whole on four slots each.
-            for (begin, end) in &r.ruling.tail {
-                let Some(group) = r.seen.get(begin).filter(|s| s.whole.len() >= WRITE_QUORUM) else { break };
-                if let Some(cpl) = group.cpl.filter(|_| *end > settled) {
-                    settled = settled.max(cpl);
-                }
-            }
+        let on_four = |begin: &Lsn| r.seen.get(begin).filter(|s| s.whole.and(flushed).len() >= WRITE_QUORUM);
+        // The unbroken run of groups that are whole on four slots each.
+        let run = r.ruling.tail.iter().map_while(|(begin, _)| on_four(begin)).filter_map(|group| group.cpl);
+        if let Some(end) = run.max()
+            && is_unclaimed(fleet, r)
+        {
+            settled = settled.max(end);
         }
     }
     (settled.min(r.ruling.end), decision)
+}
+
+/// A look after the reading finds no claim above the chosen decision.
+fn is_unclaimed<F: Fleet>(fleet: &F, recovered: &Recovered) -> bool {
+    let claims = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+    let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
+    Look::judge(recovered.choice.decision.number, &claims) == Look::Clear
 }
 
 impl Reader {
@@ -109,15 +148,7 @@ impl Reader {
 
     /// Whether a commit has survived; none while that is not decided.
     pub fn outcome(&self, lost: Unknown) -> Option<bool> {
-        let inside = |e: &Entry| lost.lsn > e.begin && lost.lsn <= e.end;
-        let last = self.recovered.history.last();
-        let entry = self.recovered.history.entries().iter().find(|e| e.epoch == lost.epoch);
-        match entry {
-            Some(e) if e.end == Lsn::MAX => (lost.lsn <= self.settled && inside(e)).then_some(true),
-            Some(e) if self.decision_settled => Some(inside(e)),
-            Some(e) => (lost.lsn <= self.settled && inside(e)).then_some(true),
-            None => (lost.epoch < last.epoch && self.decision_settled).then_some(false),
-        }
+        outcome(&self.recovered.history, self.settled, self.decision_settled, lost)
     }
 
     /// Reads every record of every copy, compares the copies byte for byte, and reads every page, all up to what is
@@ -158,7 +189,7 @@ impl Reader {
         let slots = Slot::ALL.map(|slot| {
             let fault = match &r.survey.standings[slot.index()] {
                 Standing::Ours(_) => None,
-                Standing::Blank => Some("it is blank".to_string()),
+                Standing::Blank { .. } => Some("it is blank".to_string()),
                 Standing::Fault(fault) => Some(fault.to_string()),
             };
             let lacks = r.ruling.tail.iter().find(|(b, _)| r.seen.get(b).is_none_or(|s| !s.whole.contains(slot)));

@@ -27,6 +27,9 @@ const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first.
 const DEPTH_MAX: u8 = 32;
 
+/// So long may work that is no hurry wait for a background thread that sleeps by the clock.
+const SHALLOW: Duration = Duration::from_millis(250);
+
 /// Time, as the volume sees it.
 pub(crate) trait Clock: Send + Sync {
     /// Since some moment of the process; never goes back.
@@ -125,7 +128,7 @@ pub(crate) struct Background {
     state: Mutex<Wanted>,
     bell: Condvar,
     asleep: AtomicBool,
-    /// Asleep until it is woken: nothing is due.
+    /// Asleep until it is woken, or for long: what begins now would wait for it.
     deep: AtomicBool,
 }
 
@@ -161,7 +164,7 @@ impl Background {
     pub fn sleep(&self, most: Option<Duration>) -> bool {
         let mut state = self.state.lock();
         self.asleep.store(true, Ordering::SeqCst);
-        self.deep.store(most.is_none(), Ordering::SeqCst);
+        self.deep.store(most.is_none_or(|m| m > SHALLOW), Ordering::SeqCst);
         if !state.work {
             match most {
                 Some(most) => {
@@ -200,6 +203,12 @@ struct Patched {
 }
 
 impl Prepared {
+    /// Behind the MTR's last record.
+    #[cfg(feature = "sim")]
+    pub fn end(&self) -> Lsn {
+        self.reservation.end
+    }
+
     /// Address of record `i`.
     pub fn lsn(&self, i: usize) -> Lsn {
         self.reservation.records[i].0
@@ -441,13 +450,17 @@ impl Shared {
         &self,
         content: &Content,
         heads: &HashMap<PageId, Option<Head>>,
-    ) -> Result<HashMap<PageId, (Lsn, Bytes)>, ReadError> {
+    ) -> Result<HashMap<PageId, (Lsn, Bytes)>, NotAppended> {
         let mut images = HashMap::new();
         for change in content.changes.iter().filter(|c| matches!(c.what, What::Patch { .. })) {
             let Some(Some(head)) = heads.get(&change.page) else { continue };
             // The table tells depths up to 7 only: from there on the chain's length is not known.
             let unknown = head.base.is_none() && head.depth >= crate::page::table::DEPTH_TOLD;
             let must = head.depth >= DEPTH_MAX - 1 || unknown;
+            if must && head.lsn >= self.front.published() {
+                // Another thread's reservation, not filled yet: neither the ring nor any slot has it.
+                return Err(NotAppended::Again);
+            }
             let image = match self.reads.pages.cached(head.lsn) {
                 Some(image) if must || head.depth >= DEPTH_TARGET => image,
                 None if must => self.reads.pages.version(change.page, head.lsn)?,
@@ -466,6 +479,7 @@ impl Shared {
         heads: &HashMap<PageId, Option<Head>>,
         map: &Map,
     ) -> Result<Prepared, NotAppended> {
+        assert!(!planned.is_empty(), "an MTR without records has no end");
         let last = planned.len() - 1;
         let lengths: Vec<u64> =
             planned.iter().enumerate().map(|(i, p)| record::encoded_len(p.payload.len(), i == last)).collect();
@@ -589,7 +603,11 @@ impl Shared {
                     return Ok(end);
                 }
                 Err(NotAppended::Wrong(e)) => return Err(e),
-                Err(NotAppended::Again) => continue,
+                Err(NotAppended::Again) => {
+                    self.front.wait_published(self.front.tail(), Duration::from_millis(1));
+                    self.check_open()?;
+                    continue;
+                }
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Space(end)) => {
                     if !self.engine.lock().want_space(end, self.clock.now()) {
@@ -699,13 +717,16 @@ impl Shared {
         map.frozen.is_some() && map.current.bytes() > self.options.overlay_bytes
     }
 
-    /// A new, empty layer takes the place of the current one, which a checkpoint will write out.
+    /// A new, empty layer takes the place of the current one, which a checkpoint will write out. Redo will begin where
+    /// the log's tail is now.
     pub fn freeze(&self) -> Option<(Lsn, Arc<Layer>, Map)> {
-        let append = self.front.lock();
+        let mut append = self.front.lock();
         let map = self.reads.pages.map();
         if map.frozen.is_some() {
             return None;
         }
+        // Redo begins at a group: a scan finds no other beginning.
+        append.seal();
         let frozen = map.current.clone();
         let next = Map { current: Arc::new(Layer::new()), frozen: Some(frozen.clone()), ..(*map).clone() };
         self.reads.pages.set_map(next.clone());

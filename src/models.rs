@@ -1,0 +1,390 @@
+//! loom's models of what the tests cannot show: every interleaving of two or three threads, up to three preemptions.
+//!
+//!     RUSTFLAGS="--cfg quorate_loom" LOOM_MAX_PREEMPTIONS=3 cargo test --release --lib models
+//!
+//! The ring's memory is checked byte by byte (8 at a time), so a read that is not ordered behind its write fails a model
+//! even where it would see the right bytes; a thread that nobody wakes is a deadlock, which loom reports: under loom no
+//! wait has a timeout that could hide it.
+
+use crate::log::append::{Front, Reservation, Sealed};
+use crate::log::group;
+use crate::log::record::{self, Cpl, Fields, Kind};
+use crate::log::ring::Frame;
+use crate::lsn::{Lsn, format};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::volume::tickets::{Ended, Parked, Status, Tickets, Waiter};
+use loom::thread;
+use std::time::Duration;
+
+const BLOCK: u64 = format::BLOCK_MIN;
+const SEED: u32 = 3;
+const BEGIN: Lsn = Lsn(BLOCK);
+/// Ignored under loom: its waits have no end.
+const EVER: Duration = Duration::from_secs(1);
+
+fn front() -> Arc<Front> {
+    let front = Front::new(SEED, 1, BLOCK, BEGIN);
+    front.set_space(Lsn::MAX);
+    Arc::new(front)
+}
+
+fn reserve(front: &Front, payload: usize) -> Reservation {
+    front.lock().reserve(&[record::encoded_len(payload, true)]).expect("room")
+}
+
+/// The payload of the record at `lsn`: told by its address, so that a reader knows what to expect.
+fn payload(lsn: Lsn, len: usize) -> Vec<u8> {
+    (0..len).map(|i| lsn.0 as u8 ^ i as u8).collect()
+}
+
+fn fill(front: &Front, of: &Reservation, len: usize) {
+    let fields = Fields { kind: Kind::Image, page: 1, ..Fields::filler() };
+    front.fill(of, 0, &fields, Some(Cpl::default()), &payload(of.records[0].0, len));
+}
+
+fn append(front: &Front, len: usize) -> Lsn {
+    let reservation = reserve(front, len);
+    fill(front, &reservation, len);
+    let lsn = reservation.records[0].0;
+    front.publish(reservation);
+    lsn
+}
+
+/// Every record of a sealed group verifies, as the kernel would write it. Returns how many are no filler.
+fn check(frame: &Frame, s: Sealed) -> usize {
+    let len = (s.end - s.begin) as usize;
+    // SAFETY: `next_sealed` gave it out, which it does for what is published alone. loom checks.
+    #[allow(unsafe_code)]
+    let bytes = unsafe { frame.read(s.begin, len, <[u8]>::to_vec) };
+    let mut records = 0;
+    let sum = group::verify(&bytes, s.begin, SEED, |r| {
+        if r.fields.kind != Kind::Filler {
+            assert_eq!(r.payload, payload(r.lsn, r.payload.len()));
+            records += 1;
+        }
+    });
+    let sum = sum.expect("a group that was taken is whole");
+    assert_eq!((sum.header.len, sum.cpl_end), (s.end - s.begin, s.cpl));
+    records
+}
+
+/// Takes what can be taken now, and checks it. `at` is where the next group must begin.
+fn take(front: &Front, at: &mut Lsn) -> usize {
+    let mut records = 0;
+    while let Some(s) = front.next_sealed() {
+        assert_eq!(s.begin, *at, "groups tile the log");
+        records += check(&front.ring.get(s.begin).expect("in the ring"), s);
+        *at = s.end;
+    }
+    records
+}
+
+/// Two threads append while a third seals and writes: each group that it takes is whole.
+#[test]
+fn a_group_that_is_taken_is_whole() {
+    loom::model(|| {
+        let front = front();
+        let appenders = [0, 1].map(|_| {
+            let front = front.clone();
+            thread::spawn(move || append(&front, 8))
+        });
+        let (mut at, mut records) = (BEGIN, 0);
+        front.seal();
+        records += take(&front, &mut at);
+        for appender in appenders {
+            appender.join().unwrap();
+        }
+        front.seal();
+        records += take(&front, &mut at);
+        assert_eq!((records, at, front.published()), (2, front.tail(), front.tail()));
+    });
+}
+
+/// The second of two reservations is published first, by another thread: nothing of it shows before the first.
+#[test]
+fn publication_is_in_order() {
+    loom::model(|| {
+        let front = front();
+        let (first, second) = (reserve(&front, 8), reserve(&front, 8));
+        let (begin, end) = (first.records[0].0, second.end);
+        let later = {
+            let front = front.clone();
+            thread::spawn(move || {
+                fill(&front, &second, 8);
+                front.publish(second);
+                // Whatever the other thread has done: what is seen as published can be read.
+                if front.published() > begin {
+                    assert!(front.with_record(begin, |r| r.payload == payload(begin, 8)).unwrap());
+                }
+            })
+        };
+        front.seal();
+        let mut at = BEGIN;
+        assert_eq!(take(&front, &mut at), 0, "the first is not filled");
+        fill(&front, &first, 8);
+        front.publish(first);
+        later.join().unwrap();
+        assert_eq!(take(&front, &mut at), 2);
+        assert!(front.published() >= end);
+    });
+}
+
+/// A reader of the newest records beside an appender and a sealer: what is published is read whole, or not at all.
+#[test]
+fn a_published_record_is_read_whole() {
+    loom::model(|| {
+        let front = front();
+        let appender = {
+            let front = front.clone();
+            thread::spawn(move || {
+                append(&front, 8);
+                append(&front, 8);
+            })
+        };
+        let sealer = {
+            let front = front.clone();
+            thread::spawn(move || front.seal())
+        };
+        let first = BEGIN + group::HEADER as u64;
+        let len = record::encoded_len(8, true);
+        // The second lies behind the first, or in a group of its own.
+        for lsn in [first, first + len, BEGIN + BLOCK + group::HEADER as u64] {
+            let seen = front.published();
+            match front.with_record(lsn, |r| (r.fields.kind, r.payload == payload(lsn, r.payload.len()))) {
+                Some(read) => assert!(read == (Kind::Image, true) || read.0 == Kind::Filler),
+                None => assert!(lsn != first || seen <= first, "published, so it is there"),
+            }
+        }
+        appender.join().unwrap();
+        sealer.join().unwrap();
+        assert!(front.with_record(first, |r| r.payload == payload(first, 8)).unwrap());
+    });
+}
+
+/// Who waits for other threads' fills is woken by the last of them.
+#[test]
+fn who_waits_for_publication_is_woken() {
+    loom::model(|| {
+        let front = front();
+        let fillers = [reserve(&front, 8), reserve(&front, 8)].map(|r| {
+            let front = front.clone();
+            thread::spawn(move || {
+                fill(&front, &r, 8);
+                front.publish(r);
+            })
+        });
+        let end = front.tail();
+        assert!(front.wait_published(end, EVER));
+        for filler in fillers {
+            filler.join().unwrap();
+        }
+    });
+}
+
+/// A hung write holds its frame: later reservations go elsewhere, and what it would still write stays as it was. When it
+/// has ended, its frame comes back.
+#[test]
+fn a_held_frame_is_not_written() {
+    loom::model(|| {
+        let front = front();
+        append(&front, 8);
+        front.seal();
+        let group = front.next_sealed().unwrap();
+        let frame = front.ring.get(group.begin).unwrap();
+        let hung = thread::spawn(move || {
+            assert_eq!(check(&frame, group), 1, "still what was sealed");
+            assert_eq!(frame.base(), group.begin.floor(format::FRAME));
+        });
+        // Durable elsewhere: the log goes on, twice around the ring.
+        for _ in 0..4 {
+            front.set_vdl(front.tail());
+            let lsn = append(&front, 200);
+            assert!(front.with_record(lsn, |r| r.payload == payload(lsn, 200)).unwrap());
+            front.seal();
+            while front.next_sealed().is_some() {}
+        }
+        assert!(front.ring.bytes() <= 3 * format::FRAME);
+        hung.join().unwrap();
+    });
+}
+
+/// A task that counts how often it is woken. std's counter: it is looked at after the threads have ended.
+#[derive(Default)]
+struct Count(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Count {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Count {
+    fn waiter(self: &std::sync::Arc<Self>) -> Waiter {
+        Waiter::Task(std::task::Waker::from(self.clone()))
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A thread's wait for `end`, as `Shared::wait_decided` does it where others drive the engine.
+fn wait(tickets: &Tickets, end: Lsn) -> Status {
+    let parked = Arc::new(Parked::new());
+    loop {
+        match tickets.status(end) {
+            Status::Waiting => (),
+            decided => return decided,
+        }
+        let Some(key) = tickets.register(end, Waiter::Thread(parked.clone())) else { continue };
+        parked.park(EVER);
+        tickets.forget(key);
+    }
+}
+
+/// VDL moves in two steps while two threads wait for one each: both wake, and a task is woken once.
+#[test]
+fn no_wake_up_is_lost_when_vdl_moves() {
+    loom::model(|| {
+        let tickets = Arc::new(Tickets::new(Lsn(8)));
+        let count = std::sync::Arc::new(Count::default());
+        let task = tickets.register(Lsn(24), count.waiter());
+        let waits = [Lsn(16), Lsn(24)].map(|end| {
+            let tickets = tickets.clone();
+            thread::spawn(move || assert_eq!(wait(&tickets, end), Status::Durable))
+        });
+        tickets.advance(Lsn(16));
+        assert_eq!((count.get(), task.is_some()), (0, true), "not its turn yet");
+        tickets.advance(Lsn(24));
+        for wait in waits {
+            wait.join().unwrap();
+        }
+        tickets.end(Ended::Closed);
+        assert_eq!((count.get(), tickets.any()), (1, false));
+    });
+}
+
+/// The volume ends while a thread waits and another moves VDL: who waits learns of one or the other, and no status is
+/// ever taken back.
+#[test]
+fn no_wake_up_is_lost_when_the_volume_ends() {
+    loom::model(|| {
+        let tickets = Arc::new(Tickets::new(Lsn(8)));
+        let count = std::sync::Arc::new(Count::default());
+        tickets.register(Lsn(16), count.waiter());
+        let waits = {
+            let tickets = tickets.clone();
+            thread::spawn(move || {
+                let status = wait(&tickets, Lsn(16));
+                assert!(matches!(status, Status::Durable | Status::Ended(Ended::Fenced(2))));
+                if status == Status::Durable {
+                    assert_eq!(tickets.status(Lsn(16)), Status::Durable);
+                }
+                assert_eq!(wait(&tickets, Lsn(24)), Status::Ended(Ended::Fenced(2)));
+            })
+        };
+        let ends = {
+            let tickets = tickets.clone();
+            thread::spawn(move || tickets.end(Ended::Fenced(2)))
+        };
+        tickets.advance(Lsn(16));
+        waits.join().unwrap();
+        ends.join().unwrap();
+        assert_eq!((count.get(), tickets.any()), (1, false));
+    });
+}
+
+/// What was durable before the volume ended is never told to have ended.
+#[test]
+fn what_is_durable_stays_durable() {
+    loom::model(|| {
+        let tickets = Arc::new(Tickets::new(Lsn(8)));
+        let waits = {
+            let tickets = tickets.clone();
+            thread::spawn(move || assert_eq!(wait(&tickets, Lsn(16)), Status::Durable))
+        };
+        tickets.advance(Lsn(16));
+        tickets.end(Ended::Closed);
+        waits.join().unwrap();
+    });
+}
+
+/// A task registers while VDL moves: it is told at once that it is decided, or it is woken, once.
+#[test]
+fn a_task_is_woken_once_or_told_at_once() {
+    loom::model(|| {
+        let tickets = Arc::new(Tickets::new(Lsn(8)));
+        let mover = {
+            let tickets = tickets.clone();
+            thread::spawn(move || tickets.advance(Lsn(16)))
+        };
+        let count = std::sync::Arc::new(Count::default());
+        let key = tickets.register(Lsn(16), count.waiter());
+        if key.is_none() {
+            assert_eq!(tickets.status(Lsn(16)), Status::Durable);
+        }
+        mover.join().unwrap();
+        assert_eq!(count.get(), usize::from(key.is_some()));
+    });
+}
+
+/// Leading, as `Shared::wait_decided` and `Shared::lead` hand it on: one thread drives the engine for all who wait; when it
+/// leaves, one of them takes its place. Here the engine is a counter that each turn of a leader moves by one step.
+#[test]
+fn somebody_always_leads() {
+    struct Model {
+        tickets: Tickets,
+        leading: AtomicBool,
+        steps: AtomicU64,
+    }
+
+    impl Model {
+        fn lead(&self, end: Lsn) -> bool {
+            if self.leading.swap(true, Ordering::SeqCst) {
+                return false;
+            }
+            while self.tickets.vdl() < end {
+                let step = self.steps.fetch_add(8, Ordering::Relaxed);
+                self.tickets.advance(Lsn(step + 8));
+            }
+            // A swap where `Shared::lead` has a store: loom would let a failed swap of the other thread, which read what
+            // stood before the store, count as newer than it.
+            self.leading.swap(false, Ordering::SeqCst);
+            self.tickets.wake_a_thread();
+            true
+        }
+
+        fn wait(&self, end: Lsn) {
+            let parked = Arc::new(Parked::new());
+            while self.tickets.vdl() < end {
+                if self.lead(end) {
+                    continue;
+                }
+                let Some(key) = self.tickets.register(end, Waiter::Thread(parked.clone())) else { return };
+                // The leader may have left between the attempt and the registration.
+                if !self.leading.load(Ordering::SeqCst) {
+                    self.tickets.forget(key);
+                    continue;
+                }
+                parked.park(EVER);
+                self.tickets.forget(key);
+            }
+        }
+    }
+
+    loom::model(|| {
+        let model = Arc::new(Model {
+            tickets: Tickets::new(Lsn(8)),
+            leading: AtomicBool::new(false),
+            steps: AtomicU64::new(8),
+        });
+        let other = {
+            let model = model.clone();
+            thread::spawn(move || model.wait(Lsn(24)))
+        };
+        model.wait(Lsn(16));
+        other.join().unwrap();
+        assert!(model.tickets.vdl() >= Lsn(24));
+    });
+}

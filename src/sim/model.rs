@@ -1,0 +1,101 @@
+//! What must be true, independent of the code: a list of MTRs, a map of pages, and what the outside was told.
+
+use crate::core::history::History;
+use crate::lsn::{Lsn, PageId};
+use std::collections::BTreeMap;
+
+/// All pages and their bytes.
+pub type State = BTreeMap<PageId, Vec<u8>>;
+
+/// One change, as the model understands it.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    Put(PageId, Vec<u8>),
+    Patch(PageId, usize, Vec<u8>),
+    Free(PageId),
+}
+
+impl Effect {
+    pub fn page(&self) -> PageId {
+        match self {
+            Effect::Put(p, _) | Effect::Patch(p, ..) | Effect::Free(p) => *p,
+        }
+    }
+
+    pub fn apply(&self, state: &mut State) {
+        match self {
+            Effect::Put(page, image) => {
+                state.insert(*page, image.clone());
+            }
+            Effect::Patch(page, at, bytes) => {
+                if let Some(image) = state.get_mut(page) {
+                    image[*at..at + bytes.len()].copy_from_slice(bytes);
+                }
+            }
+            Effect::Free(page) => {
+                state.remove(page);
+            }
+        }
+    }
+}
+
+/// An MTR that was reserved by some writer.
+#[derive(Clone, Debug)]
+pub struct ModelMtr {
+    pub epoch: u64,
+    pub end: Lsn,
+    pub effects: Vec<Effect>,
+    pub acknowledged: bool,
+    /// Whether it survived, once somebody was told.
+    pub seen: Option<bool>,
+}
+
+/// The truth.
+#[derive(Default)]
+pub struct Model {
+    pub mtrs: Vec<ModelMtr>,
+    /// The history of the newest open that was exposed.
+    pub newest: Option<History>,
+}
+
+impl Model {
+    /// The MTR's outcome becomes known: it may never flip, and what was acknowledged is there.
+    pub fn settle(&mut self, index: usize, present: bool, by: &str) -> Result<(), String> {
+        let m = &mut self.mtrs[index];
+        let name = format!("the MTR of epoch {} that ends at {}", m.epoch, m.end);
+        if m.acknowledged && !present {
+            return Err(format!("S1: {name} was acknowledged, and {by} says it is gone"));
+        }
+        if m.seen.is_some_and(|seen| seen != present) {
+            return Err(format!("S2: {name} was seen {}, and {by} sees it {present}", !present));
+        }
+        m.seen = Some(present);
+        Ok(())
+    }
+
+    /// A writer acknowledges an MTR.
+    pub fn acknowledge(&mut self, index: usize) -> Result<(), String> {
+        let m = &mut self.mtrs[index];
+        m.acknowledged = true;
+        let outlived =
+            self.newest.as_ref().is_some_and(|h| h.last().epoch > m.epoch && !h.holds(m.epoch, Lsn(m.end.0 - 1)));
+        if m.seen == Some(false) || outlived {
+            return Err(format!("S6: a zombie of epoch {} acknowledges the MTR that ends at {}", m.epoch, m.end));
+        }
+        Ok(())
+    }
+
+    /// A new writer is open: every earlier outcome is known now. Returns the state that it must show.
+    pub fn expose(&mut self, history: &History) -> Result<State, String> {
+        for i in 0..self.mtrs.len() {
+            let present = history.holds(self.mtrs[i].epoch, Lsn(self.mtrs[i].end.0 - 1));
+            self.settle(i, present, "an open")?;
+        }
+        self.newest = Some(history.clone());
+        let mut present: Vec<&ModelMtr> = self.mtrs.iter().filter(|m| m.seen == Some(true)).collect();
+        present.sort_by_key(|m| m.end);
+        let mut state = State::new();
+        present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+        Ok(state)
+    }
+}

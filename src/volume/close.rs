@@ -1,0 +1,109 @@
+//! Closing, in steps: drain, checkpoint, wait for stragglers, leave the clean mark.
+
+use crate::lsn::Lsn;
+use crate::volume::error::CloseError;
+use crate::volume::shared::Shared;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a close waits for slots that are behind the quorum before it does without a clean mark.
+const STRAGGLERS_MAX: Duration = Duration::from_secs(5);
+
+/// A close under way.
+pub(crate) struct Closing {
+    deadline: Duration,
+    phase: Phase,
+}
+
+enum Phase {
+    /// Everything appended becomes durable.
+    Drain(Lsn),
+    /// The layers go into the table.
+    Checkpoint,
+    /// Every live slot gets everything.
+    Stragglers(Duration),
+    /// Four superblocks get the clean mark.
+    Marking,
+}
+
+impl Closing {
+    /// From here on nobody appends but the close itself.
+    pub fn begin(shared: &Shared, most: Duration) -> Closing {
+        shared.reads.closed.store(true, Ordering::SeqCst);
+        // Whoever had passed the check holds the append lock; behind it the last MTR is reserved.
+        drop(shared.front.lock());
+        Closing { deadline: shared.clock.now() + most, phase: Phase::Drain(shared.front.tail()) }
+    }
+
+    /// Goes as far as it can without waiting. None: something must move first.
+    pub fn step(&mut self, shared: &Shared) -> Option<Result<(), CloseError>> {
+        let now = shared.clock.now();
+        let late = now >= self.deadline;
+        shared.pump();
+        if let Some(ended) = shared.tickets.ended() {
+            let durable = shared.tickets.vdl() >= shared.appended();
+            return Some(Err(if durable {
+                CloseError::NotClean(ended.to_string())
+            } else {
+                CloseError::NotDurable(ended.to_string())
+            }));
+        }
+        loop {
+            match self.phase {
+                Phase::Drain(tail) => {
+                    let appended = shared.appended();
+                    if shared.front.published() < tail || shared.tickets.vdl() < appended {
+                        return late.then(|| Err(CloseError::NotDurable("not acknowledged in time".into())));
+                    }
+                    shared.engine.lock().close();
+                    self.phase = Phase::Checkpoint;
+                }
+                Phase::Checkpoint => {
+                    let map = shared.reads.pages.map();
+                    if map.frozen.is_some() || map.current.pages() > 0 {
+                        shared.begin_checkpoint();
+                        if shared.drive_checkpoint() || shared.tickets.ended().is_some() {
+                            return late
+                                .then(|| Err(CloseError::NotClean("the checkpoint did not end in time".into())));
+                        }
+                        continue;
+                    }
+                    self.phase = Phase::Stragglers(self.deadline.min(now + STRAGGLERS_MAX));
+                }
+                Phase::Stragglers(until) => {
+                    let mut engine = shared.engine.lock();
+                    if !engine.is_clean() {
+                        return (now >= until)
+                            .then(|| Err(CloseError::NotClean("a slot has writes outstanding".into())));
+                    }
+                    engine.begin_round(None, Some(shared.tickets.vdl()));
+                    self.phase = Phase::Marking;
+                }
+                Phase::Marking => {
+                    return match shared.engine.lock().round() {
+                        Some(true) => Some(Ok(())),
+                        Some(false) => Some(Err(CloseError::NotClean("the clean mark is not on four slots".into()))),
+                        None => late.then(|| Err(CloseError::NotClean("the clean mark took too long".into()))),
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Closes, waiting so long at most.
+    pub fn close(&self, most: Duration) -> Result<(), CloseError> {
+        let mut closing = Closing::begin(self, most);
+        loop {
+            let turn = self.progress.turn();
+            if let Some(result) = closing.step(self) {
+                return result;
+            }
+            let soon = self.clock.now() + Duration::from_millis(2);
+            if !self.lead(self.tickets.vdl() + 1, soon) {
+                self.progress.wait(turn, Duration::from_millis(2));
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What the tests on real files share: directories, children that can be killed, copies of directories, small disks.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use quorate::{PageId, Placement, Volume};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+pub fn dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Commits one patch, durably.
+pub fn patch(volume: &Volume, page: PageId, offset: u32, bytes: &[u8]) {
+    let mut mtr = volume.begin();
+    mtr.patch(page, offset, bytes);
+    mtr.commit().unwrap().wait().unwrap();
+}
+
+/// A xorshift: the tests' own randomness, told by its seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn seeded() -> Random {
+        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
+        println!("seed {seed}");
+        Random(seed)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// Three AZ directories below `at`.
+pub fn azs(at: &Path) -> [PathBuf; 3] {
+    ["a", "b", "c"].map(|az| at.join(az))
+}
+
+/// Makes them.
+pub fn make_azs(at: &Path) -> [PathBuf; 3] {
+    let azs = azs(at);
+    azs.iter().for_each(|az| fs::create_dir(az).unwrap());
+    azs
+}
+
+pub fn placement(at: &Path) -> Placement {
+    Placement::from(azs(at))
+}
+
+/// The directory of a slot of such a volume.
+pub fn slot(at: &Path, slot: u8) -> PathBuf {
+    azs(at)[usize::from(slot / 2)].join(format!("slot-{slot}"))
+}
+
+/// Every file below, with its bytes.
+pub fn bytes_below(at: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(at) else { return all };
+    for entry in entries.map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            all.extend(bytes_below(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// This test binary again, running one test as the child; its lines as they come.
+pub struct Child {
+    pub process: std::process::Child,
+    lines: Receiver<String>,
+}
+
+impl Child {
+    /// `test` must return at once when the variable is absent.
+    pub fn start(test: &str, variables: &[(&str, String)]) -> Child {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .envs(variables.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(process.stdout.take().unwrap());
+        let (send, lines) = channel();
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Child { process, lines }
+    }
+
+    /// The next line, if one comes in time.
+    pub fn line(&self, most: Duration) -> Option<String> {
+        self.lines.recv_timeout(most).ok()
+    }
+
+    /// Reads on to a line that begins so. None: the child ended, or time is up.
+    pub fn until(&self, begins: &str, most: Duration) -> Option<String> {
+        let deadline = Instant::now() + most;
+        loop {
+            let line = self.line(deadline.saturating_duration_since(Instant::now()))?;
+            if line.starts_with(begins) {
+                return Some(line);
+            }
+        }
+    }
+
+    /// What came so far.
+    pub fn pending(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// SIGKILL, and all that it had said.
+    pub fn kill(mut self) -> Vec<String> {
+        let _ = self.process.kill();
+        self.process.wait().unwrap();
+        self.lines.iter().collect()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Waits for its end by itself.
+    pub fn join(mut self, most: Duration) -> Vec<String> {
+        let deadline = Instant::now() + most;
+        while Instant::now() < deadline {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                let lines: Vec<String> = self.lines.iter().collect();
+                assert!(status.success(), "the child failed: {lines:#?}");
+                return lines;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the child did not end in {most:?}: {:#?}", self.kill());
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A small ext4 on a loop device. Unmounted, and thawed before, when dropped.
+pub struct Mount {
+    pub path: PathBuf,
+    frozen: bool,
+}
+
+impl Mount {
+    /// None, with the reason printed, where that cannot be done.
+    pub fn new(at: &Path, name: &str, mib: u64) -> Option<Mount> {
+        let (image, path) = (at.join(format!("{name}.img")), at.join(name));
+        fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        fs::create_dir(&path).unwrap();
+        let image = image.to_str().unwrap();
+        let ready =
+            run("mkfs.ext4", &["-q", "-m", "0", image]) && run("mount", &["-o", "loop", image, path.to_str().unwrap()]);
+        if !ready {
+            println!("skipped: no loop device can be mounted here (not root, or no losetup)");
+            return None;
+        }
+        Some(Mount { path, frozen: false })
+    }
+
+    /// Writes hang from now on; reads do not.
+    pub fn freeze(&mut self) -> bool {
+        self.frozen = run("fsfreeze", &["-f", self.path.to_str().unwrap()]);
+        self.frozen
+    }
+
+    pub fn thaw(&mut self) {
+        if std::mem::take(&mut self.frozen) {
+            assert!(run("fsfreeze", &["-u", self.path.to_str().unwrap()]));
+        }
+    }
+
+    /// Takes all of the space that is left.
+    pub fn fill(&self) {
+        use std::io::Write;
+        let mut file = fs::File::create(self.path.join("filler")).unwrap();
+        for size in [1 << 20, 64 << 10, 4 << 10] {
+            while file.write_all(&vec![7; size]).and_then(|()| file.sync_data()).is_ok() {}
+        }
+    }
+
+    pub fn make_room(&self) {
+        fs::remove_file(self.path.join("filler")).unwrap();
+        assert!(run("sync", &["-f", self.path.to_str().unwrap()]));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.thaw();
+        // Lazily: a volume that could not be closed may still hold files.
+        if !run("umount", &[self.path.to_str().unwrap()]) {
+            run("umount", &["-l", self.path.to_str().unwrap()]);
+        }
+    }
+}
+
+pub fn run(program: &str, args: &[&str]) -> bool {
+    Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}

@@ -1,0 +1,718 @@
+//! Slots as an open may find them: blank, foreign, swapped, stale, half copied, missing, damaged. Each does what
+//! PROTOCOL.md says: within the promise the open succeeds and the data is right, beyond it the error is typed, and a
+//! wrong disk is refused and left as it was.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test says where")]
+
+mod common;
+
+use quorate::{Lsn, OpenError, Options, PageId, ReadError, Slot, SlotFault, SlotFaults, SuperFault, Volume};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PAGE: u32 = 4096;
+const PAGES: u64 = 24;
+
+fn options() -> Options {
+    Options::default().page_size(PAGE).idle_after(Duration::from_millis(10))
+}
+
+/// What the pages hold.
+type Expected = BTreeMap<PageId, Vec<u8>>;
+
+/// One volume, at three moments: closed long ago, closed clean, and as a kill leaves it; and another volume.
+struct Fixture {
+    dir: tempfile::TempDir,
+    expected: Expected,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let dir = common::dir();
+        let (live, old) = (dir.path().join("live"), dir.path().join("old"));
+        let other = dir.path().join("other");
+        for at in [&live, &other] {
+            fs::create_dir(at).unwrap();
+            common::make_azs(at);
+        }
+        Volume::create(common::placement(&other), &options()).unwrap().close().unwrap();
+
+        let mut expected = Expected::new();
+        let volume = Volume::create(common::placement(&live), &options()).unwrap();
+        let mut mtr = volume.begin();
+        for i in 1..=PAGES {
+            let page = mtr.alloc().unwrap();
+            let image = vec![i as u8; PAGE as usize];
+            mtr.put(page, image.clone());
+            expected.insert(page, image);
+        }
+        mtr.commit().unwrap().wait().unwrap();
+        volume.close().unwrap();
+        common::copy(&live, &old);
+
+        // Log since: some in an epoch that is closed, some in the open one.
+        let mut change = |volume: &Volume, turn: u8| {
+            for i in (1..=PAGES).step_by(1 + usize::from(turn)) {
+                let page = PageId(i);
+                common::patch(volume, page, u32::from(turn) * 100, &[turn; 50]);
+                expected.get_mut(&page).unwrap()[usize::from(turn) * 100..][..50].fill(turn);
+            }
+        };
+        let volume = Volume::open(common::placement(&live), &options()).unwrap();
+        change(&volume, 1);
+        // As a kill leaves it, and recovered from.
+        drop(volume);
+        let volume = Volume::open(common::placement(&live), &options()).unwrap();
+        change(&volume, 2);
+        // The filler after idleness speaks for the last commit.
+        std::thread::sleep(Duration::from_millis(150));
+        common::copy(&live, &dir.path().join("killed"));
+        volume.close().unwrap();
+        common::copy(&live, &dir.path().join("closed"));
+        Fixture { dir, expected }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A fresh copy of one of the moments.
+    fn fresh(&self, of: &str) -> PathBuf {
+        let at = self.at("volume");
+        let _ = fs::remove_dir_all(&at);
+        common::copy(&self.at(of), &at);
+        at
+    }
+
+    fn check(&self, read: impl Fn(PageId) -> Result<quorate::Page, ReadError>, what: &str) {
+        for (page, want) in &self.expected {
+            let got = read(*page).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(got[..] == want[..], "{what}: page {page} has other bytes");
+        }
+    }
+}
+
+fn read_only(at: &Path) -> Result<quorate::Reader, OpenError> {
+    Volume::open_read_only(common::placement(at), &options())
+}
+
+fn open(at: &Path) -> Result<Volume, OpenError> {
+    Volume::open(common::placement(at), &options())
+}
+
+fn slot(at: &Path, s: u8) -> PathBuf {
+    common::slot(at, s)
+}
+
+fn empty(dir: &Path) {
+    fs::remove_dir_all(dir).unwrap();
+    fs::create_dir(dir).unwrap();
+}
+
+fn replace(dir: &Path, by: &Path) {
+    fs::remove_dir_all(dir).unwrap();
+    common::copy(by, dir);
+}
+
+fn exchange(a: &Path, b: &Path) {
+    let aside = a.with_extension("aside");
+    fs::rename(a, &aside).unwrap();
+    fs::rename(b, a).unwrap();
+    fs::rename(&aside, b).unwrap();
+}
+
+/// The slot's files whose names begin so.
+fn files(dir: &Path, begins: &str) -> Vec<PathBuf> {
+    let name = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(begins);
+    let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(name).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} has a {begins} file", dir.display());
+    files
+}
+
+/// Overwrites a superblock place of every epoch file.
+fn ruin(dir: &Path, places: &[u64]) {
+    for file in files(dir, "epoch-") {
+        let file = fs::File::options().write(true).open(file).unwrap();
+        places.iter().for_each(|p| file.write_all_at(&[0xA5; 16 << 10], p * (16 << 10)).unwrap());
+    }
+}
+
+/// Changes bytes of both places of every epoch file, with a checksum that fits.
+fn forge(dir: &Path, at: usize, byte: u8) {
+    for path in files(dir, "epoch-") {
+        let mut bytes = fs::read(&path).unwrap();
+        for place in bytes.chunks_mut(16 << 10) {
+            place[at] = byte;
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&place[..8]);
+            crc.update(&place[12..]);
+            place[8..12].copy_from_slice(&crc.finalize().to_le_bytes());
+        }
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// A slot made unreachable: what is there is no directory.
+fn unreachable(at: &Path, s: u8) {
+    fs::remove_dir_all(slot(at, s)).unwrap();
+    fs::write(slot(at, s), "").unwrap();
+}
+
+struct Case {
+    name: &'static str,
+    make: fn(&Path, &Fixture),
+    /// What a read-only open says of slots that do not take part.
+    faults: &'static [(u8, &'static str)],
+    /// Slots whose bytes no open may change.
+    untouched: &'static [u8],
+}
+
+const CASES: &[Case] = &[
+    Case { name: "all as it should be", make: |_, _| (), faults: &[], untouched: &[] },
+    Case { name: "a blank slot", make: |at, _| empty(&slot(at, 2)), faults: &[(2, "blank")], untouched: &[] },
+    Case {
+        name: "a blank AZ",
+        make: |at, _| [0, 1].iter().for_each(|s| empty(&slot(at, *s))),
+        faults: &[(0, "blank"), (1, "blank")],
+        untouched: &[],
+    },
+    Case {
+        name: "an AZ directory with nothing in it",
+        make: |at, _| empty(&common::azs(at)[1]),
+        faults: &[(2, "blank"), (3, "blank")],
+        untouched: &[],
+    },
+    Case {
+        name: "an AZ directory that is missing",
+        make: |at, _| fs::remove_dir_all(&common::azs(at)[2]).unwrap(),
+        faults: &[(4, "missing"), (5, "missing")],
+        untouched: &[],
+    },
+    Case {
+        name: "a slot directory that is missing",
+        make: |at, _| fs::remove_dir_all(slot(at, 5)).unwrap(),
+        faults: &[(5, "blank")],
+        untouched: &[],
+    },
+    Case { name: "a slot that is a file", make: |at, _| unreachable(at, 1), faults: &[(1, "")], untouched: &[1] },
+    Case {
+        name: "two blank slots in two AZs",
+        make: |at, _| [1, 4].iter().for_each(|s| empty(&slot(at, *s))),
+        faults: &[(1, "blank"), (4, "blank")],
+        untouched: &[],
+    },
+    Case {
+        name: "three blank slots",
+        make: |at, _| [1, 2, 4].iter().for_each(|s| empty(&slot(at, *s))),
+        faults: &[(1, "blank"), (2, "blank"), (4, "blank")],
+        untouched: &[],
+    },
+    Case {
+        name: "another volume's slot",
+        make: |at, f| replace(&slot(at, 3), &slot(&f.at("other"), 3)),
+        faults: &[(3, "another volume")],
+        untouched: &[3],
+    },
+    Case {
+        name: "another volume's AZ",
+        make: |at, f| replace(&common::azs(at)[0], &common::azs(&f.at("other"))[0]),
+        faults: &[(0, "another volume"), (1, "another volume")],
+        untouched: &[0, 1],
+    },
+    Case {
+        name: "another volume's AZ of another number",
+        make: |at, f| replace(&common::azs(at)[0], &common::azs(&f.at("other"))[1]),
+        faults: &[(0, "right disk"), (1, "right disk")],
+        untouched: &[0, 1],
+    },
+    Case {
+        name: "one AZ twice",
+        make: |at, _| replace(&common::azs(at)[2], &common::azs(at)[1]),
+        faults: &[(4, "right disk"), (5, "right disk")],
+        untouched: &[4, 5],
+    },
+    Case {
+        name: "two slots exchanged",
+        make: |at, _| exchange(&slot(at, 0), &slot(at, 5)),
+        faults: &[(0, "slot 5"), (5, "slot 0")],
+        untouched: &[0, 5],
+    },
+    Case {
+        name: "the two slots of an AZ exchanged",
+        make: |at, _| exchange(&slot(at, 2), &slot(at, 3)),
+        faults: &[(2, "slot 3"), (3, "slot 2")],
+        untouched: &[2, 3],
+    },
+    Case {
+        name: "one slot twice",
+        make: |at, _| replace(&slot(at, 4), &slot(at, 1)),
+        faults: &[(4, "slot 1")],
+        untouched: &[4],
+    },
+    Case {
+        name: "an old copy of a slot",
+        make: |at, f| replace(&slot(at, 4), &slot(&f.at("old"), 4)),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "an old copy of an AZ",
+        make: |at, f| replace(&common::azs(at)[2], &common::azs(&f.at("old"))[2]),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "old copies of three slots",
+        make: |at, f| [0, 2, 4].iter().for_each(|s| replace(&slot(at, *s), &slot(&f.at("old"), *s))),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "no epoch files",
+        make: |at, _| files(&slot(at, 1), "epoch-").iter().for_each(|f| fs::remove_file(f).unwrap()),
+        faults: &[(1, "no superblock")],
+        untouched: &[1],
+    },
+    Case {
+        name: "segments alone",
+        make: |at, _| {
+            for begins in ["epoch-", "claim-"] {
+                files(&slot(at, 1), begins).iter().for_each(|f| fs::remove_file(f).unwrap());
+            }
+        },
+        faults: &[(1, "no superblock")],
+        untouched: &[1],
+    },
+    Case {
+        name: "no segment",
+        make: |at, _| files(&slot(at, 0), "seg-").iter().for_each(|f| fs::remove_file(f).unwrap()),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "no segment on three",
+        make: |at, _| {
+            [0, 3, 5]
+                .iter()
+                .for_each(|s| files(&slot(at, *s), "seg-").iter().for_each(|f| fs::remove_file(f).unwrap()));
+        },
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "an empty segment",
+        make: |at, _| files(&slot(at, 0), "seg-").iter().for_each(|f| fs::write(f, "").unwrap()),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "a truncated segment",
+        make: |at, _| {
+            for file in files(&slot(at, 3), "seg-") {
+                fs::File::options().write(true).open(file).unwrap().set_len(10_000).unwrap();
+            }
+        },
+        faults: &[],
+        untouched: &[],
+    },
+    Case { name: "a ruined first place", make: |at, _| ruin(&slot(at, 3), &[0]), faults: &[], untouched: &[] },
+    Case { name: "a ruined second place", make: |at, _| ruin(&slot(at, 3), &[1]), faults: &[], untouched: &[] },
+    Case {
+        name: "a ruined place on every slot",
+        make: |at, _| (0..6).for_each(|s| ruin(&slot(at, s), &[u64::from(s) % 2])),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "both places ruined",
+        make: |at, _| ruin(&slot(at, 3), &[0, 1]),
+        faults: &[(3, "no superblock")],
+        untouched: &[3],
+    },
+    Case {
+        name: "both places ruined on an AZ",
+        make: |at, _| [4, 5].iter().for_each(|s| ruin(&slot(at, *s), &[0, 1])),
+        faults: &[(4, "no superblock"), (5, "no superblock")],
+        untouched: &[4, 5],
+    },
+    Case {
+        name: "a superblock of a newer version",
+        make: |at, _| forge(&slot(at, 2), 12, 9),
+        faults: &[(2, "version 9")],
+        untouched: &[2],
+    },
+    Case {
+        name: "a superblock with an unknown feature",
+        make: |at, _| forge(&slot(at, 2), 17, 1),
+        faults: &[(2, "0x100")],
+        untouched: &[2],
+    },
+    Case {
+        name: "a claim of long ago to come",
+        make: |at, _| fs::write(slot(at, 2).join("claim-5000"), "").unwrap(),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "an epoch file that is garbage, above all others",
+        make: |at, _| fs::write(slot(at, 2).join("epoch-700"), [3; 40_000]).unwrap(),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "a tail file that is garbage",
+        make: |at, _| (0..6).for_each(|s| fs::write(slot(at, s).join("tail-2"), [3; 100_000]).unwrap()),
+        faults: &[],
+        untouched: &[],
+    },
+    Case {
+        name: "files that are none of ours",
+        make: |at, _| {
+            for name in ["lost+found", "notes.txt", "seg-1", "claim-", "epoch-x"] {
+                (0..6).for_each(|s| fs::write(slot(at, s).join(name), "mine").unwrap());
+            }
+        },
+        faults: &[],
+        untouched: &[],
+    },
+];
+
+#[test]
+fn each_slot_does_what_the_protocol_says() {
+    let fixture = Fixture::new();
+    let mut failed = Vec::new();
+    for case in CASES {
+        for of in ["closed", "killed"] {
+            let what = format!("{} ({of})", case.name);
+            let run = std::panic::AssertUnwindSafe(|| one(&fixture, case, of, &what));
+            if std::panic::catch_unwind(run).is_err() {
+                failed.push(what);
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), 2 * CASES.len());
+}
+
+fn one(fixture: &Fixture, case: &Case, of: &str, what: &str) {
+    let at = fixture.fresh(of);
+    (case.make)(&at, fixture);
+    let wrong: Vec<_> = case.untouched.iter().map(|s| (slot(&at, *s), contents(&slot(&at, *s)))).collect();
+    let untouched = |when: &str| {
+        for (path, before) in &wrong {
+            assert!(contents(path) == *before, "{what}: {} was changed {when}", path.display());
+        }
+    };
+    let before = common::bytes_below(&at);
+    let reader = read_only(&at).unwrap_or_else(|e| panic!("{what}: read-only: {e}"));
+    fixture.check(|p| reader.view().read(p), &format!("{what}: read-only at settled"));
+    fixture.check(|p| reader.view_visible().read(p), &format!("{what}: read-only"));
+    for s in reader.health().slots {
+        let want = case.faults.iter().find(|(n, _)| *n == s.slot.0).map(|(_, text)| *text);
+        match (&s.fault, want) {
+            (None, None) => (),
+            (Some(fault), Some(text)) => assert!(fault.contains(text), "{what}: slot {}: {fault}", s.slot),
+            (got, want) => panic!("{what}: slot {}: {got:?} and not {want:?}", s.slot),
+        }
+    }
+    drop(reader);
+    assert!(common::bytes_below(&at) == before, "{what}: a read-only open changed something");
+
+    let mut text = [0; 8];
+    for turn in 1..=3u8 {
+        let volume = open(&at).unwrap_or_else(|e| panic!("{what}: open {turn}: {e}"));
+        fixture.check(|p| volume.read(p), &format!("{what}: open {turn}"));
+        let root = volume.read(PageId::ROOT).unwrap();
+        assert_eq!(root[..8], text, "{what}: open {turn}: what the turn before had committed");
+        text.fill(turn);
+        common::patch(&volume, PageId::ROOT, 0, &text);
+        // Time for a slot that is away to be tried, and for the filler.
+        std::thread::sleep(Duration::from_millis(60));
+        let health = volume.health();
+        for s in case.untouched {
+            assert!(health.slots[usize::from(*s)].away.is_some(), "{what}: slot {s} takes part");
+        }
+        if turn == 2 {
+            drop(volume);
+        } else {
+            volume.close().unwrap_or_else(|e| panic!("{what}: close {turn}: {e}"));
+        }
+        untouched(&format!("by open {turn}"));
+    }
+}
+
+/// Of a directory, or of the file in its place.
+fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    if path.is_file() {
+        BTreeMap::from([(path.to_path_buf(), fs::read(path).unwrap())])
+    } else {
+        common::bytes_below(path)
+    }
+}
+
+fn quorum(e: OpenError, what: &str) -> SlotFaults {
+    match e {
+        OpenError::Quorum { slots, .. } => slots,
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+#[test]
+fn four_reachable_slots_can_be_written_and_three_can_be_read() {
+    let fixture = Fixture::new();
+    for missing in 0u8..64 {
+        let of = if missing % 2 == 0 { "killed" } else { "closed" };
+        let (at, gone) = (fixture.fresh(of), missing.count_ones());
+        let what = format!("{of}, without {missing:06b}");
+        let away: Vec<u8> = (0..6).filter(|s| missing >> s & 1 == 1).collect();
+        away.iter().for_each(|s| unreachable(&at, *s));
+        let before = common::bytes_below(&at);
+        let told = |slots: SlotFaults| {
+            let told: Vec<u8> = slots.0.iter().map(|(s, _)| s.0).collect();
+            assert_eq!(told, away, "{what}: {slots}");
+            assert!(slots.0.iter().all(|(_, f)| matches!(f, SlotFault::Io(_))), "{what}: {slots}");
+        };
+        match read_only(&at) {
+            Ok(reader) => {
+                assert!(gone <= 3, "{what}");
+                fixture.check(|p| reader.view().read(p), &what);
+            }
+            Err(e) => {
+                assert!(gone > 3, "{what}: {e}");
+                told(quorum(e, &what));
+            }
+        }
+        match open(&at) {
+            Ok(volume) => {
+                assert!(gone <= 2, "{what}");
+                fixture.check(|p| volume.read(p), &what);
+                common::patch(&volume, PageId::ROOT, 0, b"new");
+                volume.close().unwrap();
+                let volume = open(&at).unwrap();
+                assert_eq!(&volume.read(PageId::ROOT).unwrap()[..3], b"new");
+            }
+            Err(e) => {
+                assert!(gone > 2, "{what}: {e}");
+                told(quorum(e, &what));
+                assert!(common::bytes_below(&at) == before, "{what}: a refused open changed something");
+            }
+        }
+    }
+}
+
+#[test]
+fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
+    let fixture = Fixture::new();
+    type Make = fn(&Path, &Fixture);
+    let cases: [(&str, Make, fn(&SlotFault) -> bool, usize); 4] = [
+        (
+            "four blank slots",
+            |at, _| [0, 1, 2, 3].iter().for_each(|s| empty(&slot(at, *s))),
+            |f| matches!(f, SlotFault::Blank),
+            4,
+        ),
+        (
+            "two AZs exchanged",
+            |at, _| exchange(&common::azs(at)[0], &common::azs(at)[1]),
+            |f| matches!(f, SlotFault::Io(_)),
+            4,
+        ),
+        (
+            "two AZs' slots exchanged",
+            |at, _| [0, 1].iter().for_each(|s| exchange(&slot(at, *s), &slot(at, s + 2))),
+            |f| matches!(f, SlotFault::Swapped(_)),
+            4,
+        ),
+        (
+            "no superblock on four",
+            |at, _| [0, 1, 2, 5].iter().for_each(|s| ruin(&slot(at, *s), &[0, 1])),
+            |f| matches!(f, SlotFault::NoSuperblock),
+            4,
+        ),
+    ];
+    for (what, make, fault, count) in cases {
+        for of in ["closed", "killed"] {
+            let at = fixture.fresh(of);
+            make(&at, &fixture);
+            let before = common::bytes_below(&at);
+            for e in [read_only(&at).err(), open(&at).err()] {
+                let slots = quorum(e.unwrap_or_else(|| panic!("{what} ({of}): it opened")), what);
+                assert!(slots.0.len() == count && slots.0.iter().all(|(_, f)| fault(f)), "{what} ({of}): {slots}");
+            }
+            assert!(common::bytes_below(&at) == before, "{what} ({of})");
+        }
+    }
+    // Everything blank is no volume.
+    let at = fixture.fresh("closed");
+    (0..6).for_each(|s| empty(&slot(&at, s)));
+    assert!(matches!(open(&at), Err(OpenError::NoVolume(_))));
+    assert!(matches!(read_only(&at), Err(OpenError::NoVolume(_))));
+    // A newer version everywhere says so.
+    let at = fixture.fresh("closed");
+    (0..6).for_each(|s| forge(&slot(&at, s), 12, 9));
+    let before = common::bytes_below(&at);
+    for e in [open(&at).err(), read_only(&at).err()] {
+        let slots = quorum(e.unwrap(), "a newer version");
+        assert_eq!(slots.0.len(), 6);
+        assert!(slots.0.iter().all(|(_, f)| matches!(f, SlotFault::Superblock(SuperFault::Version(9)))), "{slots}");
+    }
+    assert!(common::bytes_below(&at) == before);
+}
+
+#[test]
+fn a_replaced_az_has_its_vote_also_when_its_decision_left_the_superblocks() {
+    let fixture = Fixture::new();
+    let at = fixture.fresh("closed");
+    [0, 1].iter().for_each(|s| empty(&slot(&at, *s)));
+    // Everything is written anew, so that four copies of it are in the other two AZs and two here.
+    for turn in 1..=4u8 {
+        let volume = open(&at).unwrap();
+        for page in fixture.expected.keys() {
+            let mut mtr = volume.begin();
+            mtr.put(*page, vec![turn; PAGE as usize]);
+            mtr.commit().unwrap().wait().unwrap();
+        }
+        volume.close().unwrap();
+    }
+    fs::rename(&common::azs(&at)[1], at.join("away")).unwrap();
+    let reader = read_only(&at).unwrap();
+    assert_eq!(reader.view().read(PageId(1)).unwrap()[0], 4);
+    let volume = open(&at).unwrap();
+    for page in fixture.expected.keys() {
+        assert_eq!(volume.read(*page).unwrap()[0], 4);
+    }
+    volume.close().unwrap();
+}
+
+/// The page's newest record on disk: its address from the page itself.
+fn flip(at: &Path, lsn: Lsn, slots: impl IntoIterator<Item = u8>) {
+    for s in slots {
+        let file = fs::File::options().read(true).write(true).open(slot(at, s).join("seg-00000000")).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, lsn.0 + 40).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x40], lsn.0 + 40).unwrap();
+    }
+}
+
+fn all_of(slots: &SlotFaults) -> bool {
+    let mut told: Vec<u8> = slots.0.iter().map(|(s, _)| s.0).collect();
+    told.sort_unstable();
+    told == [0, 1, 2, 3, 4, 5] && slots.0.iter().all(|(_, f)| matches!(f, SlotFault::Damaged(_)))
+}
+
+#[test]
+fn a_rotten_copy_is_answered_from_another_and_six_are_an_error_that_names_them() {
+    let fixture = Fixture::new();
+    for of in ["closed", "killed"] {
+        for bad in 1..=6u8 {
+            for first in 0..if bad == 6 { 1 } else { 6 } {
+                let at = fixture.fresh(of);
+                let lsn = read_only(&at).unwrap().view().read(PageId(7)).unwrap().lsn();
+                let what = format!("{of}, record {lsn} rotten on {bad} slots from {first} on");
+                flip(&at, lsn, (0..bad).map(|i| (first + i) % 6));
+                if bad < 6 {
+                    let reader = read_only(&at).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    fixture.check(|p| reader.view().read(p), &what);
+                    if first == 0 {
+                        let volume = open(&at).unwrap_or_else(|e| panic!("{what}: {e}"));
+                        fixture.check(|p| volume.read(p), &what);
+                        volume.close().unwrap();
+                    }
+                    continue;
+                }
+                if of == "closed" {
+                    // Below the manifest: the open does not read it, and whoever needs it is told.
+                    let lost = |e: ReadError| match e {
+                        ReadError::Lost { page, lsn: at, slots } => {
+                            assert!(page == PageId(7) && at == lsn && all_of(&slots), "{what}: {page} {at} {slots}");
+                        }
+                        other => panic!("{what}: {other:?}"),
+                    };
+                    let reader = read_only(&at).unwrap();
+                    lost(reader.view().read(PageId(7)).unwrap_err());
+                    let volume = open(&at).unwrap();
+                    lost(volume.read(PageId(7)).unwrap_err());
+                    assert_eq!(volume.read(PageId(8)).unwrap()[..], fixture.expected[&PageId(8)][..]);
+                    // Writing it anew whole mends the page.
+                    let mut mtr = volume.begin();
+                    mtr.put(PageId(7), vec![9; PAGE as usize]);
+                    mtr.commit().unwrap().wait().unwrap();
+                    assert_eq!(volume.read(PageId(7)).unwrap()[0], 9);
+                    volume.close().unwrap();
+                } else {
+                    // Past the manifest: a later record says that VDL was beyond it, so it is no end of the log.
+                    let before = common::bytes_below(&at);
+                    for e in [read_only(&at).err(), open(&at).err()] {
+                        match e.unwrap_or_else(|| panic!("{what}: it opened")) {
+                            OpenError::Lost { lsn: at, known, slots } => {
+                                assert!(at <= lsn && lsn < known && all_of(&slots), "{what}: {at} {known} {slots}");
+                            }
+                            other => panic!("{what}: {other:?}"),
+                        }
+                    }
+                    // The damaged log is as it was: only claims may have come.
+                    for (path, bytes) in common::bytes_below(&at) {
+                        let claim = path.to_str().unwrap().contains("claim-");
+                        assert!(claim || before.get(&path) == Some(&bytes), "{what}: {}", path.display());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_anywhere_in_the_log_never_shortens_it() {
+    let fixture = Fixture::new();
+    let end = read_only(&fixture.fresh("killed")).unwrap().visible();
+    let begin = read_only(&fixture.fresh("killed")).unwrap().health().redo;
+    assert!(begin > Lsn(0) && begin < end);
+    let mut lost = 0;
+    // A block after another is ruined on all six, from where redo begins to the last that something speaks for.
+    let mut at_block = begin.0 / 4096 * 4096;
+    while at_block + 8192 < end.0 {
+        let at = fixture.fresh("killed");
+        for s in 0..6 {
+            let file = fs::File::options().write(true).open(slot(&at, s).join("seg-00000000")).unwrap();
+            file.write_all_at(&[0x5A; 4096], at_block).unwrap();
+        }
+        match read_only(&at) {
+            Err(OpenError::Lost { lsn, slots, .. }) => {
+                assert!(lsn.0 <= at_block && slots.0.len() == 6, "{slots}");
+                lost += 1;
+            }
+            // The manifest itself.
+            Err(OpenError::Read(ReadError::Lost { lsn, slots, .. })) => {
+                assert!(at_block <= lsn.0 && lsn.0 < at_block + 4096 && all_of(&slots));
+                lost += 1;
+            }
+            Ok(reader) => {
+                // Between epochs there is nothing to lose.
+                assert_eq!(reader.visible(), end, "block {at_block} was ruined, and the log is shorter");
+                fixture.check(|p| reader.view().read(p), &format!("block {at_block}"));
+            }
+            Err(e) => panic!("block {at_block}: {e}"),
+        }
+        // Extents between epochs are long; step over them.
+        at_block += if at_block % (1 << 20) > 256 << 10 { 1 << 20 } else { 4096 };
+    }
+    assert!(lost >= 3, "{lost} blocks were missed");
+}
+
+#[test]
+fn a_read_only_open_names_the_faults_of_each_slot_in_its_health() {
+    let fixture = Fixture::new();
+    let at = fixture.fresh("killed");
+    empty(&slot(&at, 0));
+    unreachable(&at, 1);
+    replace(&slot(&at, 2), &slot(&fixture.at("other"), 2));
+    let health = read_only(&at).unwrap().health();
+    let faulty: Vec<Slot> = health.slots.iter().filter(|s| s.fault.is_some()).map(|s| s.slot).collect();
+    assert_eq!(faulty, [Slot(0), Slot(1), Slot(2)]);
+    // Blank counts as reachable for a writer; a file and a wrong disk do not.
+    let volume = open(&at).unwrap();
+    fixture.check(|p| volume.read(p), "three voters and a blank one");
+    volume.close().unwrap();
+}
