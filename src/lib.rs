@@ -49,6 +49,7 @@ pub use crate::{
     core::writer::{Away, Gap},
     segment::placement::Placement,
     segment::superblock::SuperFault,
+    segment::verify::{Difference, DifferenceKind, LogKind, LogRecord, Verification},
     volume::Volume,
     volume::commit::Commit,
     volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError},

@@ -97,7 +97,8 @@ impl LogReader {
 
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
         let last = self.last.load(Ordering::Relaxed);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // Below six before anything is added: the counter wraps.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % SLOTS as u8;
         let from = move |want: bool| {
             (0..SLOTS as u8)
                 .map(move |i| Slot((i + turn) % SLOTS as u8))
@@ -199,8 +200,8 @@ pub struct Pages {
     map: RwLock<Arc<Map>>,
 }
 
-/// A chain is never longer: the cap of 32, and room for a defect to be told from it.
-const CHAIN_MAX: usize = 64;
+/// A chain is never longer: the cap of 32, and as many deltas as the longest MTR can add to one page.
+const CHAIN_MAX: usize = 64 + (format::MTR_MAX / record::HEADER as u64) as usize;
 
 impl Pages {
     pub fn new(reader: LogReader, front: Option<Arc<Front>>, cache_bytes: u64, map: Map) -> Pages {

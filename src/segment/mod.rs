@@ -7,3 +7,5 @@ pub(crate) mod scan;
 pub(crate) mod superblock;
 pub(crate) mod survey;
 pub(crate) mod tail;
+pub(crate) mod verify;
+pub(crate) mod walk;

@@ -291,7 +291,7 @@ fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
 }
 
 /// A frame block by block: blocks that cannot be read are zeros.
-fn by_block(dir: &dyn SlotDir, name: FileName, offset: u64) -> io::Result<Vec<u8>> {
+pub fn by_block(dir: &dyn SlotDir, name: FileName, offset: u64) -> io::Result<Vec<u8>> {
     let block = format::BLOCK_MIN as usize;
     let mut bytes = vec![0; format::FRAME as usize];
     let (mut end, mut failed) = (0, None);

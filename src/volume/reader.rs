@@ -5,16 +5,18 @@ use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, job};
-use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::placement::{Azs, Placement};
 use crate::segment::recover::{self, Recovered};
 use crate::segment::survey::Standing;
-use crate::volume::error::{OpenError, Unknown};
+use crate::segment::verify::{self, LogRecord, Verification};
+use crate::volume::error::{OpenError, ReadError, Unknown};
 use crate::volume::health::{Health, SlotHealth};
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
 use crate::volume::view::{Reads, View};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -147,6 +149,35 @@ impl Reader {
     /// Whether a commit has survived; none while that is not decided.
     pub fn outcome(&self, lost: Unknown) -> Option<bool> {
         outcome(&self.recovered.history, self.settled, self.decision_settled, lost)
+    }
+
+    /// Reads every record of every copy, compares the copies byte for byte, and reads every page, all up to what is
+    /// [`settled`](Reader::settled). It changes nothing, in bounded memory. What deviates is in the result.
+    pub fn verify(&self) -> Verification {
+        let mut found = verify::verify(&*self.workers, &self.recovered, self.settled);
+        let view = self.view();
+        let all = view.each_page(|page| {
+            match view.read(page) {
+                Ok(_) => found.pages += 1,
+                Err(e) => found.cannot_read(page, e),
+            }
+            Ok(())
+        });
+        // A node of the page table: the pages below and behind it are not known.
+        if let Err(e) = all {
+            let page = match &e {
+                ReadError::Lost { page, .. } | ReadError::Corrupt { page, .. } => *page,
+                _ => PageId::ROOT,
+            };
+            found.cannot_read(page, e);
+        }
+        found
+    }
+
+    /// Hands the records of the log to `each`, from the one that holds `from` to what is [`visible`](Reader::visible),
+    /// until it breaks off. Where no slot has a good copy, `each` gets one error, and the log goes on behind.
+    pub fn log(&self, from: Lsn, mut each: impl FnMut(Result<LogRecord, ReadError>) -> ControlFlow<()>) {
+        let _ = verify::log(&*self.workers, &self.recovered, from, self.visible(), &mut each);
     }
 
     /// What the slots say, as plain numbers.

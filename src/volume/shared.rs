@@ -514,7 +514,7 @@ impl Shared {
             let head = match (fields.kind, before) {
                 (Kind::Delta, Some(h)) => {
                     fields.base = if h.depth == 0 { h.lsn } else { h.base };
-                    fields.depth = h.depth + 1;
+                    fields.depth = h.depth.saturating_add(1);
                     match mine {
                         Some(mine) => patched[mine].records.push(i),
                         None if self.reads.pages.cached(h.lsn).is_some() => {

@@ -151,29 +151,44 @@ impl View {
     /// # Errors
     /// As [`View::read`].
     pub fn pages(&self) -> Result<Vec<PageId>, ReadError> {
+        let mut all = Vec::new();
+        self.each_page(|page| {
+            all.push(page);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Hands the ids of all pages that existed to `each`, in order. Memory is bounded by the layers' own.
+    pub(crate) fn each_page(&self, mut each: impl FnMut(PageId) -> Result<(), ReadError>) -> Result<(), ReadError> {
         let map = self.map()?;
         let pages = &self.0.reads.pages;
-        let mut exists = std::collections::BTreeSet::new();
+        // Whether a page that changed since the table was written is freed: the newest layer has the last word.
+        let layers = map.frozen.iter().chain([&map.current]);
+        let changed: BTreeMap<PageId, bool> =
+            layers.flat_map(|l| l.sorted(self.0.lsn)).map(|(page, version)| (page, version.free)).collect();
+        let mut changed = changed.into_iter().peekable();
         for (i, upper) in map.root.top.iter().enumerate().filter(|(_, l)| !l.is_none()) {
-            let first = PageId(i as u64 * table::FANOUT * table::FANOUT);
-            for (j, leaf) in
-                table::numbers(&pages.node(first, *upper)?).into_iter().enumerate().filter(|(_, l)| *l != 0)
-            {
-                let first = first.0 + j as u64 * table::FANOUT;
-                let leaf = table::numbers(&pages.node(PageId(first), Lsn(leaf))?);
-                exists.extend(leaf.iter().enumerate().filter(|(_, e)| **e != 0).map(|(k, _)| PageId(first + k as u64)));
-            }
-        }
-        for layer in map.frozen.iter().chain([&map.current]) {
-            for (page, version) in layer.sorted(self.0.lsn) {
-                if version.free {
-                    exists.remove(&page);
-                } else {
-                    exists.insert(page);
+            let first = i as u64 * table::FANOUT * table::FANOUT;
+            let leaves = table::numbers(&pages.node(PageId(first), *upper)?);
+            for (j, leaf) in leaves.into_iter().enumerate().filter(|(_, l)| *l != 0) {
+                let first = first + j as u64 * table::FANOUT;
+                while let Some((page, freed)) = changed.next_if(|(p, _)| p.0 < first) {
+                    if !freed {
+                        each(page)?;
+                    }
+                }
+                let leaf = pages.node(PageId(first), Lsn(leaf))?;
+                for k in 0..table::FANOUT {
+                    let page = PageId(first + k);
+                    let freed = changed.next_if(|(p, _)| *p == page).map(|(_, freed)| freed);
+                    if !freed.unwrap_or_else(|| table::entry(&leaf, k as usize) == 0) {
+                        each(page)?;
+                    }
                 }
             }
         }
-        Ok(exists.into_iter().collect())
+        changed.filter(|(_, freed)| !freed).try_for_each(|(page, _)| each(page))
     }
 
     fn map(&self) -> Result<Arc<Map>, ReadError> {

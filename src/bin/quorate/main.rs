@@ -1,1 +1,179 @@
-fn main() {}
+//! The `quorate` command: files kept in six copies, and what an operator asks of a volume.
+//!
+//! Exit status 0 only on success, 2 for bad usage, 1 else. An error is one line on stderr that says what to do next.
+
+mod bench;
+mod common;
+mod create;
+mod demo;
+mod files;
+mod import;
+mod info;
+mod log;
+mod store;
+mod verify;
+
+use clap::{Args, Parser, Subcommand};
+use common::{Fail, Io};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "quorate", version, about = "A storage volume in six verified copies", max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Print facts as JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Use threads even where there is io_uring
+    #[arg(long, global = true, hide = true)]
+    threads: bool,
+    /// Allow directories that do not survive a restart
+    #[arg(long, global = true, hide = true)]
+    allow_volatile: bool,
+}
+
+/// VOLUME, everywhere.
+const VOLUME: &str = "One directory (to try it out), or three with commas between, one a disk";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make a new volume in empty directories
+    Create {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Bytes of a page: a power of two from 4KiB to 64KiB
+        #[arg(long, default_value = "16KiB", value_parser = common::page_size)]
+        page_size: u32,
+        /// Bytes of a protection group: a multiple of 64MiB
+        #[arg(long, default_value = "10GiB", value_parser = common::pg_size)]
+        pg_size: u64,
+    },
+    /// Keep files under names; a name that exists is replaced
+    Import {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The name of the one file; its last component by default
+        #[arg(long, value_parser = common::name)]
+        name: Option<String>,
+    },
+    /// List the files that are kept
+    Ls {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Also what the next writer may still drop
+        #[arg(long)]
+        visible: bool,
+    },
+    /// Write a kept file to FILE
+    Export {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// The name that it is kept under
+        #[arg(value_parser = common::name)]
+        name: String,
+        /// Where it goes; replaced if it exists
+        file: PathBuf,
+        /// Also what the next writer may still drop
+        #[arg(long)]
+        visible: bool,
+    },
+    /// Remove a kept file
+    Rm {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// The name that it is kept under
+        #[arg(value_parser = common::name)]
+        name: String,
+    },
+    /// Tell the state of a volume, damaged or beside a running writer
+    Info {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+    },
+    /// Read every record of every copy, compare the six, and read every page; changes nothing
+    Verify {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+    },
+    /// Print the records of the log, a line each
+    Log {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Begin with the record at or behind this LSN
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+    },
+    /// Measure commits and reads, and beside them what the disks allow; the log that it writes stays
+    Bench {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// About how long
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+    },
+    #[command(hide = true)]
+    BenchChild { volume: common::At },
+    /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back
+    Demo {
+        /// Where the demo works, in a directory of its own; the current one by default
+        directory: Option<PathBuf>,
+        /// The file; the running program by default
+        file: Option<PathBuf>,
+    },
+}
+
+fn run(cli: Cli) -> Result<(), Fail> {
+    let io = Io::new(cli.global.json, cli.global.threads, cli.global.allow_volatile);
+    match cli.verb {
+        Verb::Create { volume, page_size, pg_size } => create::run(&io, &volume, page_size, pg_size),
+        Verb::Import { volume, files, name } => import::run(&io, &volume, &files, name),
+        Verb::Ls { volume, visible } => files::ls(&io, &volume, visible),
+        Verb::Export { volume, name, file, visible } => files::export(&io, &volume, &name, &file, visible),
+        Verb::Rm { volume, name } => files::rm(&io, &volume, &name),
+        Verb::Info { volume } => info::run(&io, &volume),
+        Verb::Verify { volume } => verify::run(&io, &volume),
+        Verb::Log { volume, from } => log::run(&io, &volume, from),
+        Verb::Bench { volume, seconds } => bench::run(&io, &volume, seconds),
+        Verb::BenchChild { volume } => bench::child(&io, &volume),
+        Verb::Demo { directory, file } => demo::run(&io, directory, file),
+    }
+}
+
+/// clap's error in one line.
+fn usage(e: &clap::Error) -> Fail {
+    let text = e.to_string();
+    let lines = text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more"));
+    let line = lines.filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    Fail::usage(format!("{}; `quorate --help` tells more", line.trim_start_matches("error: ")))
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(e) if !e.use_stderr() => {
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => Err(usage(&e)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) => {
+            if !fail.text.is_empty() {
+                common::complain("error", anstyle::AnsiColor::Red, &fail.text);
+            }
+            ExitCode::from(fail.status)
+        }
+    }
+}

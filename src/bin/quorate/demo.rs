@@ -1,0 +1,165 @@
+//! `quorate demo`: the main job in a minute, on real input. It keeps a file, destroys an AZ and one more copy, and
+//! reads the file back from what is left.
+
+use crate::common::{Fail, Io, at, close, human, warn};
+use crate::info;
+use crate::store::{self, Source, Store};
+use quorate::{Health, OpenError, Options, Placement, Volume};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// A directory of the demo's own, removed when the demo ends, however it ends.
+struct Place(PathBuf);
+
+impl Place {
+    fn make(under: &Path) -> Result<Place, Fail> {
+        let path = under.join(format!("quorate-demo-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(at(&path))?;
+        Ok(Place(path))
+    }
+
+    /// Three directories that stand for three disks.
+    fn disks(&self) -> Result<[PathBuf; 3], Fail> {
+        let disks = ["disk-a", "disk-b", "disk-c"].map(|d| self.0.join(d));
+        for disk in &disks {
+            std::fs::create_dir_all(disk).map_err(at(disk))?;
+        }
+        Ok(disks)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Shows it.
+pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result<(), Fail> {
+    let file = match file {
+        Some(file) => file,
+        None => std::env::current_exe().map_err(|e| Fail::new(format!("the program itself: {e}; name a file")))?,
+    };
+    let size = file.metadata().map_err(at(&file))?;
+    if !size.is_file() {
+        return Err(Fail::new(format!("{}: is no plain file; name another", file.display())));
+    }
+    let (place, volume, options) = create(io, directory)?;
+    let disks = place.disks()?;
+    step(io, &format!("A volume over three directories in {}: six copies, two in each.", place.0.display()))?;
+    tell(io, &volume.health())?;
+
+    let begun = Instant::now();
+    let mut input = File::open(&file).map_err(at(&file))?;
+    let kept = Store::new(&volume)?.put("demo", |buffer| {
+        loop {
+            match input.read(buffer) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => (),
+                other => return other.map_err(at(&file)),
+            }
+        }
+    })?;
+    let took = begun.elapsed().as_secs_f64();
+    let name = file.display();
+    step(io, &format!("Kept {name}: {} in {took:.2} s, acknowledged on at least 4 of 6.", human(kept)))?;
+    compare(io, &volume, &file, kept)?;
+    close(volume);
+
+    std::fs::remove_dir_all(&disks[1]).map_err(at(&disks[1]))?;
+    step(io, "Destroyed the directory of AZ 1, with slots 2 and 3 in it.")?;
+    let segment = disks[2].join("slot-4").join("seg-00000000");
+    std::fs::remove_file(&segment).map_err(at(&segment))?;
+    step(io, "Destroyed the segment of slot 4, in AZ 2. Three copies are left.")?;
+
+    let placement = Placement::from(disks.clone());
+    let reader = Volume::open_read_only(placement.clone(), &options)?;
+    step(io, "Opened for reading.")?;
+    tell(io, &reader.health())?;
+    compare(io, &reader.view(), &file, kept)?;
+    let lost: BTreeSet<u8> = reader.verify().differences.iter().map(|d| d.slot.0).collect();
+    io.say(
+        json!({ "verify": lost }),
+        format_args!("    verify finds the copies of slots {lost:?} lost, and no other"),
+    )?;
+    drop(reader);
+
+    let volume = Volume::open(placement, &options)?;
+    step(io, "Opened for writing: four slots can take new records.")?;
+    tell(io, &volume.health())?;
+    Store::new(&volume)?.put("after", {
+        let mut text = &b"written with an AZ gone"[..];
+        move |buffer| text.read(buffer).map_err(Fail::new)
+    })?;
+    step(io, "Kept one more file, acknowledged on 4 of 6.")?;
+    compare(io, &volume, &file, kept)?;
+    close(volume);
+    step(io, "Every byte came back from what was left.")
+}
+
+/// A new volume where the file system keeps the promises; the current directory first, unless one is named.
+fn create(io: &Io, directory: Option<PathBuf>) -> Result<(Place, Volume, Options), Fail> {
+    let named = directory.is_some();
+    let mut places = directory.map_or_else(|| vec![PathBuf::from("."), std::env::temp_dir()], |d| vec![d]);
+    if !named {
+        places.push("/var/tmp".into());
+    }
+    let mut last = None;
+    for under in &places {
+        match Place::make(under).and_then(|place| Ok((place.disks()?, place))) {
+            Err(fail) => last = Some(fail),
+            Ok((disks, place)) => match Volume::create(disks, &io.options) {
+                Ok(volume) => return Ok((place, volume, io.options.clone())),
+                Err(e @ OpenError::FileSystem { .. }) => last = Some(e.into()),
+                Err(e) => return Err(e.into()),
+            },
+        }
+    }
+    let refused = last.unwrap_or_else(|| Fail::new("no directory to work in; name one"));
+    if named {
+        return Err(refused);
+    }
+    warn(format!("{}; the demo goes on in memory, name a directory on a disk for the real thing", refused.text));
+    let options = io.options.clone().allow_volatile(true);
+    let place = Place::make(&std::env::temp_dir())?;
+    let volume = Volume::create(place.disks()?, &options)?;
+    Ok((place, volume, options))
+}
+
+fn step(io: &Io, text: &str) -> Result<(), Fail> {
+    io.say(json!({ "step": text }), text)
+}
+
+fn tell(io: &Io, health: &Health) -> Result<(), Fail> {
+    let slots: Vec<String> = health.slots.iter().map(info::state).collect();
+    let ok = slots.iter().filter(|s| *s == "ok").count();
+    let bad = slots.iter().enumerate().filter(|(_, s)| *s != "ok").map(|(i, s)| format!("; slot {i}: {s}"));
+    let text = format!("    health: {ok} of 6 slots ok, VDL {}{}", health.vdl, bad.collect::<String>());
+    io.say(json!({ "health": { "slots_ok": ok, "slots": slots, "vdl": health.vdl.0 } }), text)
+}
+
+/// Reads the kept file back and compares it with the original, byte for byte.
+fn compare(io: &Io, source: &impl Source, file: &Path, kept: u64) -> Result<(), Fail> {
+    let begun = Instant::now();
+    let entry = store::find(source, "demo")?.ok_or_else(|| Fail::new("the kept file is gone: please report this"))?;
+    let mut original = File::open(file).map_err(at(file))?;
+    let mut same = 0;
+    let mut want = Vec::new();
+    store::read(source, entry, &mut |bytes| {
+        want.resize(bytes.len(), 0);
+        original.read_exact(&mut want).map_err(at(file))?;
+        if want != bytes {
+            return Err(Fail::new(format!("bytes from {same} on differ from {}: please report this", file.display())));
+        }
+        same += bytes.len() as u64;
+        Ok(())
+    })?;
+    if same != kept {
+        return Err(Fail::new(format!("{same} of {kept} bytes came back: please report this")));
+    }
+    let text = format!("    read back {} in {:.2} s: the same", human(same), begun.elapsed().as_secs_f64());
+    io.say(json!({ "compared": same, "same": true }), text)
+}

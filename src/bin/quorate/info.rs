@@ -1,0 +1,147 @@
+//! `quorate info`: the state of a volume, as far as it can be told. It opens for reading alone; where even that fails,
+//! it still tells what each slot's directory shows.
+
+use crate::common::{At, Fail, Io, human};
+use quorate::{Health, OpenError, Reader, SlotHealth, Volume};
+use serde_json::{Map, Value, json};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Tells it.
+pub fn run(io: &Io, at: &At) -> Result<(), Fail> {
+    match Volume::open_read_only(at.0.clone(), &io.options) {
+        Ok(reader) => opened(io, &reader),
+        Err(e) => {
+            refused(io, at, &e)?;
+            Err(e.into())
+        }
+    }
+}
+
+fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
+    let health = reader.health();
+    if io.json {
+        return io.say(facts(reader, &health), "");
+    }
+    let line = |name: &str, text: String| io.say(Value::Null, format_args!("{name:<14}{text}"));
+    line("volume", health.volume.to_string())?;
+    line("epoch", health.epoch.to_string())?;
+    line("settled", format!("{} (certain)", reader.settled()))?;
+    line("VDL", format!("{} (visible)", health.vdl))?;
+    line("VCL", health.vcl.to_string())?;
+    line("manifest", format!("{} (redo begins at {})", health.manifest, health.redo))?;
+    let sizes = [u64::from(health.page_size), u64::from(health.block_size), health.pg_size].map(human);
+    line("sizes", format!("page {}, block {}, protection group {}", sizes[0], sizes[1], sizes[2]))?;
+    for (i, az) in health.azs.iter().enumerate() {
+        let state = match (az.present, az.direct_io, az.volatile) {
+            (false, ..) => "is not there: is its disk mounted?".to_string(),
+            (_, direct, volatile) => format!(
+                "{}, {} I/O{}",
+                az.file_system,
+                if direct { "direct" } else { "buffered" },
+                if volatile { ", does not survive a restart" } else { "" }
+            ),
+        };
+        line(&format!("AZ {i}"), format!("{}  {state}", az.path.display()))?;
+    }
+    for (a, b) in &health.shared_devices {
+        line("shared device", format!("AZ {a} and AZ {b}: one failure domain"))?;
+    }
+    line("io_uring", uring().unwrap_or_else(|why| format!("not available: {why}; threads are used")))?;
+    for slot in &health.slots {
+        let gaps: Vec<String> = slot.gaps.iter().map(|g| format!("{}..{}", g.from, g.to)).collect();
+        let gaps = if gaps.is_empty() { "none".into() } else { gaps.join(" ") };
+        let scl = slot.scl.map_or("-".into(), |l| l.to_string());
+        let space = human(allocated(&slot.path));
+        let name = format!("slot {}", slot.slot);
+        line(&name, format!("{}  SCL {scl}  gaps {gaps}  {space} on disk", state(slot)))?;
+    }
+    Ok(())
+}
+
+/// A slot in a few words.
+pub fn state(slot: &SlotHealth) -> String {
+    match (&slot.fault, &slot.away) {
+        (Some(fault), _) => fault.clone(),
+        (None, Some(away)) => format!("away ({away:?})"),
+        (None, None) => "ok".into(),
+    }
+}
+
+fn facts(reader: &Reader, health: &Health) -> Value {
+    let slots = health.slots.iter().map(|s| {
+        let gaps = s.gaps.iter().map(|g| json!([g.from.0, g.to.0])).collect::<Vec<_>>();
+        json!({ "slot": s.slot.0, "path": s.path.display().to_string(), "ok": s.fault.is_none() && s.away.is_none(),
+            "state": state(s), "scl": s.scl.map(|l| l.0), "gaps": gaps, "bytes_allocated": allocated(&s.path) })
+    });
+    let azs = health.azs.iter().map(|az| {
+        json!({ "path": az.path.display().to_string(), "present": az.present, "file_system": az.file_system,
+            "direct_io": az.direct_io, "volatile": az.volatile })
+    });
+    json!({
+        "volume": health.volume.to_string(), "epoch": health.epoch, "settled": reader.settled().0,
+        "vdl": health.vdl.0, "vcl": health.vcl.0, "manifest": health.manifest.0, "redo": health.redo.0,
+        "page_size": health.page_size, "block_size": health.block_size, "pg_size": health.pg_size,
+        "slots": slots.collect::<Vec<_>>(), "azs": azs.collect::<Vec<_>>(), "shared_devices": health.shared_devices,
+        "io_uring": uring_facts(),
+    })
+}
+
+fn uring_facts() -> Value {
+    match uring() {
+        Ok(_) => json!({ "available": true }),
+        Err(why) => json!({ "available": false, "why": why }),
+    }
+}
+
+/// Whether a writer on this machine would use io_uring, or why not.
+pub fn uring() -> Result<String, String> {
+    #[cfg(feature = "io-uring")]
+    return match io_uring::IoUring::new(4) {
+        Ok(ring) if ring.params().is_feature_ext_arg() => Ok("available".into()),
+        Ok(_) => Err("the kernel is too old".into()),
+        Err(e) => Err(format!("the kernel says {e}")),
+    };
+    #[cfg(not(feature = "io-uring"))]
+    return Err("this program was built without the feature io-uring".into());
+}
+
+/// Bytes that a slot's files take on its disk.
+fn allocated(slot: &Path) -> u64 {
+    let blocks = |e: std::io::Result<std::fs::DirEntry>| Some(e.ok()?.metadata().ok()?.blocks() * 512);
+    std::fs::read_dir(slot).map_or(0, |entries| entries.filter_map(blocks).sum())
+}
+
+/// The volume cannot be read: what the slots say, one by one.
+fn refused(io: &Io, at: &At, e: &OpenError) -> Result<(), Fail> {
+    let faults = match e {
+        OpenError::Quorum { slots, .. } | OpenError::Lost { slots, .. } => &slots.0[..],
+        _ => &[],
+    };
+    let mut all = Vec::new();
+    for (i, path) in at.slots().iter().enumerate() {
+        let fault = faults.iter().find(|(s, _)| usize::from(s.0) == i).map(|(_, f)| f.to_string());
+        let state = match fault {
+            Some(fault) => fault,
+            None if path.is_dir() => "it can be read".into(),
+            None => "its directory is missing".into(),
+        };
+        if io.json {
+            let mut slot = Map::new();
+            slot.insert("slot".into(), json!(i));
+            slot.insert("path".into(), json!(path.display().to_string()));
+            slot.insert("state".into(), json!(state));
+            slot.insert("bytes_allocated".into(), json!(allocated(path)));
+            all.push(Value::Object(slot));
+        } else {
+            io.say(
+                Value::Null,
+                format_args!("slot {i:<9}{state}  {} on disk  {}", human(allocated(path)), path.display()),
+            )?;
+        }
+    }
+    if io.json {
+        io.say(json!({ "error": e.to_string(), "slots": all, "io_uring": uring_facts() }), "")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,384 @@
+//! The command, run as a process: every verb, exit statuses, kills, damage.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a failing test says where")]
+
+use quorate::{Options, Volume};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn ran(output: Output) -> Ran {
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn run(args: &[&str]) -> Ran {
+    ran(command(args).output().unwrap())
+}
+
+fn ok(args: &[&str]) -> String {
+    let ran = run(args);
+    assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+    ran.out
+}
+
+/// It fails with one line that says all of `words`.
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let ran = run(args);
+    assert_eq!((ran.code, ran.err.lines().count()), (code, 1), "{args:?}: {} {}", ran.out, ran.err);
+    words.iter().for_each(|w| assert!(ran.err.contains(w), "{args:?}: {:?} lacks {w:?}", ran.err));
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Bytes that no two pages share.
+fn bytes(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
+}
+
+/// A new volume of small pages: trees get high soon.
+fn volume(dir: &Path) -> PathBuf {
+    let at = dir.join("volume");
+    std::fs::create_dir(&at).unwrap();
+    ok(&["create", text(&at), "--page-size", "4KiB", "--pg-size", "64MiB"]);
+    at
+}
+
+fn export(at: &Path, name: &str) -> Vec<u8> {
+    let out = at.with_extension("out");
+    ok(&["export", text(at), name, text(&out)]);
+    std::fs::read(out).unwrap()
+}
+
+fn json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))
+}
+
+fn pages(at: &Path) -> usize {
+    Volume::open_read_only(at, &Options::default()).unwrap().view().pages().unwrap().len()
+}
+
+#[test]
+fn files_go_in_and_come_out() {
+    let dir = dir();
+    let at = volume(dir.path());
+    let v = text(&at);
+    let file = dir.path().join("file");
+    // About a page, about a batch, about a full index page, two levels of them.
+    for len in [0, 1, 4095, 4096, 4097, 1 << 20, (1 << 20) + 1, 509 * 4096, 509 * 4096 + 1, 9_000_000] {
+        let contents = bytes(len, len as u64);
+        std::fs::write(&file, &contents).unwrap();
+        assert_eq!(ok(&["import", v, text(&file)]), format!("stored file {len}\n"));
+        assert!(export(&at, "file") == contents, "{len}");
+        assert_eq!(ok(&["ls", v]).trim(), format!("{len}  file"));
+    }
+    let other = dir.path().join("other");
+    std::fs::write(&other, b"other").unwrap();
+    let out = ok(&["import", v, text(&other), text(&file), "--json"]);
+    let stored: Vec<_> = out.lines().map(json).collect();
+    assert_eq!((stored[0]["stored"].as_str(), stored[1]["bytes"].as_u64()), (Some("other"), Some(9_000_000)));
+    ok(&["import", v, text(&other), "--name", "ein Name, länger"]);
+    let names: Vec<_> = ok(&["ls", v, "--json"]).lines().map(|l| json(l)["name"].clone()).collect();
+    assert_eq!(names, ["ein Name, länger", "file", "other"]);
+    assert_eq!(export(&at, "ein Name, länger"), b"other");
+    for name in ["file", "other", "ein Name, länger"] {
+        ok(&["rm", v, name]);
+    }
+    assert_eq!(ok(&["ls", v]), "");
+    assert_eq!(pages(&at), 1, "all pages but the root were freed");
+    fails(&["rm", v, "file"], 1, &["file", "no such file", "quorate ls"]);
+    fails(&["export", v, "file", text(&other)], 1, &["no such file"]);
+    assert_eq!(std::fs::read(&other).unwrap(), b"other", "a failed export leaves the target alone");
+}
+
+#[test]
+fn many_names_share_the_directory() {
+    let dir = dir();
+    let at = volume(dir.path());
+    let mut args = vec!["import".to_string(), text(&at).to_string()];
+    let mut want = Vec::new();
+    for i in 0..1500 {
+        let name = format!("{i:04}-{}", "n".repeat(200));
+        let file = dir.path().join(&name);
+        std::fs::write(&file, i.to_string()).unwrap();
+        args.push(text(&file).to_string());
+        want.push(name);
+    }
+    ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let names: Vec<_> = ok(&["ls", text(&at), "--json"]).lines().map(|l| json(l)["name"].clone()).collect();
+    assert_eq!(names, want);
+    assert_eq!(export(&at, &want[777]), b"777");
+    ok(&["rm", text(&at), &want[777]]);
+    assert_eq!(ok(&["ls", text(&at)]).lines().count(), 1499);
+}
+
+#[test]
+fn bad_usage_is_told_in_one_line() {
+    let dir = dir();
+    let at = volume(dir.path());
+    let v = text(&at);
+    let d = text(dir.path());
+    let missing = format!("{d}/missing");
+    let long = "x".repeat(256);
+    let this = file!();
+    for (args, code, words) in [
+        (&[][..], 2, &["--help"][..]),
+        (&["frob"], 2, &["frob", "--help"]),
+        (&["import", v], 2, &["FILES", "--help"]),
+        (&["create", v, "--page-size", "16K"], 2, &["16K", "KiB"]),
+        (&["create", v, "--page-size", "12KiB"], 2, &["power of two"]),
+        (&["create", v, "--pg-size", "1MiB"], 2, &["64MiB"]),
+        (&["create", "a,b"], 2, &["three"]),
+        (&["create", "a,b,c,d"], 2, &["three"]),
+        (&["create", v], 1, &["not empty"]),
+        (&["create", &missing], 1, &["missing", "create it"]),
+        (&["create", this], 1, &["not a directory"]),
+        (&["create", &format!("{d},{d},{d}")], 1, &["twice"]),
+        (&["import", v, &missing], 1, &["missing", "check the path"]),
+        (&["import", v, d, "--name", "x"], 1, &["is a directory"]),
+        (&["import", v, this, "--name", &long], 2, &["255"]),
+        (&["import", v, this, "--name", "a\nb"], 2, &["control"]),
+        (&["import", v, this, "--name", ""], 2, &["255"]),
+        (&["import", v, this, this, "--name", "x"], 2, &["one file"]),
+        (&["import", d, this], 1, &["holds no volume"]),
+        (&["ls", &missing], 1, &["missing"]),
+    ] {
+        fails(args, code, words);
+    }
+    assert!(ok(&["--help"]).contains("import") && ok(&["--version"]).starts_with("quorate "));
+    assert_eq!(ok(&["ls", v]), "", "nothing of it was stored");
+}
+
+#[test]
+fn one_directory_is_warned_of_and_a_writer_is_alone() {
+    let dir = dir();
+    let one = dir.path().join("one");
+    std::fs::create_dir(&one).unwrap();
+    let made = run(&["create", text(&one)]);
+    assert!(made.code == 0 && made.err.contains("failure domain") && made.err.lines().count() == 1, "{}", made.err);
+    let three: Vec<PathBuf> = ["a", "b", "c"].iter().map(|d| dir.path().join(d)).collect();
+    three.iter().for_each(|d| std::fs::create_dir(d).unwrap());
+    let at = three.iter().map(|d| text(d)).collect::<Vec<_>>().join(",");
+    ok(&["create", &at, "--json"]);
+    let held = Volume::open([&three[0], &three[1], &three[2]].map(PathBuf::from), &Options::default()).unwrap();
+    let pid = std::process::id().to_string();
+    fails(&["import", &at, file!(), "--name", "x"], 1, &[&pid, "open for writing"]);
+    assert_eq!(ok(&["ls", &at]), "", "beside the writer");
+    held.close().unwrap();
+    for threads in [false, true] {
+        let flag = if threads { "--threads" } else { "--json" };
+        ok(&["import", &at, file!(), "--name", "x", flag]);
+    }
+}
+
+#[test]
+fn a_killed_import_leaves_a_file_whole_or_not_at_all() {
+    let dir = dir();
+    let at = volume(dir.path());
+    let v = text(&at);
+    let (old, new) = (bytes(700_000, 1), bytes(12_000_000, 2));
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    std::fs::write(&a, &old).unwrap();
+    std::fs::write(&b, &new).unwrap();
+    ok(&["import", v, text(&a), "--name", "file"]);
+    let few = pages(&at);
+    let begun = Instant::now();
+    ok(&["import", v, text(&b), "--name", "whole"]);
+    let whole = begun.elapsed();
+    ok(&["rm", v, "whole"]);
+    let mut cut = 0;
+    for round in 0..8u32 {
+        let mut child = command(&["import", v, text(&b), "--name", "file"]).stdout(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(whole * (round + 1) / 9);
+        child.kill().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines().next();
+        child.wait().unwrap();
+        let is = export(&at, "file");
+        if said.is_some() {
+            assert!(is == new, "what was acknowledged is there");
+        }
+        assert!(is == old || is == new, "whole or not at all");
+        cut += usize::from(is == old);
+        // The next verb that writes frees what the kill left.
+        ok(&["import", v, text(&a), "--name", "file"]);
+        assert!(export(&at, "file") == old);
+        assert_eq!(pages(&at), few, "round {round}");
+    }
+    assert!(cut > 0, "some kills came in the midst of it");
+}
+
+/// A volume with a file of some size, closed.
+fn with_file(dir: &Path) -> (PathBuf, Vec<u8>) {
+    let at = volume(dir);
+    let (file, contents) = (dir.join("input"), bytes(3_000_000, 9));
+    std::fs::write(&file, &contents).unwrap();
+    ok(&["import", text(&at), text(&file), "--name", "file"]);
+    (at, contents)
+}
+
+fn slot(at: &Path, slot: usize) -> PathBuf {
+    at.join(format!("az-{}", slot / 2)).join(format!("slot-{slot}"))
+}
+
+#[test]
+fn verify_names_what_is_wrong_and_changes_nothing() {
+    use std::os::unix::fs::FileExt;
+    let dir = dir();
+    let (at, contents) = with_file(dir.path());
+    let v = text(&at);
+    let clean = json(&ok(&["verify", v, "--json"]));
+    assert_eq!((clean["clean"].as_bool(), clean["pages"].as_u64()), (Some(true), Some(pages(&at) as u64)));
+    assert!(clean["bytes"].as_u64().unwrap() >= 6 * 3_000_000 && clean["records"].as_u64().unwrap() > 700);
+
+    // One flipped byte, in the middle of a page's image.
+    let segment = std::fs::File::options().read(true).write(true).open(slot(&at, 3).join("seg-00000000")).unwrap();
+    let mut byte = [0];
+    segment.read_exact_at(&mut byte, 1_500_000).unwrap();
+    segment.write_all_at(&[byte[0] ^ 1], 1_500_000).unwrap();
+    drop(segment);
+    let one = run(&["verify", v, "--json"]);
+    let found = json(&one.out)["differences"].clone();
+    assert_eq!((one.code, one.err.lines().count(), found.as_array().unwrap().len()), (1, 1, 1), "{found}");
+    let d = &found[0];
+    assert_eq!(
+        (d["slot"].as_u64(), d["file"].as_str(), d["kind"].as_str()),
+        (Some(3), Some("seg-00000000"), Some("damaged"))
+    );
+    let lsn = d["lsn"].as_u64().unwrap();
+    assert!(lsn <= 1_500_000 && lsn + 5000 > 1_500_000 && d["page"].is_u64(), "{d}");
+    // The log says the same of that record.
+    let record = ok(&["log", v, "--json", "--from", &lsn.to_string()]);
+    let record = json(record.lines().next().unwrap());
+    assert_eq!((&record["lsn"], &record["page"]), (&d["lsn"], &d["page"]));
+    fails(&["verify", v], 1, &["1 differences", "nothing was changed"]);
+    let out = run(&["verify", v]).out;
+    assert!(out.contains("slot 3") && out.contains("seg-00000000") && out.contains(&format!("LSN {lsn}")), "{out}");
+
+    // A short segment, one that is gone, a superblock with one bad place, one that is gone.
+    std::fs::File::options().write(true).open(slot(&at, 0).join("seg-00000000")).unwrap().set_len(2_000_000).unwrap();
+    std::fs::remove_file(slot(&at, 5).join("seg-00000000")).unwrap();
+    let epoch = |s: usize| {
+        let newest = std::fs::read_dir(slot(&at, s)).unwrap().map(|e| e.unwrap().path());
+        newest.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("epoch-")).max().unwrap()
+    };
+    let bad = std::fs::File::options().write(true).open(epoch(1)).unwrap();
+    bad.write_all_at(b"!", 200).unwrap();
+    std::fs::remove_file(epoch(4)).unwrap();
+    let found = json(&run(&["verify", v, "--json"]).out)["differences"].clone();
+    let mut said: Vec<String> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| {
+            format!(
+                "{} {} {}",
+                d["slot"],
+                d["kind"].as_str().unwrap(),
+                d["file"].as_str().unwrap().split('-').next().unwrap()
+            )
+        })
+        .collect();
+    said.sort();
+    assert_eq!(said, ["0 missing seg", "1 damaged epoch", "3 damaged seg", "4 missing epoch", "5 missing seg"]);
+    assert!(export(&at, "file") == contents);
+    assert_eq!(json(&run(&["verify", v, "--json"]).out)["differences"], found, "verifying mended nothing");
+}
+
+#[test]
+fn info_tells_of_damage_and_beside_a_writer() {
+    let dir = dir();
+    let (at, contents) = with_file(dir.path());
+    let v = text(&at);
+    let info = |code: i32| {
+        let ran = run(&["info", v, "--json"]);
+        assert_eq!(ran.code, code, "{}", ran.err);
+        json(&ran.out)
+    };
+    let oks = |info: &serde_json::Value| info["slots"].as_array().unwrap().iter().filter(|s| s["ok"] == true).count();
+    let whole = info(0);
+    assert_eq!((oks(&whole), whole["shared_devices"].as_array().unwrap().len()), (6, 3));
+    assert!(whole["slots"][5]["bytes_allocated"].as_u64().unwrap() > 3_000_000 && whole["settled"] == whole["vdl"]);
+    assert!(whole["azs"][0]["file_system"].is_string() && whole["io_uring"]["available"].is_boolean());
+
+    let writer = Volume::open(at.as_path(), &Options::default()).unwrap();
+    let mut mtr = writer.begin();
+    let page = mtr.alloc().unwrap();
+    mtr.patch(page, 0, b"beside");
+    let commit = mtr.commit().unwrap();
+    commit.wait().unwrap();
+    let beside = info(0);
+    assert_eq!(beside["epoch"].as_u64(), Some(whole["epoch"].as_u64().unwrap() + 1));
+    assert!(beside["settled"].as_u64().unwrap() >= commit.lsn().0, "what was acknowledged is certain");
+    assert!(export(&at, "file") == contents && ok(&["verify", v]).contains("records"));
+    writer.close().unwrap();
+
+    // An AZ and one more slot away: three copies are left.
+    std::fs::rename(at.join("az-1"), dir.path().join("away")).unwrap();
+    std::fs::rename(slot(&at, 4), dir.path().join("slot-away")).unwrap();
+    let damaged = info(0);
+    assert_eq!((oks(&damaged), damaged["azs"][1]["present"].as_bool()), (3, Some(false)));
+    assert!(ok(&["info", v]).contains("slot 2        its directory is missing"));
+    assert!(export(&at, "file") == contents);
+    assert_eq!(run(&["verify", v]).code, 1);
+    // One more: nothing can be read, and each slot still says why.
+    std::fs::rename(slot(&at, 0), dir.path().join("slot-0-away")).unwrap();
+    let gone = info(1);
+    assert!(gone["error"].as_str().unwrap().contains("slot 2"), "{gone}");
+    assert_eq!(gone["slots"].as_array().unwrap().len(), 6);
+    fails(&["info", v], 1, &["slot 2", "missing"]);
+    fails(&["ls", v], 1, &["3 are needed"]);
+}
+
+#[test]
+fn the_log_is_told_a_line_a_record() {
+    let dir = dir();
+    let (at, _) = with_file(dir.path());
+    let all = ok(&["log", text(&at), "--json"]);
+    let records: Vec<_> = all.lines().map(json).collect();
+    assert_eq!(records[0]["page"], 0, "the root's first image");
+    assert!(records.windows(2).all(|w| w[0]["lsn"].as_u64() < w[1]["lsn"].as_u64()));
+    assert!(records.iter().filter(|r| r["kind"] == "image").count() > 730);
+    assert!(records.iter().any(|r| r["kind"] == "manifest" && r["cpl"]["vdl"].is_u64()));
+    let from = records[500]["lsn"].as_u64().unwrap();
+    assert_eq!(ok(&["log", text(&at), "--from", &from.to_string()]).lines().count(), records.len() - 500);
+    assert!(ok(&["log", text(&at)]).lines().next().unwrap().contains("image"));
+}
+
+#[test]
+fn the_demo_shows_the_main_job() {
+    let dir = dir();
+    let out = ok(&["demo", text(dir.path())]);
+    assert_eq!(out.matches("the same").count(), 3, "{out}");
+    assert!(out.contains("4 of 6 slots ok") && out.contains("{2, 3, 4}"), "{out}");
+    let file = dir.path().join("file");
+    std::fs::write(&file, bytes(100_000, 3)).unwrap();
+    ok(&["demo", text(dir.path()), text(&file), "--json"]).lines().for_each(|l| drop(json(l)));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "it leaves nothing behind");
+    fails(&["demo", text(&dir.path().join("missing"))], 1, &["check the path"]);
+}
