@@ -195,6 +195,17 @@ impl SlotDir for FileDir {
         Ok(done)
     }
 
+    fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let fd = self.open(name, false)?;
+        let head = (offset % self.block as u64) as usize;
+        with_buffer((head + len).next_multiple_of(self.block), |bounce| {
+            let got = rustix::io::pread(&fd, &mut *bounce, offset - head as u64)?.saturating_sub(head).min(len);
+            self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
+            f(&bounce[head..head + got]);
+            Ok(())
+        })
+    }
+
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let fd = self.open(name, true)?;
         for (i, chunk) in bytes.chunks(CHUNK).enumerate() {

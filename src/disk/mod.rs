@@ -25,6 +25,13 @@ pub(crate) trait SlotDir: Send + Sync {
     fn create_new(&self, name: FileName) -> io::Result<()>;
     /// Reads at most `buf.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Reads at most `len` bytes and hands them to `f`, where they need no copy.
+    fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut bytes = vec![0; len];
+        let got = self.read_at(name, offset, &mut bytes)?;
+        f(&bytes[..got]);
+        Ok(())
+    }
     /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Takes space for a range, which reads as zeros where it was not written; creates the file if it is missing.
