@@ -1,6 +1,7 @@
 //! A slot's directory on a real file system: O_DIRECT, `RWF_DSYNC`, fallocate.
 
 use crate::disk::SlotDir;
+use crate::disk::bounded::Reads;
 use crate::segment::name::FileName;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags, RawDir};
@@ -43,6 +44,7 @@ pub struct FileDir {
     buffered: bool,
     files: Mutex<Files>,
     pub meter: Meter,
+    reads: Reads,
 }
 
 #[derive(Default)]
@@ -53,8 +55,8 @@ struct Files {
 
 impl FileDir {
     /// Of a directory that exists, or will be made by the first write.
-    pub fn new(path: PathBuf, block: usize, buffered: bool) -> FileDir {
-        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default() }
+    pub fn new(path: PathBuf, block: usize, buffered: bool, io_uring: bool) -> FileDir {
+        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default(), reads: Reads::new(io_uring) }
     }
 
     pub fn path(&self) -> &Path {
@@ -133,7 +135,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 }
 
 /// A page-aligned buffer that goes back to its thread.
-fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> io::Result<R>) -> io::Result<R> {
+pub fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> io::Result<R>) -> io::Result<R> {
     thread_local!(static BUFFER: std::cell::RefCell<Option<memmap2::MmapMut>> = const { std::cell::RefCell::new(None) });
     BUFFER.with_borrow_mut(|buffer| {
         if buffer.as_ref().is_none_or(|b| b.len() < len) {
@@ -198,11 +200,12 @@ impl SlotDir for FileDir {
     fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let fd = self.open(name, false)?;
         let head = (offset % self.block as u64) as usize;
-        with_buffer((head + len).next_multiple_of(self.block), |bounce| {
-            let got = rustix::io::pread(&fd, &mut *bounce, offset - head as u64)?.saturating_sub(head).min(len);
-            self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
-            f(&bounce[head..head + got]);
-            Ok(())
+        let whole = (head + len).next_multiple_of(self.block);
+        self.reads.read(&fd, offset - head as u64, whole, &mut |bytes| {
+            let bytes = bytes.get(head..).unwrap_or_default();
+            let bytes = &bytes[..bytes.len().min(len)];
+            self.meter.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            f(bytes);
         })
     }
 
@@ -287,7 +290,7 @@ mod tests {
 
     fn dir() -> (tempfile::TempDir, FileDir) {
         let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false);
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, true);
         (temp, dir)
     }
 

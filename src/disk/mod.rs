@@ -2,6 +2,7 @@
 //!
 //! `file` and `worker` (with `uring` where there is one) do it on real files; the simulator has its own.
 
+pub(crate) mod bounded;
 pub(crate) mod file;
 pub(crate) mod job;
 pub(crate) mod real;

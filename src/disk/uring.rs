@@ -11,6 +11,8 @@ use crate::lsn::{SLOTS, Slot};
 use crate::segment::name::FileName;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
+use memmap2::MmapMut;
+use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -170,3 +172,126 @@ impl Waiter {
         }
     }
 }
+
+/// Rings for page reads: each serves one read at a time.
+pub struct ReadRings {
+    idle: Mutex<Vec<ReadRing>>,
+    /// Reads that stayed out, with all that the kernel may still write to.
+    stuck: Mutex<Vec<ReadRing>>,
+}
+
+struct ReadRing {
+    ring: IoUring,
+    buffer: MmapMut,
+    fd: Option<Arc<OwnedFd>>,
+}
+
+/// Reads of one slot that may stay out; beyond, the slot is taken for hanging without asking.
+const STUCK_MAX: usize = 8;
+/// Rings that are kept for the next readers.
+const IDLE_MAX: usize = 8;
+
+impl ReadRings {
+    /// None if the kernel has no io_uring or denies it.
+    pub fn new() -> Option<ReadRings> {
+        let first = ReadRing::new(64 << 10).ok()?;
+        Some(ReadRings { idle: Mutex::new(vec![first]), stuck: Mutex::default() })
+    }
+
+    /// See [`Reads::read`](crate::disk::bounded::Reads::read).
+    pub fn read(
+        &self,
+        fd: &Arc<OwnedFd>,
+        offset: u64,
+        len: usize,
+        most: Duration,
+        f: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let taken = self.idle.lock().pop();
+        let mut ring = match taken {
+            Some(ring) if ring.buffer.len() >= len => ring,
+            _ => {
+                let mut stuck = self.stuck.lock();
+                stuck.retain_mut(|r| !r.has_ended());
+                if stuck.len() >= STUCK_MAX {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                ReadRing::new(len.next_power_of_two().max(64 << 10))?
+            }
+        };
+        match ring.read(fd, offset, len, most) {
+            Some(result) => {
+                let result = result.map(|got| f(&ring.buffer[..got]));
+                // After an error the queue may hold an entry that was never submitted: the ring goes.
+                let mut idle = self.idle.lock();
+                if result.is_ok() && idle.len() < IDLE_MAX {
+                    idle.push(ring);
+                }
+                result
+            }
+            None => {
+                self.stuck.lock().push(ring);
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        }
+    }
+}
+
+impl Drop for ReadRings {
+    fn drop(&mut self) {
+        // What the kernel may still write to is left to the process.
+        self.stuck.get_mut().drain(..).filter_map(|mut r| (!r.has_ended()).then_some(r)).for_each(std::mem::forget);
+    }
+}
+
+impl ReadRing {
+    fn new(len: usize) -> io::Result<ReadRing> {
+        let ring = IoUring::builder().dontfork().build(2)?;
+        if !ring.params().is_feature_ext_arg() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(ReadRing { ring, buffer: MmapMut::map_anon(len)?, fd: None })
+    }
+
+    /// The read's result; none if it stays out.
+    fn read(&mut self, fd: &Arc<OwnedFd>, offset: u64, len: usize, most: Duration) -> Option<io::Result<usize>> {
+        let entry = opcode::Read::new(Fd(fd.as_raw_fd()), self.buffer.as_mut_ptr(), len as u32)
+            .offset(offset)
+            .build()
+            .user_data(0);
+        self.fd = Some(fd.clone());
+        // SAFETY: the buffer is at least `len` long, and lives with its ring until the completion was seen: a ring whose
+        // read stays out is kept, and at the end forgotten.
+        if unsafe { self.ring.submission().push(&entry) }.is_err() {
+            return Some(Err(io::ErrorKind::ResourceBusy.into()));
+        }
+        let begun = std::time::Instant::now();
+        loop {
+            let time = Timespec::from(most.saturating_sub(begun.elapsed()));
+            let waited = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
+            if let Some(c) = self.ring.completion().next() {
+                self.fd = None;
+                return Some(match c.result() {
+                    e if e < 0 => Err(io::Error::from_raw_os_error(-e)),
+                    n => Ok(n as usize),
+                });
+            }
+            if begun.elapsed() >= most {
+                return None;
+            }
+            match waited {
+                Err(e) if !matches!(e.raw_os_error(), Some(EINTR) | Some(ETIME) | Some(EAGAIN)) => {
+                    // Not even submitted: the entry is still ours.
+                    return if self.ring.submission().is_empty() { None } else { Some(Err(e)) };
+                }
+                _ => (),
+            }
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.ring.completion().next().is_some()
+    }
+}
+
+const ETIME: i32 = rustix::io::Errno::TIME.raw_os_error();

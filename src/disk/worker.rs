@@ -51,10 +51,10 @@ struct Worker {
 
 impl Workers {
     /// Starts a thread for each directory. They end when this is dropped, and are never joined: one may hang.
-    pub fn start(directories: [PathBuf; SLOTS], block: usize, buffered: bool) -> io::Result<Workers> {
+    pub fn start(directories: [PathBuf; SLOTS], block: usize, buffered: bool, io_uring: bool) -> io::Result<Workers> {
         let mut slots = Vec::with_capacity(SLOTS);
         for (i, path) in directories.into_iter().enumerate() {
-            let dir = Arc::new(FileDir::new(path, block, buffered));
+            let dir = Arc::new(FileDir::new(path, block, buffered, io_uring));
             let (tasks, queue) = bounded::<Task>(QUEUE);
             let mine = dir.clone();
             std::thread::Builder::new().name(format!("quorate-{i}")).stack_size(256 << 10).spawn(move || {

@@ -35,6 +35,9 @@ impl Owned {
     }
 }
 
+/// Reads after which a slot that hung is asked in its turn again.
+const HUNG_READS: u64 = 10_000;
+
 /// What each slot's copy suffers from, when none is good.
 pub type Faults = Vec<(Slot, SlotFault)>;
 
@@ -46,16 +49,28 @@ pub struct LogReader {
     history: RwLock<History>,
     /// Slots that are asked last: away, or with a gap. One bit a slot.
     last: AtomicU8,
-    turn: AtomicU8,
+    turn: AtomicU64,
+    /// A slot that let a read hang is asked last until so many reads were made.
+    hung_until: [AtomicU64; SLOTS],
     /// Copies that failed their check and were answered from another.
     pub bad_copies: AtomicU64,
 }
 
 impl LogReader {
     pub fn new(geometry: Geometry, dirs: [Option<Arc<dyn SlotDir>>; SLOTS], history: History) -> LogReader {
-        let (last, turn) = (AtomicU8::new(0), AtomicU8::new(0));
+        let (last, turn) = (AtomicU8::new(0), AtomicU64::new(0));
+        let hung_until = Default::default();
         let seed = geometry.seed();
-        LogReader { geometry, seed, dirs, history: RwLock::new(history), last, turn, bad_copies: AtomicU64::new(0) }
+        LogReader {
+            geometry,
+            seed,
+            dirs,
+            history: RwLock::new(history),
+            last,
+            turn,
+            hung_until,
+            bad_copies: AtomicU64::new(0),
+        }
     }
 
     pub fn history(&self) -> History {
@@ -81,7 +96,13 @@ impl LogReader {
                     self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
                     return Ok(record);
                 }
-                Err(fault) => faults.push((slot, fault)),
+                Err(fault) => {
+                    if matches!(&fault, SlotFault::Io(e) if e.kind() == io::ErrorKind::TimedOut) {
+                        let until = self.turn.load(Ordering::Relaxed) + HUNG_READS;
+                        self.hung_until[slot.index()].store(until, Ordering::Relaxed);
+                    }
+                    faults.push((slot, fault));
+                }
             }
         }
         // What recovery copied may live in tail files alone.
@@ -97,8 +118,10 @@ impl LogReader {
 
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
         let last = self.last.load(Ordering::Relaxed);
-        // Below six before anything is added: the counter wraps.
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % SLOTS as u8;
+        let reads = self.turn.fetch_add(1, Ordering::Relaxed);
+        let hung = |s: Slot| self.hung_until[s.index()].load(Ordering::Relaxed) > reads;
+        let last = Slot::ALL.into_iter().filter(|s| hung(*s)).fold(last, |last, s| last | 1 << s.0);
+        let turn = (reads % SLOTS as u64) as u8;
         let from = move |want: bool| {
             (0..SLOTS as u8)
                 .map(move |i| Slot((i + turn) % SLOTS as u8))

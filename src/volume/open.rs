@@ -52,7 +52,7 @@ impl Handle {
     pub fn create(at: &Placement, options: &Options) -> Result<Handle, OpenError> {
         options.check()?;
         let azs = Azs::create(at, options.allow_volatile, options.allow_remote)?;
-        let workers = start(&azs)?;
+        let workers = start(&azs, options)?;
         let mut random = [0; 32];
         getrandom::fill(&mut random)
             .map_err(|e| OpenError::Io { path: "/dev/urandom".into(), source: std::io::Error::other(e.to_string()) })?;
@@ -97,7 +97,7 @@ impl Handle {
         if !force && let Some(holder) = placement::holder(&azs) {
             return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
         }
-        let workers = start(&azs)?;
+        let workers = start(&azs, options)?;
         let mut locks = None;
         let opened = recover::open(&*workers, |number, _| {
             locks = Some(Locks::take(&azs, number)?);
@@ -247,8 +247,8 @@ pub(crate) fn no_volume(e: OpenError, azs: &Azs) -> OpenError {
     }
 }
 
-pub(crate) fn start(azs: &Azs) -> Result<Arc<Workers>, OpenError> {
-    Workers::start(azs.slots(), azs.block() as usize, azs.buffered())
+pub(crate) fn start(azs: &Azs, options: &Options) -> Result<Arc<Workers>, OpenError> {
+    Workers::start(azs.slots(), azs.block() as usize, azs.buffered(), options.io_uring)
         .map(Arc::new)
         .map_err(|source| OpenError::Io { path: "a thread".into(), source })
 }

@@ -48,7 +48,7 @@ const TRIES: usize = 8;
 
 pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenError> {
     let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
-    let workers = start(&azs)?;
+    let workers = start(&azs, options)?;
     let highest = || {
         let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
         claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0))
