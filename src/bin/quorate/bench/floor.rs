@@ -257,8 +257,8 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Of pages of this size.
-    pub fn new(at: &At, page_size: u32) -> Result<Reads, Fail> {
+    /// Of pages of this size, somewhere in the first `bytes` of the log.
+    pub fn new(at: &At, page_size: u32, bytes: u64) -> Result<Reads, Fail> {
         let fail = |e: io::Error| Fail::new(format!("the volume's segments: {e}"));
         let mut files = Vec::new();
         for slot in at.slots() {
@@ -266,14 +266,14 @@ impl Reads {
             for path in names.flatten().map(|e| e.path()) {
                 let is_segment = path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("seg-"));
                 let len = path.metadata().map_or(0, |m| m.len());
-                // Where the bench's own pages are: not in what is only allocated.
-                if !is_segment || len < 32 << 20 {
+                // The bench's own pages have just been written: it is not only allocated.
+                if !is_segment || len < bytes {
                     continue;
                 }
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 let open = |flags| rustix::fs::open(&path, flags, Mode::empty());
                 let fd = open(flags | OFlags::DIRECT).or_else(|_| open(flags)).map_err(|e| fail(e.into()))?;
-                files.push((fd, len.min(64 << 20)));
+                files.push((fd, bytes));
             }
         }
         if files.is_empty() {
