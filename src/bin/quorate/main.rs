@@ -10,6 +10,8 @@ mod files;
 mod import;
 mod info;
 mod log;
+#[cfg(feature = "sim")]
+mod sim;
 mod store;
 mod verify;
 
@@ -124,6 +126,22 @@ enum Verb {
     },
     #[command(hide = true)]
     BenchChild { volume: common::At },
+    /// Run lifetimes of a volume in the simulator
+    #[cfg(feature = "sim")]
+    Sim {
+        /// The first seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many seeds
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// Steps of each
+        #[arg(long, default_value_t = 400)]
+        steps: u64,
+        /// Print every event
+        #[arg(long)]
+        trace: bool,
+    },
     /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back
     Demo {
         /// Where the demo works, in a directory of its own; the current one by default
@@ -146,6 +164,8 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Log { volume, from } => log::run(&io, &volume, from),
         Verb::Bench { volume, seconds } => bench::run(&io, &volume, seconds),
         Verb::BenchChild { volume } => bench::child(&io, &volume),
+        #[cfg(feature = "sim")]
+        Verb::Sim { seed, seeds, steps, trace } => sim::run(&io, seed, seeds, steps, trace),
         Verb::Demo { directory, file } => demo::run(&io, directory, file),
     }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of one write at most, as the volume's.
@@ -53,6 +53,7 @@ impl Floor {
         let mut floor = Floor { files: Vec::new(), io, places: Vec::new(), block: u64::from(block), tail: 0 };
         for (i, slot) in at.slots().iter().enumerate() {
             let Some(az) = slot.parent().filter(|az| az.is_dir()) else { continue };
+            sweep(az);
             let place = az.join(format!("bench-{}-{i}", std::process::id()));
             let fail = |e: io::Error| {
                 Fail::new(format!("{}: {e}; the bench needs some space beside the slots", place.display()))
@@ -238,6 +239,17 @@ impl Drop for Floor {
         }
         for place in &self.places {
             let _ = std::fs::remove_dir_all(place);
+        }
+    }
+}
+
+/// Removes what a bench that was killed has left in an AZ's directory.
+fn sweep(az: &Path) {
+    for path in std::fs::read_dir(az).into_iter().flatten().flatten().map(|e| e.path()) {
+        let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("bench-"));
+        let pid = name.and_then(|n| n.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(&path);
         }
     }
 }

@@ -215,7 +215,7 @@ impl Bench<'_> {
                 Ok(())
             })
         };
-        self.writing(time, floor, volume, |floor, until, side| group::floor(floor, until, side))
+        self.writing(time, floor, volume, group::floor)
     }
 
     /// One thread, 64 tickets in flight. Floor: 64 payloads in flight, a group whenever four files can take one.
