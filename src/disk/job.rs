@@ -1,12 +1,14 @@
 //! Blocking work for one slot beside the log writes: superblocks, claims, space, reading back.
 
+use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::core::writer::RejoinRead;
 use crate::disk::SlotDir;
 use crate::log::group;
 use crate::lsn::{Lsn, format};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{self, SuperFault, Superblock};
+use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
+use crate::segment::tail;
 use std::io;
 
 /// What a slot's worker is asked to do.
@@ -19,6 +21,10 @@ pub enum Job {
     Claims,
     /// Bring the slot up to the newest claim and decision, and read back what was sent to it.
     Rejoin { read: RejoinRead, superblock: Box<Superblock> },
+    /// Put the groups of tail files into the segments, and give back the space that recovery left unused.
+    Merge { geometry: Geometry, history: History, unused: (Lsn, Lsn) },
+    /// Take the space that is given back when the disk is full.
+    Reserve,
     /// Remove claims, epochs below this number: they were decided past.
     Tidy { below: u64 },
 }
@@ -30,11 +36,13 @@ pub enum JobKind {
     Super,
     Claims,
     Rejoin,
+    Merge,
+    Reserve,
     Tidy,
 }
 
 impl JobKind {
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 7;
 }
 
 impl Job {
@@ -44,6 +52,8 @@ impl Job {
             Job::Super(_) => JobKind::Super,
             Job::Claims => JobKind::Claims,
             Job::Rejoin { .. } => JobKind::Rejoin,
+            Job::Merge { .. } => JobKind::Merge,
+            Job::Reserve => JobKind::Reserve,
             Job::Tidy { .. } => JobKind::Tidy,
         }
     }
@@ -57,8 +67,13 @@ pub enum Output {
     Claims(u64),
     /// Groups verify, and are flushed, up to here.
     Verified(Lsn),
+    Merged,
+    Reserved,
     Tidied,
 }
+
+/// Bytes of the file that is removed when a full disk keeps a volume from opening.
+const RESERVE: u64 = 256 << 10;
 
 /// Does a job.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
@@ -80,6 +95,13 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
         Job::Super(superblock) => next_version(dir, *superblock).map(|()| Output::Super),
         Job::Claims => highest_claim(dir).map(Output::Claims),
         Job::Rejoin { read, superblock } => rejoin(dir, read, *superblock).map(Output::Verified),
+        Job::Merge { geometry, history, unused } => merge(dir, &geometry, &history, unused).map(|()| Output::Merged),
+        Job::Reserve => {
+            if !dir.list()?.contains(&FileName::Reserve) {
+                dir.allocate(FileName::Reserve, 0, RESERVE)?;
+            }
+            Ok(Output::Reserved)
+        }
         Job::Tidy { below } => tidy(dir, below).map(|()| Output::Tidied),
     }
 }
@@ -95,6 +117,17 @@ pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()>
         dir.write_at(name, at as u64, &bytes)?;
     }
     Ok(())
+}
+
+/// Does a call that opening needs, once more without the reserve if the disk is full.
+pub fn with_reserve<T>(dir: &dyn SlotDir, call: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match call() {
+        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            dir.remove(FileName::Reserve)?;
+            call()
+        }
+        other => other,
+    }
 }
 
 /// Writes the next version of an epoch's superblock. What is the slot's own (join point, incarnation) stays.
@@ -132,6 +165,7 @@ pub fn highest_claim(dir: &dyn SlotDir) -> io::Result<u64> {
 fn rejoin(dir: &dyn SlotDir, read: RejoinRead, superblock: Superblock) -> io::Result<Lsn> {
     let geometry = superblock.geometry;
     let number = superblock.number;
+    dir.reopen();
     let names = dir.list()?;
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     let mut own: Option<Superblock> = None;
@@ -146,7 +180,7 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, superblock: Superblock) -> io::Re
         }
     }
     // As at an open: only what is blank is formatted, and what does not verify may be anybody's.
-    let is_blank = names.iter().all(|n| *n == FileName::Reserve);
+    let is_blank = !names.iter().any(|n| matches!(n, FileName::Segment(_) | FileName::Tail(_)));
     // Whatever join point the slot has of its own stays: only a blank one gets the superblock's.
     let mut superblock = superblock;
     match own {
@@ -167,7 +201,7 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, superblock: Superblock) -> io::Re
 }
 
 /// How far the groups from `read.from` on verify on the slot, flushed.
-fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &superblock::Geometry, epoch: u64) -> io::Result<Lsn> {
+fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) -> io::Result<Lsn> {
     let mut at = read.from;
     while at < read.to {
         let (name, offset) = FileName::segment_of(at, g.pg_size);
@@ -192,6 +226,56 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &superblock::Geometry, 
         dir.flush(FileName::segment_of(read.from, g.pg_size).0)?;
     }
     Ok(at)
+}
+
+/// Merges the slot's tail files. Every earlier process is gone; what it had in flight is waited for.
+fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn)) -> io::Result<()> {
+    let names = dir.list()?;
+    let mut drained = Vec::new();
+    let mut drain = |name: FileName| -> io::Result<()> {
+        if names.contains(&name) && !drained.contains(&name) {
+            dir.drain(name)?;
+            drained.push(name);
+        }
+        Ok(())
+    };
+    for tail in names.iter().copied().filter(|n| matches!(n, FileName::Tail(_))) {
+        let file = read_whole(dir, tail, tail::BYTES_MAX)?;
+        for (at, bytes) in tail::decode(&file, g.volume).unwrap_or_default() {
+            let whole = |bytes: &[u8]| {
+                group::verify(bytes, at, g.seed(), |_| ()).is_ok_and(|s| history.holds(s.header.epoch, at))
+            };
+            // What was annulled since is left behind.
+            if !whole(bytes) {
+                continue;
+            }
+            let (segment, offset) = FileName::segment_of(at, g.pg_size);
+            drain(segment)?;
+            let mut there = vec![0; bytes.len()];
+            let got = match dir.read_at(segment, offset, &mut there) {
+                Ok(got) => got,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+                Err(e) => return Err(e),
+            };
+            // A block that verifies is not written again.
+            if !whole(&there[..got]) {
+                dir.write_at(segment, offset, bytes)?;
+            }
+            dir.flush(segment)?;
+        }
+        dir.remove(tail)?;
+    }
+    let (mut at, to) = unused;
+    while at < to {
+        let (segment, offset) = FileName::segment_of(at, g.pg_size);
+        let len = (to - at).min(g.pg_size - offset);
+        if names.contains(&segment) {
+            drain(segment)?;
+            dir.punch(segment, offset, len)?;
+        }
+        at = at + len;
+    }
+    Ok(())
 }
 
 /// Removes claims and epochs that a newer decision made needless; tail files stay until they are merged.

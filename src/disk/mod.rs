@@ -25,12 +25,25 @@ pub(crate) trait SlotDir: Send + Sync {
     fn create_new(&self, name: FileName) -> io::Result<()>;
     /// Reads at most `buf.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Reads at most `len` bytes and hands them to `f`, where they need no copy.
+    fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut bytes = vec![0; len];
+        let got = self.read_at(name, offset, &mut bytes)?;
+        f(&bytes[..got]);
+        Ok(())
+    }
     /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Takes space for a range, which reads as zeros where it was not written; creates the file if it is missing.
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
     /// Makes durable what any process has written to the file so far.
     fn flush(&self, name: FileName) -> io::Result<()>;
+    /// Waits until no write that was submitted by a process that is gone can still land in the file.
+    fn drain(&self, name: FileName) -> io::Result<()>;
+    /// Gives a range's space back; it reads as zeros. No error where the file system cannot.
+    fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
+    /// Forgets open files: the directory may be another one now.
+    fn reopen(&self) {}
     /// Removes a file; no error if it is not there.
     fn remove(&self, name: FileName) -> io::Result<()>;
 }
@@ -73,6 +86,12 @@ pub(crate) trait Disk: Send {
     fn write(&mut self, write: LogWrite);
     /// Hands a job to the slot's worker.
     fn job(&mut self, slot: Slot, job: job::Job);
+    /// Slots whose directories were found gone or replaced since they were asked for last.
+    fn lost(&mut self) -> SlotSet {
+        SlotSet::NONE
+    }
+    /// The slot is back: its directory is watched again.
+    fn found(&mut self, _slot: Slot) {}
     /// Looks at the claims now, or returns none and answers by [`Done::Looked`].
     fn look(&mut self, quorum: Lsn) -> Option<Look>;
     /// Sends off what was taken.

@@ -6,8 +6,7 @@ use crate::disk::job::Job;
 use crate::disk::watch::Watch;
 use crate::disk::worker::Workers;
 use crate::disk::{Disk, Done, LogWrite};
-use crate::lsn::Slot;
-use crate::lsn::{Lsn, SLOTS};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
 use crossbeam_channel::{Sender, bounded};
 use std::io;
@@ -93,6 +92,17 @@ impl Disk for RealDisk {
 
     fn look(&mut self, _quorum: Lsn) -> Option<Look> {
         Some(self.watch.as_mut().map_or(Look::Unsure, Watch::look))
+    }
+
+    fn lost(&mut self) -> SlotSet {
+        self.watch.as_mut().map_or(SlotSet::NONE, Watch::take_lost)
+    }
+
+    fn found(&mut self, slot: Slot) {
+        let directory = self.workers.dir(slot).path().to_path_buf();
+        if let Some(watch) = &mut self.watch {
+            watch.add(slot, &directory);
+        }
     }
 
     fn submit(&mut self) {

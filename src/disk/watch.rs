@@ -6,7 +6,7 @@
 
 use crate::core::READ_QUORUM;
 use crate::core::writer::Look;
-use crate::lsn::{SLOTS, Slot};
+use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -21,22 +21,31 @@ pub struct Watch {
     slots: [Option<i32>; SLOTS],
     epoch: u64,
     overflowed: bool,
+    /// Directories that went away, or lost a segment, since somebody asked.
+    lost: SlotSet,
 }
 
 impl Watch {
     /// Begins to watch. It must exist before the opener's last look, so that nothing falls between the two.
     pub fn begin(epoch: u64, directory: impl Fn(Slot) -> std::path::PathBuf) -> Option<Watch> {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-        let mut watch = Watch { fd, slots: [None; SLOTS], epoch, overflowed: false };
+        let mut watch = Watch { fd, slots: [None; SLOTS], epoch, overflowed: false, lost: SlotSet::NONE };
         for slot in Slot::ALL {
             watch.add(slot, &directory(slot));
         }
         Some(watch)
     }
 
-    fn add(&mut self, slot: Slot, directory: &Path) {
+    /// Watches a slot's directory, again if it was lost.
+    pub fn add(&mut self, slot: Slot, directory: &Path) {
         let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+        let flags = flags | WatchFlags::DELETE | WatchFlags::MOVED_FROM;
         self.slots[slot.index()] = inotify::add_watch(&self.fd, directory, flags | WatchFlags::ONLYDIR).ok();
+    }
+
+    /// The slots that were lost since the last call.
+    pub fn take_lost(&mut self) -> SlotSet {
+        std::mem::take(&mut self.lost)
     }
 
     /// Looks.
@@ -57,13 +66,22 @@ impl Watch {
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.overflowed = true;
             }
-            if flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT)
-            {
-                for slot in self.slots.iter_mut().filter(|s| **s == Some(event.wd())) {
-                    *slot = None;
-                }
-            }
+            let slot = Slot::ALL.into_iter().find(|s| self.slots[s.index()] == Some(event.wd()));
             let name = event.file_name().and_then(|n| n.to_str().ok()).and_then(FileName::parse);
+            let gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
+            if let Some(slot) = slot.filter(|_| flags.intersects(gone)) {
+                self.slots[slot.index()] = None;
+                self.lost.insert(slot);
+            }
+            // Somebody else removed what the slot cannot do without.
+            let needed = match name {
+                Some(FileName::Segment(_)) => true,
+                Some(FileName::Epoch(n)) => n == self.epoch,
+                _ => false,
+            };
+            if let Some(slot) = slot.filter(|_| needed && flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM)) {
+                self.lost.insert(slot);
+            }
             if let Some(FileName::Claim(n) | FileName::Epoch(n)) = name
                 && n > self.epoch
             {

@@ -111,14 +111,23 @@ impl LogReader {
     pub fn copy(&self, dir: &dyn SlotDir, lsn: Lsn, hint: usize) -> Result<Owned, SlotFault> {
         let (name, offset) = FileName::segment_of(lsn, self.geometry.pg_size);
         let room = (format::FRAME - lsn.0 % format::FRAME) as usize;
-        let mut bytes = vec![0; hint.clamp(record::HEADER, room)];
-        let mut got = read(dir, name, offset, &mut bytes)?;
-        let claimed = record::claimed_len(&bytes[..got]).map_or(0, |l| l as usize);
-        if claimed > bytes.len() && claimed <= room {
-            bytes.resize(claimed, 0);
-            got = read(dir, name, offset, &mut bytes)?;
+        let mut len = hint.clamp(record::HEADER, room);
+        loop {
+            let (mut claimed, mut found) = (0, Err(SlotFault::NoCopy));
+            let read = dir.read_with(name, offset, len, &mut |bytes| {
+                claimed = record::claimed_len(bytes).map_or(0, |l| l as usize);
+                if !bytes.is_empty() && (claimed <= len || claimed > room) {
+                    found = self.check(bytes, lsn);
+                }
+            });
+            match read {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(SlotFault::NoCopy),
+                Err(e) => return Err(SlotFault::Io(e)),
+                // It is longer than was thought: once more, whole.
+                Ok(()) if claimed > len && claimed <= room => len = claimed,
+                Ok(()) => return found,
+            }
         }
-        self.check(&bytes[..got], lsn)
     }
 
     fn check(&self, bytes: &[u8], lsn: Lsn) -> Result<Owned, SlotFault> {
@@ -148,15 +157,6 @@ impl LogReader {
             }
         }
         Ok(None)
-    }
-}
-
-fn read(dir: &dyn SlotDir, name: FileName, offset: u64, bytes: &mut [u8]) -> Result<usize, SlotFault> {
-    match dir.read_at(name, offset, bytes) {
-        Ok(0) => Err(SlotFault::NoCopy),
-        Ok(got) => Ok(got),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(SlotFault::NoCopy),
-        Err(e) => Err(SlotFault::Io(e)),
     }
 }
 

@@ -312,13 +312,24 @@ pub(crate) struct Holder {
 
 /// The holder of a lock in any of the AZs.
 pub(crate) fn holder(azs: &Azs) -> Option<Holder> {
-    each_az(&azs.paths, holder_in).into_iter().flatten().flatten().max().map(|(epoch, pid)| Holder { pid, epoch })
+    each_az(&azs.paths, |az| holder_in(az, u64::MAX))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .max()
+        .map(|(epoch, pid)| Holder { pid, epoch })
 }
 
-/// Epoch and process of the highest lock that is held.
-fn holder_in(az: &Path) -> Option<(u64, u32)> {
+/// Somebody holds a lock of an epoch below `epoch`, or an AZ does not say.
+pub(crate) fn is_held_below(azs: &Azs, epoch: u64) -> bool {
+    let held = move |az: &Path| holder_in(az, epoch).is_some();
+    each_az(&azs.paths, held).into_iter().any(|held| held.unwrap_or(true))
+}
+
+/// Epoch and process of the highest lock below `below` that is held.
+fn holder_in(az: &Path, below: u64) -> Option<(u64, u32)> {
     let mut found = None;
-    for (epoch, path) in lock_files(az) {
+    for (epoch, path) in lock_files(az).into_iter().filter(|(epoch, _)| *epoch < below) {
         let Ok(mut file) = File::open(&path) else { continue };
         if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
             let mut text = String::new();

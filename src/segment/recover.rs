@@ -154,7 +154,7 @@ pub fn open<F: Fleet>(
     let superblocks = decisions(&recovered, &history, took_part, number);
     let write = superblocks.clone();
     let answers = fleet.each(took_part, move |slot, dir| match &write[slot.index()] {
-        Some(superblock) => job::write_super(dir, superblock),
+        Some(superblock) => job::with_reserve(dir, || job::write_super(dir, superblock)),
         None => Ok(()),
     });
     let took_part = succeeded(&answers);
@@ -174,15 +174,17 @@ fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) 
     let blank = before.blank();
     let highest = before.claim();
     let answers = fleet.each(reachable, move |slot, dir| {
-        if blank.contains(slot) {
-            let blank =
-                Superblock { slot, join: Join::Unset, version: 0, incarnation: 1, clean: None, ..newest.clone() };
-            job::write_super(dir, &blank)?;
-            if highest > newest.number {
-                dir.create_new(FileName::Claim(highest))?;
+        job::with_reserve(dir, || {
+            if blank.contains(slot) {
+                let blank =
+                    Superblock { slot, join: Join::Unset, version: 0, incarnation: 1, clean: None, ..newest.clone() };
+                job::write_super(dir, &blank)?;
+                if highest > newest.number {
+                    dir.create_new(FileName::Claim(highest))?;
+                }
             }
-        }
-        dir.create_new(FileName::Claim(number))
+            dir.create_new(FileName::Claim(number))
+        })
     });
     let claimed = succeeded(&answers);
     if claimed.len() >= WRITE_QUORUM {

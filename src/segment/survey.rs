@@ -146,6 +146,11 @@ impl Survey {
         Slot::ALL.into_iter().filter(|s| self.files(*s).is_some()).collect()
     }
 
+    /// Some slot has tail files that are not merged yet.
+    pub fn has_tails(&self) -> bool {
+        self.ours().iter().filter_map(|s| self.files(s)).any(|f| !f.tails.is_empty())
+    }
+
     pub fn blank(&self) -> SlotSet {
         Slot::ALL.into_iter().filter(|s| matches!(self.standings[s.index()], Standing::Blank { .. })).collect()
     }

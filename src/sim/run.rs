@@ -77,6 +77,7 @@ fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
         ("commits", c.commits),
         ("acknowledged", c.acknowledged),
         ("checkpoints", c.checkpoints),
+        ("merges", c.merges),
         ("slots away", c.away),
         ("writes landed", c.landed),
         ("late writes", c.late),
@@ -205,6 +206,7 @@ impl Sim {
     fn options() -> Options {
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         options.checkpoint_bytes = 256 << 10;
+        options.merge_after = Duration::from_millis(300);
         options.stall_max = Duration::from_secs(5);
         options
     }
@@ -383,8 +385,10 @@ impl Sim {
     fn housekeep(&self, which: usize) {
         if let Some(running) = self.running[which].borrow().as_ref() {
             let before = running.shared.reads.pages.map().generation;
+            let had_merge = running.shared.merge.lock().is_some();
             running.shared.housekeep();
             let mut w = self.world.lock();
+            w.counts.merges += u64::from(had_merge && running.shared.merge.lock().is_none());
             w.counts.checkpoints += u64::from(running.shared.reads.pages.map().generation > before);
         }
     }
@@ -657,7 +661,9 @@ impl Sim {
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
         let disk = Box::new(SimDisk { world: self.world.clone(), process, pg_size: geometry.pg_size });
         let clock: Arc<dyn Clock> = Arc::new(SimClock(self.world.clone()));
-        let (parts, engine) = build(opened, fleet.dirs(), disk, clock, &Sim::options());
+        let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &Sim::options());
+        let world = self.world.clone();
+        parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
         #[cfg(feature = "io-uring")]
         let shared = Arc::new(Shared::new(parts, engine, None));
         #[cfg(not(feature = "io-uring"))]

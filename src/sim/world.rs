@@ -158,6 +158,7 @@ pub struct Counts {
     pub commits: u64,
     pub acknowledged: u64,
     pub checkpoints: u64,
+    pub merges: u64,
     pub away: u64,
 }
 
@@ -327,19 +328,6 @@ impl Disks {
         self.files[slot.index()].clear();
     }
 
-    /// Ruins one sector of a segment.
-    pub fn rot(&mut self, slot: Slot, lsn: Lsn, pg_size: u64) {
-        let (name, offset) = FileName::segment_of(lsn, pg_size);
-        let garbage = self.random.bytes(SECTOR);
-        if let Some(block) =
-            self.files[slot.index()].get_mut(&name).and_then(|f| f.blocks.get_mut(&(offset / BLOCK as u64)))
-        {
-            let at = offset as usize % BLOCK / SECTOR * SECTOR;
-            block[at..at + SECTOR].copy_from_slice(&garbage);
-            self.note(|| format!("slot {slot} rots at {lsn}"));
-        }
-    }
-
     /// The directory was replaced: the open file is one that nobody will find again.
     fn is_orphan(&self, f: &Flying) -> bool {
         matches!(f.bytes, Bytes::Frame { .. }) && !self.files[f.slot.index()].contains_key(&f.name)
@@ -411,8 +399,26 @@ impl Disks {
         Some(process)
     }
 
-    pub fn has_flying(&self) -> bool {
-        !self.ready().is_empty()
+    /// What dead processes have in flight to a file lands, or never will.
+    fn drain(&mut self, slot: Slot, name: FileName) {
+        let (out, stay) =
+            std::mem::take(&mut self.flying).into_iter().partition(|f| f.slot == slot && f.name == name && !f.tell);
+        self.flying = stay;
+        let out: Vec<Flying> = out;
+        for f in out {
+            if self.random.one_in(2) || self.is_orphan(&f) {
+                self.counts.lost += 1;
+                continue;
+            }
+            let file = self.files[slot.index()].entry(name).or_default();
+            f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
+            self.counts.late += 1;
+        }
+    }
+
+    /// No other process is alive.
+    pub fn is_alone(&self, process: usize) -> bool {
+        self.processes.iter().enumerate().all(|(p, s)| p == process || !s.alive)
     }
 
     /// A process has jobs or looks that wait for their turn.
@@ -423,10 +429,6 @@ impl Disks {
         let slot = self.processes[process].jobs[at].0;
         let first = self.processes[process].jobs.iter().position(|j| j.0 == slot)?;
         Some(self.processes[process].jobs.remove(first))
-    }
-
-    pub fn has_jobs(&self, process: usize) -> bool {
-        !self.processes[process].jobs.is_empty() || !self.processes[process].looks.is_empty()
     }
 
     pub fn job_done(&mut self, process: usize, done: Done) {
@@ -548,6 +550,28 @@ impl SlotDir for SimDir {
         w.call(self.process)?;
         let file = w.reach(self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
         file.cached.clear();
+        Ok(())
+    }
+
+    fn drain(&self, name: FileName) -> io::Result<()> {
+        let mut w = self.world.lock();
+        w.call(self.process)?;
+        let (p, slot) = (self.process, self.slot);
+        if w.flying.iter().any(|f| f.slot == slot && f.name == name && f.process != p && f.tell) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        w.drain(slot, name);
+        w.note(|| format!("p{p} slot {slot} drains {name}"));
+        Ok(())
+    }
+
+    fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
+        let mut w = self.world.lock();
+        w.call(self.process)?;
+        let file = w.reach(self.slot, true)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
+        let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
+        file.blocks.retain(|index, _| !range.contains(index));
+        file.cached.retain(|index, _| !range.contains(index));
         Ok(())
     }
 

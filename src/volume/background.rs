@@ -51,7 +51,8 @@ impl Shared {
         if self.tickets.ended().is_some() {
             return None;
         }
-        let mut due = vec![next_tick.map(|t| t.saturating_sub(now))];
+        let merge = self.merge_tails(now);
+        let mut due = vec![merge, next_tick.map(|t| t.saturating_sub(now))];
         due.push(self.speak_for_the_last(now));
         due.push(checkpoint.then_some(CHECKPOINT));
         due.push((waited_for).then_some(Duration::from_millis(1)));
@@ -104,6 +105,21 @@ impl Shared {
         let pages = map.current.pages() > 0;
         pages && (log > self.options.checkpoint_bytes || map.current.bytes() > self.options.overlay_bytes / 2)
             || entries > crate::segment::superblock::ENTRIES_MAX / 2
+    }
+
+    /// Merges what recovery left, once every earlier process is gone. Returns how long until that is tried.
+    fn merge_tails(&self, now: Duration) -> Option<Duration> {
+        let mut merge = self.merge.lock();
+        let unused = (*merge)?;
+        let from = self.opened_at + self.options.merge_after;
+        if now < from {
+            return Some(from - now);
+        }
+        if (self.earlier_gone)() && self.engine.lock().merge(unused) {
+            *merge = None;
+            return None;
+        }
+        Some(self.options.merge_after)
     }
 
     /// After idleness a filler follows, so that the last commit, too, has a later record that speaks for it. Returns

@@ -66,6 +66,8 @@ pub struct Engine {
     step: u64,
     stretched: Duration,
     full: SlotSet,
+    /// Slots whose tail files are merged.
+    merged: SlotSet,
     retry_at: [Duration; SLOTS],
     pause: [Duration; SLOTS],
     done: Vec<Done>,
@@ -119,6 +121,7 @@ impl Engine {
             step: SPACE_FIRST,
             stretched: Duration::ZERO,
             full: SlotSet::NONE,
+            merged: SlotSet::NONE,
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
             done: Vec::new(),
@@ -135,6 +138,11 @@ impl Engine {
         loop {
             let mut moved = self.take_in(now);
             moved |= self.look(now);
+            for slot in self.disk.lost().iter() {
+                self.writer.leave(slot, Away::Absent);
+                self.retry_at[slot.index()] = now;
+                self.check_space();
+            }
             moved |= self.send_off(now);
             self.disk.submit();
             if !moved {
@@ -187,13 +195,15 @@ impl Engine {
             Ok(Output::Claims(claim)) => self.claim_read(slot, claim),
             Ok(Output::Verified(to)) => {
                 if self.writer.rejoin(slot, to) {
+                    self.disk.found(slot);
                     self.pause[slot.index()] = PAUSE_FIRST;
                     self.check_space();
                 } else {
                     self.retry_at[slot.index()] = now;
                 }
             }
-            Ok(Output::Tidied) => (),
+            Ok(Output::Merged) => self.merged.insert(slot),
+            Ok(Output::Reserved | Output::Tidied) => (),
             Err(e) => self.job_failed(slot, kind, &e, now),
         }
     }
@@ -206,7 +216,7 @@ impl Engine {
                 self.check_space();
             }
             JobKind::Claims => self.claims_failed(slot),
-            JobKind::Rejoin | JobKind::Tidy => (),
+            JobKind::Rejoin | JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
         }
         if kind == JobKind::Super {
             self.superblock_done(slot, false);
@@ -460,6 +470,7 @@ impl Engine {
     pub fn tidy(&mut self, below: u64) {
         for slot in self.writer.live().iter() {
             self.give(slot, Job::Tidy { below });
+            self.give(slot, Job::Reserve);
         }
         self.disk.submit();
     }
@@ -471,6 +482,28 @@ impl Engine {
 
     pub fn full(&self) -> SlotSet {
         self.full
+    }
+
+    /// Every earlier process is gone: live slots' tail files are merged, and `unused` addresses given back. True once
+    /// that was done on all six.
+    pub fn merge(&mut self, unused: (Lsn, Lsn)) -> bool {
+        // Like VDL, a punch is acted on only after a look.
+        match self.disk.look(self.writer.vcl()) {
+            Some(Look::Clear) => (),
+            Some(look) => {
+                self.looked(self.writer.vcl(), look);
+                return false;
+            }
+            None => {
+                self.looking = Some(self.writer.vcl());
+                return false;
+            }
+        }
+        for slot in self.writer.live().iter().filter(|s| !self.merged.contains(*s)).collect::<Vec<_>>() {
+            self.give(slot, Job::Merge { geometry: self.geometry, history: self.history.clone(), unused });
+        }
+        self.disk.submit();
+        self.merged == SlotSet::ALL
     }
 
     /// Where the newest manifest lies, and where redo begins with it.

@@ -132,8 +132,10 @@ impl Handle {
         };
         let disk = Box::new(RealDisk::new(workers.clone(), writes, watch));
         let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
-        let (parts, engine) = build(opened, workers.dirs(), disk, clock, options);
+        let (mut parts, engine) = build(opened, workers.dirs(), disk, clock, options);
         let number = parts.number;
+        let lock_of = azs.clone();
+        parts.earlier_gone = Box::new(move || !placement::is_held_below(&lock_of, number));
         #[cfg(feature = "io-uring")]
         let shared = Arc::new(Shared::new(parts, engine, waiter));
         #[cfg(not(feature = "io-uring"))]
@@ -320,7 +322,12 @@ pub(crate) fn build(
         next_page: recovered.manifest.next_page.max(used),
         pages: recovered.manifest.pages,
         redo: recovered.manifest.redo.max(Lsn(format::BLOCK_MIN)),
+        merge: (!recovered.clean || recovered.survey.has_tails()).then(|| {
+            let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
+            (from.min(begin), begin)
+        }),
         clock,
+        earlier_gone: Box::new(|| false),
     };
     (parts, engine)
 }

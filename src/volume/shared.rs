@@ -70,6 +70,10 @@ pub(crate) struct Shared {
     pub alloc: Mutex<Alloc>,
     pub checkpoint: Mutex<Option<Checkpoint>>,
     pub clock: Arc<dyn Clock>,
+    pub opened_at: Duration,
+    /// What is to be merged and given back once every earlier process is gone.
+    pub merge: Mutex<Option<(Lsn, Lsn)>>,
+    pub earlier_gone: Box<dyn Fn() -> bool + Send + Sync>,
     /// Waits for io_uring's completions; none where other threads bring them.
     #[cfg(feature = "io-uring")]
     pub waiter: Option<crate::disk::uring::Waiter>,
@@ -251,6 +255,10 @@ pub(crate) struct Parts {
     pub pages: u64,
     pub redo: Lsn,
     pub clock: Arc<dyn Clock>,
+    /// The addresses between the log's end and the new epoch's begin, if there is anything to merge.
+    pub merge: Option<(Lsn, Lsn)>,
+    /// No process of an earlier epoch can have anything in flight but what a drain waits for.
+    pub earlier_gone: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Shared {
@@ -270,7 +278,10 @@ impl Shared {
             engine: Mutex::new(engine),
             alloc: Mutex::new(Alloc::new(parts.next_page)),
             checkpoint: Mutex::new(None),
+            opened_at: parts.clock.now(),
             clock: parts.clock,
+            merge: Mutex::new(parts.merge),
+            earlier_gone: parts.earlier_gone,
             #[cfg(feature = "io-uring")]
             waiter,
             leading: AtomicBool::new(false),

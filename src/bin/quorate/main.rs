@@ -126,21 +126,27 @@ enum Verb {
     },
     #[command(hide = true)]
     BenchChild { volume: common::At },
-    /// Run lifetimes of a volume in the simulator
+    /// Run simulated lifetimes; a seed is one, and repeats to the byte
     #[cfg(feature = "sim")]
     Sim {
-        /// The first seed
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// How many seeds
-        #[arg(long, default_value_t = 1)]
-        seeds: u64,
-        /// Steps of each
-        #[arg(long, default_value_t = 400)]
+        /// The one seed to run
+        #[arg(long, conflicts_with = "seeds")]
+        seed: Option<u64>,
+        /// The seeds to run: A..B, without B
+        #[arg(long, value_parser = sim::seeds)]
+        seeds: Option<std::ops::Range<u64>>,
+        /// Stop after so many minutes
+        #[arg(long)]
+        minutes: Option<f64>,
+        /// Steps of a life
+        #[arg(long, default_value_t = 500)]
         steps: u64,
+        /// Threads, each with lives of its own
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+        workers: u64,
         /// Print every event
         #[arg(long)]
-        trace: bool,
+        verbose: bool,
     },
     /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back
     Demo {
@@ -165,7 +171,16 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Bench { volume, seconds } => bench::run(&io, &volume, seconds),
         Verb::BenchChild { volume } => bench::child(&io, &volume),
         #[cfg(feature = "sim")]
-        Verb::Sim { seed, seeds, steps, trace } => sim::run(&io, seed, seeds, steps, trace),
+        Verb::Sim { seed, seeds, minutes, steps, workers, verbose } => {
+            let seeds = match (seed, seeds) {
+                (Some(seed), _) => seed..seed.saturating_add(1),
+                (None, Some(seeds)) => seeds,
+                (None, None) if minutes.is_some() => 0..u64::MAX,
+                (None, None) => 0..1000,
+            };
+            let most = minutes.map(|m| std::time::Duration::from_secs_f64((m * 60.0).clamp(0.0, 1e9)));
+            sim::run(&io, &sim::Runs { seeds, most, steps, workers: workers as usize, verbose })
+        }
         Verb::Demo { directory, file } => demo::run(&io, directory, file),
     }
 }
