@@ -35,6 +35,10 @@ mod models;
 #[cfg(all(test, not(quorate_loom)))]
 mod vectors;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 #[cfg(doc)]
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}

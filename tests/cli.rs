@@ -382,3 +382,65 @@ fn the_demo_shows_the_main_job() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "it leaves nothing behind");
     fails(&["demo", text(&dir.path().join("missing"))], 1, &["check the path"]);
 }
+
+#[test]
+fn reading_beside_a_busy_writer_never_sees_damage() {
+    let dir = dir();
+    let at = volume(dir.path());
+    let writer = Volume::open(at.as_path(), &Options::default()).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut page = None;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut mtr = writer.begin();
+                let id = page.unwrap_or_else(|| mtr.alloc().unwrap());
+                page = Some(id);
+                for i in 0..100u8 {
+                    mtr.put(id, vec![i; 4096]);
+                }
+                drop(mtr.commit().unwrap());
+            }
+        });
+        let begun = Instant::now();
+        let mut settled = quorate::Lsn::NONE;
+        while begun.elapsed() < std::time::Duration::from_secs(2) {
+            let reader = Volume::open_read_only(at.as_path(), &Options::default());
+            let now = reader.map(|r| r.settled());
+            stop.store(now.is_err(), std::sync::atomic::Ordering::Relaxed);
+            let now = now.unwrap();
+            assert!(now >= settled, "what is certain stays");
+            settled = now;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    writer.close().unwrap();
+}
+
+#[test]
+fn the_bench_tells_each_figure_and_its_floor() {
+    let dir = dir();
+    let at = volume(dir.path());
+    for flag in ["--json", "--threads"] {
+        let out = ok(&["bench", text(&at), "--seconds", "2", "--json", flag][..if flag == "--json" { 5 } else { 6 }]);
+        let all = json(&out);
+        let keys: Vec<_> = all.as_object().unwrap().keys().map(String::as_str).collect();
+        let want =
+            ["commit_1", "commit_16", "commit_pipelined_64", "put_8_pages", "read_hot_1", "read_hot_2", "read_cold"];
+        assert_eq!((&keys[..7], keys[7]), (&want[..], "reopen_after_kill"));
+        for (key, m) in all.as_object().unwrap() {
+            assert!(
+                m["p50_us"].as_f64().unwrap() > 0.0 && m["p99_us"].is_f64() && m["per_s"].as_f64().unwrap() > 0.0,
+                "{key}: {m}"
+            );
+            assert_eq!(m["floor_p50_us"].is_null(), key == "reopen_after_kill");
+            assert_eq!(m["bytes_written"].is_u64(), key.starts_with("commit") || key.starts_with("put"), "{key}: {m}");
+        }
+    }
+    assert_eq!(ok(&["ls", text(&at)]), "", "it leaves no file");
+    let left: Vec<_> = std::fs::read_dir(at.join("az-0")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(
+        left.iter().all(|n| n.to_str().unwrap().starts_with("slot-") || n.to_str().unwrap().starts_with("lock-")),
+        "{left:?}"
+    );
+}

@@ -249,6 +249,13 @@ struct Node {
     fresh: Vec<u8>,
 }
 
+/// Where an entry goes: a directory page, what is in it, and the page before it in its chain.
+struct Place {
+    page: Page,
+    entries: Vec<(String, Entry)>,
+    before: Option<PageId>,
+}
+
 /// An import under way.
 struct Importing {
     /// From the data's level up.
@@ -278,7 +285,7 @@ impl<'a> Store<'a> {
     /// Frees what hangs on the root's two chains.
     fn clean(&self) -> Result<(), Fail> {
         for at in [PENDING_AT, GARBAGE_AT] {
-            let mut newest = number(&*self.root()?, at);
+            let mut newest = number(&self.root()?, at);
             while newest != 0 {
                 let index = checked(self.volume, newest, INDEX_MAGIC, "index")?;
                 let mut mtr = self.volume.begin();
@@ -392,21 +399,21 @@ impl<'a> Store<'a> {
         let chain = chain_of(name, self.page_size);
         let first = number(&root, chain);
         // The page that has the name, or else the first with room for it; and the page before.
-        let mut place: Option<(Page, Vec<(String, Entry)>, Option<PageId>)> = None;
+        let mut place: Option<Place> = None;
         let mut old = None;
         let mut before = None;
         walk(self.volume, first, |page, entries| {
             old = entries.iter().find(|(n, _)| n == name).map(|(_, e)| *e);
             let room = bytes_of(&entries) + ENTRY + name.len() <= self.page_size;
             if old.is_some() || room && place.is_none() {
-                place = Some((page.clone(), entries, before));
+                place = Some(Place { page: page.clone(), entries, before });
             }
             before = Some(page.id());
             Ok(old.is_some())
         })?;
         match (place, entry) {
             (_, None) if old.is_none() => return Ok(false),
-            (Some((page, mut entries, before)), entry) => {
+            (Some(Place { page, mut entries, before }), entry) => {
                 entries.retain(|(n, _)| n != name);
                 entries.extend(entry.map(|e| (name.to_string(), e)));
                 let next = number(&page, NEXT_AT);

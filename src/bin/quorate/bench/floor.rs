@@ -12,7 +12,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of one write at most, as the volume's.
@@ -53,6 +53,7 @@ impl Floor {
         let mut floor = Floor { files: Vec::new(), io, places: Vec::new(), block: u64::from(block), tail: 0 };
         for (i, slot) in at.slots().iter().enumerate() {
             let Some(az) = slot.parent().filter(|az| az.is_dir()) else { continue };
+            sweep(az);
             let place = az.join(format!("bench-{}-{i}", std::process::id()));
             let fail = |e: io::Error| {
                 Fail::new(format!("{}: {e}; the bench needs some space beside the slots", place.display()))
@@ -242,6 +243,17 @@ impl Drop for Floor {
     }
 }
 
+/// Removes what a bench that was killed has left in an AZ's directory.
+fn sweep(az: &Path) {
+    for path in std::fs::read_dir(az).into_iter().flatten().flatten().map(|e| e.path()) {
+        let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("bench-"));
+        let pid = name.and_then(|n| n.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(&path);
+        }
+    }
+}
+
 fn write_durably(fd: &OwnedFd, bytes: &[u8], offset: u64) -> io::Result<()> {
     match rustix::io::pwritev2(fd, &[io::IoSlice::new(bytes)], offset, ReadWriteFlags::DSYNC) {
         Ok(n) if n == bytes.len() => Ok(()),
@@ -257,8 +269,8 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Of pages of this size.
-    pub fn new(at: &At, page_size: u32) -> Result<Reads, Fail> {
+    /// Of pages of this size, somewhere in the first `bytes` of the log.
+    pub fn new(at: &At, page_size: u32, bytes: u64) -> Result<Reads, Fail> {
         let fail = |e: io::Error| Fail::new(format!("the volume's segments: {e}"));
         let mut files = Vec::new();
         for slot in at.slots() {
@@ -266,14 +278,14 @@ impl Reads {
             for path in names.flatten().map(|e| e.path()) {
                 let is_segment = path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("seg-"));
                 let len = path.metadata().map_or(0, |m| m.len());
-                // Where the bench's own pages are: not in what is only allocated.
-                if !is_segment || len < 32 << 20 {
+                // The bench's own pages have just been written: it is not only allocated.
+                if !is_segment || len < bytes {
                     continue;
                 }
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 let open = |flags| rustix::fs::open(&path, flags, Mode::empty());
                 let fd = open(flags | OFlags::DIRECT).or_else(|_| open(flags)).map_err(|e| fail(e.into()))?;
-                files.push((fd, len.min(64 << 20)));
+                files.push((fd, bytes));
             }
         }
         if files.is_empty() {

@@ -215,7 +215,7 @@ impl Bench<'_> {
                 Ok(())
             })
         };
-        self.writing(time, floor, volume, |floor, until, side| group::floor(floor, until, side))
+        self.writing(time, floor, volume, group::floor)
     }
 
     /// One thread, 64 tickets in flight. Floor: 64 payloads in flight, a group whenever four files can take one.
@@ -338,7 +338,9 @@ fn read_hot(b: &mut Bench<'_>, at: &At, time: Duration, threads: u64) -> Result<
         })
     };
     let bare = |until: Instant, side: &mut Side| {
-        group::some_threads(threads, side, |i, side| bare_reads(&mut Reads::new(at, size)?, i, until, side))
+        group::some_threads(threads, side, |i, side| {
+            bare_reads(&mut Reads::new(at, size, read_from(size))?, i, until, side)
+        })
     };
     let (volume, floor) = interleave(time, hot, bare)?;
     Ok(Measured { volume, floor: Some(floor), bytes_written: None })
@@ -361,9 +363,14 @@ fn read_cold(io: &Io, b: &mut Bench<'_>, at: &At, time: Duration) -> Result<Meas
         }
         Ok(())
     };
-    let mut reads = Reads::new(at, b.page_size as u32)?;
+    let mut reads = Reads::new(at, b.page_size as u32, read_from(b.page_size as u32))?;
     let (volume, floor) = interleave(time, cold, |until, side| bare_reads(&mut reads, 5, until, side))?;
     Ok(Measured { volume, floor: Some(floor), bytes_written: None })
+}
+
+/// Half of what the bench's own pages take.
+fn read_from(page_size: u32) -> u64 {
+    PAGES as u64 / 2 * u64::from(page_size)
 }
 
 fn bare_reads(reads: &mut Reads, seed: u64, until: Instant, side: &mut Side) -> Result<(), Fail> {
