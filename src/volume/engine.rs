@@ -87,6 +87,8 @@ pub struct Pumped {
     pub needed: usize,
     /// Log writes that are outstanding.
     pub busy: usize,
+    /// Four slots could take a group at once.
+    pub idle: bool,
 }
 
 impl Engine {
@@ -155,7 +157,12 @@ impl Engine {
         let at_end = |s: &Slot| self.writer.cursor(*s).is_some_and(|c| c > self.writer.vcl());
         let ahead = Slot::ALL.iter().filter(|s| at_end(s)).count();
         let decided = self.tickets.vdl() > before || !ended && self.tickets.ended().is_some();
-        Pumped { decided, needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)), busy }
+        Pumped {
+            decided,
+            needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)),
+            busy,
+            idle: self.writer.wants_group(),
+        }
     }
 
     fn take_in(&mut self, now: Duration) -> bool {

@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub waiter: Option<crate::disk::uring::Waiter>,
     /// A thread waits for completions outside of the lock.
     pub leading: AtomicBool,
+    /// Four slots had nothing to write when the engine ran last: an append can be sent off at once.
+    idle: AtomicBool,
     /// Where redo begins with the newest manifest.
     pub redo_from: AtomicU64,
     /// Pages that existed as of the newest manifest.
@@ -285,6 +287,7 @@ impl Shared {
             #[cfg(feature = "io-uring")]
             waiter,
             leading: AtomicBool::new(false),
+            idle: AtomicBool::new(true),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
             progress: Progress::default(),
@@ -345,6 +348,7 @@ impl Shared {
         let pumped = {
             let mut engine = self.engine.lock();
             let pumped = engine.pump(now);
+            self.idle.store(pumped.idle, Ordering::SeqCst);
             // A leader that waits outside of the lock does not see what was reaped here.
             #[cfg(not(feature = "io-uring"))]
             let _ = leader;
@@ -609,7 +613,11 @@ impl Shared {
                     let end = self.finish(prepared);
                     self.front.wait_published(end, self.options.stall_max);
                     self.last_commit_us.store(self.clock.now().as_micros() as u64, Ordering::Relaxed);
-                    self.pump();
+                    // While a group is on its way the next one fills: whoever reaps it, or waits for this one, sends that
+                    // off. Else a fast device would get a write for every small commit.
+                    if self.idle.load(Ordering::SeqCst) || !self.someone_reaps() {
+                        self.pump();
+                    }
                     self.background.wake();
                     return Ok(end);
                 }
@@ -667,6 +675,14 @@ impl Shared {
             parked.park(deadline - now);
             self.tickets.forget(key);
         }
+    }
+
+    /// Completions are waited for by leaders, not brought by threads of their own.
+    fn someone_reaps(&self) -> bool {
+        #[cfg(feature = "io-uring")]
+        return self.waiter.is_some();
+        #[cfg(not(feature = "io-uring"))]
+        false
     }
 
     #[cfg(feature = "io-uring")]
