@@ -97,7 +97,7 @@ impl LogReader {
 
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
         let last = self.last.load(Ordering::Relaxed);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % SLOTS as u8;
         let from = move |want: bool| {
             (0..SLOTS as u8)
                 .map(move |i| Slot((i + turn) % SLOTS as u8))
