@@ -101,6 +101,14 @@ fn child_main() {
     let Ok(at) = std::env::var(AT) else { return };
     // The harness has begun a line.
     say(String::new());
+    if std::env::var(IO_URING).unwrap() == "create" {
+        say("begins".to_string());
+        let volume = Volume::create(common::placement(Path::new(&at)), &options(true)).unwrap();
+        say("created".to_string());
+        common::patch(&volume, PageId::ROOT, 0, b"first");
+        say("acked".to_string());
+        return std::thread::sleep(Duration::from_secs(60));
+    }
     let options = options(std::env::var(IO_URING).unwrap() == "1");
     let volume = Volume::open(common::placement(Path::new(&at)), &options).unwrap();
     let state = state(|p| volume.read(p));
@@ -315,4 +323,37 @@ fn nothing_acknowledged_is_missing_while_azs_come_and_go() {
 #[test]
 fn threads_in_place_of_io_uring_keep_the_same_promise() {
     kill_at_random(false, Azs::Move, rounds() / 2);
+}
+
+#[test]
+fn a_creation_that_was_killed_is_a_volume_or_none() {
+    let mut random = Random::seeded();
+    let (mut whole, mut none) = (0, BTreeMap::<String, u32>::new());
+    for _ in 0..rounds() {
+        let dir = common::dir();
+        common::make_azs(dir.path());
+        let variables = [(AT, dir.path().to_str().unwrap().to_string()), (IO_URING, "create".to_string())];
+        let child = Child::start("child_main", &variables);
+        child.until("begins", Duration::from_secs(20)).unwrap();
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        let said = child.kill();
+        let said = |what: &str| said.iter().any(|l| l == what);
+        match Volume::open(common::placement(dir.path()), &options(true)) {
+            Ok(volume) => {
+                let root = volume.read(PageId::ROOT).expect("the root always exists");
+                let first = root.starts_with(b"first");
+                assert!(first || !said("acked"), "an acknowledged commit is there");
+                assert!(first || root.iter().all(|b| *b == 0));
+                common::patch(&volume, PageId::ROOT, 8, b"more");
+                volume.close().unwrap();
+                whole += 1;
+            }
+            Err(e) => {
+                assert!(!said("created"), "{e}");
+                let kind = format!("{e:?}").chars().take_while(|c| c.is_alphabetic()).collect();
+                *none.entry(kind).or_default() += 1;
+            }
+        }
+    }
+    println!("{whole} volumes, no volume: {none:?}");
 }

@@ -217,9 +217,8 @@ impl Drop for Mount {
     fn drop(&mut self) {
         self.thaw();
         // Lazily: a volume that could not be closed may still hold files.
-        if !run("umount", &[self.path.to_str().unwrap()]) {
-            run("umount", &["-l", self.path.to_str().unwrap()]);
-        }
+        let path = self.path.to_str().unwrap();
+        let _ = run("umount", &[path]) || run("umount", &["-l", path]);
     }
 }
 
