@@ -75,22 +75,7 @@ impl Handle {
         let locks = Locks::take(&azs, 1)?;
         let opened = recover::create(&*workers, geometry, Durability::Dsync)?;
         let handle = Handle::assemble(opened, azs, workers, locks, options)?;
-        // Page 0 exists from the first moment on.
-        let mut content = crate::volume::mtr::Content::default();
-        content.changes.push(crate::volume::mtr::Change {
-            page: crate::PageId::ROOT,
-            what: crate::volume::mtr::What::Zero,
-            fresh: true,
-        });
-        let failed = |what: String| OpenError::Quorum { what, slots: crate::SlotFaults(Vec::new()) };
-        let end = match handle.shared.append(&content) {
-            Err(crate::WriteError::OutOfSpace { .. }) => {
-                return Err(OpenError::OutOfSpace(handle.azs.paths[0].clone()));
-            }
-            other => other.map_err(|e| failed(format!("the root page could not be written: {e}")))?,
-        };
-        let root = handle.shared.clone().ticket(end);
-        root.wait().map_err(|e| failed(format!("the root page could not be written: {e}")))?;
+        handle.make_root()?;
         Ok(handle)
     }
 
@@ -107,7 +92,33 @@ impl Handle {
         });
         let opened = opened.map_err(|e| no_volume(e, &azs))?;
         let Some(locks) = locks else { unreachable!("an open that succeeds has called for its lock") };
-        Handle::assemble(opened, azs, workers, locks, options)
+        let handle = Handle::assemble(opened, azs, workers, locks, options)?;
+        let young = handle.shared.engine.lock().manifest().0.is_none();
+        // A creation that was killed may have come as far as a volume, and not to its root.
+        if young && matches!(handle.shared.read_newest(crate::PageId::ROOT), Err(crate::ReadError::NoSuchPage(_))) {
+            handle.make_root()?;
+        }
+        Ok(handle)
+    }
+
+    /// Page 0 exists from the first moment on.
+    fn make_root(&self) -> Result<(), OpenError> {
+        let mut content = crate::volume::mtr::Content::default();
+        content.changes.push(crate::volume::mtr::Change {
+            page: crate::PageId::ROOT,
+            what: crate::volume::mtr::What::Zero,
+            fresh: true,
+        });
+        let failed = |what: String| OpenError::Quorum { what, slots: crate::SlotFaults(Vec::new()) };
+        let end = match self.shared.append(&content) {
+            Err(crate::WriteError::OutOfSpace { .. }) => {
+                return Err(OpenError::OutOfSpace(self.azs.paths[0].clone()));
+            }
+            other => other.map_err(|e| failed(format!("the root page could not be written: {e}")))?,
+        };
+        let root = self.shared.clone().ticket(end);
+        root.wait().map_err(|e| failed(format!("the root page could not be written: {e}")))?;
+        Ok(())
     }
 
     fn assemble(
