@@ -702,6 +702,29 @@ fn damage_anywhere_in_the_log_never_shortens_it() {
 }
 
 #[test]
+fn an_az_of_another_volume_is_left_alone_and_its_lock_is_not_ours() {
+    let fixture = Fixture::new();
+    for of in ["closed", "killed"] {
+        let at = fixture.fresh(of);
+        let az = &common::azs(&at)[1];
+        // The other volume is open, and its disk stands where ours should.
+        let other = fixture.at("other");
+        let theirs = open(&other).unwrap();
+        fs::remove_dir_all(az).unwrap();
+        std::os::unix::fs::symlink(&common::azs(&other)[1], az).unwrap();
+        let before = contents(&common::azs(&other)[1]);
+        let volume = open(&at).unwrap();
+        fixture.check(|p| volume.read(p), "beside another volume's AZ");
+        common::patch(&volume, PageId::ROOT, 0, b"ours");
+        std::thread::sleep(Duration::from_millis(60));
+        volume.close().unwrap();
+        assert!(contents(&common::azs(&other)[1]) == before, "{of}: another volume's AZ was changed");
+        common::patch(&theirs, PageId::ROOT, 0, b"theirs");
+        theirs.close().unwrap();
+    }
+}
+
+#[test]
 fn a_read_only_open_names_the_faults_of_each_slot_in_its_health() {
     let fixture = Fixture::new();
     let at = fixture.fresh("killed");

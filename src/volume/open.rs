@@ -81,12 +81,14 @@ impl Handle {
 
     pub fn open(at: &Placement, options: &Options, force: bool) -> Result<Handle, OpenError> {
         let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
-        if !force && let Some(holder) = placement::holder(&azs) {
-            return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
-        }
         let workers = start(&azs)?;
         let mut locks = None;
-        let opened = recover::open(&*workers, |number, _| {
+        let opened = recover::open(&*workers, |number, slots| {
+            // In an AZ of another volume a lock is not ours to see or to take.
+            let azs = azs.only(slots);
+            if !force && let Some(holder) = placement::holder(&azs) {
+                return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
+            }
             locks = Some(Locks::take(&azs, number)?);
             Ok(())
         });
@@ -248,10 +250,10 @@ pub(crate) fn az_health(azs: &Azs) -> Vec<AzHealth> {
     azs.paths.iter().zip(&azs.probes).map(health).collect()
 }
 
-/// Nothing at all in the directories is not a quorum's fault.
+/// Names the directory in which no volume was found.
 pub(crate) fn no_volume(e: OpenError, azs: &Azs) -> OpenError {
     match e {
-        OpenError::Quorum { slots, .. } if slots.0.is_empty() => OpenError::NoVolume(
+        OpenError::NoVolume(_) => OpenError::NoVolume(
             azs.paths[0].parent().filter(|_| azs.paths[0].ends_with("az-0")).unwrap_or(&azs.paths[0]).to_path_buf(),
         ),
         other => other,
