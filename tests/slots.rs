@@ -515,7 +515,8 @@ fn four_reachable_slots_can_be_written_and_three_can_be_read() {
 fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
     let fixture = Fixture::new();
     type Make = fn(&Path, &Fixture);
-    let cases: [(&str, Make, fn(&SlotFault) -> bool, usize); 4] = [
+    type Is = fn(&SlotFault) -> bool;
+    let cases: [(&str, Make, Is, usize); 4] = [
         (
             "four blank slots",
             |at, _| [0, 1, 2, 3].iter().for_each(|s| empty(&slot(at, *s))),
