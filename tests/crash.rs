@@ -101,6 +101,14 @@ fn child_main() {
     let Ok(at) = std::env::var(AT) else { return };
     // The harness has begun a line.
     say(String::new());
+    if std::env::var(IO_URING).unwrap() == "create" {
+        say("begins".to_string());
+        let volume = Volume::create(common::placement(Path::new(&at)), &options(true)).unwrap();
+        say("created".to_string());
+        common::patch(&volume, PageId::ROOT, 0, b"first");
+        say("acked".to_string());
+        return std::thread::sleep(Duration::from_secs(60));
+    }
     let options = options(std::env::var(IO_URING).unwrap() == "1");
     let volume = Volume::open(common::placement(Path::new(&at)), &options).unwrap();
     let state = state(|p| volume.read(p));
@@ -315,4 +323,160 @@ fn nothing_acknowledged_is_missing_while_azs_come_and_go() {
 #[test]
 fn threads_in_place_of_io_uring_keep_the_same_promise() {
     kill_at_random(false, Azs::Move, rounds() / 2);
+}
+
+#[test]
+fn a_creation_that_was_killed_is_a_volume_or_none() {
+    let mut random = Random::seeded();
+    let (mut whole, mut none) = (0, BTreeMap::<String, u32>::new());
+    for _ in 0..rounds() {
+        let dir = common::dir();
+        common::make_azs(dir.path());
+        let variables = [(AT, dir.path().to_str().unwrap().to_string()), (IO_URING, "create".to_string())];
+        let child = Child::start("child_main", &variables);
+        child.until("begins", Duration::from_secs(20)).unwrap();
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        let said = child.kill();
+        let said = |what: &str| said.iter().any(|l| l == what);
+        match Volume::open(common::placement(dir.path()), &options(true)) {
+            Ok(volume) => {
+                let root = volume.read(PageId::ROOT).expect("the root always exists");
+                let first = root.starts_with(b"first");
+                assert!(first || !said("acked"), "an acknowledged commit is there");
+                assert!(first || root.iter().all(|b| *b == 0));
+                common::patch(&volume, PageId::ROOT, 8, b"more");
+                volume.close().unwrap();
+                whole += 1;
+            }
+            Err(e) => {
+                assert!(!said("created"), "{e}");
+                let kind = format!("{e:?}").chars().take_while(|c| c.is_alphabetic()).collect();
+                *none.entry(kind).or_default() += 1;
+            }
+        }
+    }
+    println!("{whole} volumes, no volume: {none:?}");
+}
+
+/// Makes a slot bad, one way or another. `old` is a copy of the volume as it was some kills ago.
+fn damage(at: &Path, slot: u8, old: Option<&Path>, random: &mut Random) -> &'static str {
+    let path = common::slot(at, slot);
+    let files = |begins: &str| -> Vec<std::path::PathBuf> {
+        let files = fs::read_dir(&path).unwrap().map(|e| e.unwrap().path());
+        files.filter(|f| f.file_name().unwrap().to_str().unwrap().starts_with(begins)).collect()
+    };
+    match random.below(8) {
+        0 => {
+            fs::remove_dir_all(&path).unwrap();
+            fs::write(&path, "").unwrap();
+            "unreachable"
+        }
+        1 => {
+            fs::remove_dir_all(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+            "blank"
+        }
+        2 => {
+            let Some(old) = old else { return "none" };
+            fs::remove_dir_all(&path).unwrap();
+            common::copy(&common::slot(old, slot), &path);
+            "stale"
+        }
+        3 => {
+            files("seg-").iter().for_each(|f| fs::remove_file(f).unwrap());
+            "no segments"
+        }
+        4 => {
+            files("tail-").iter().for_each(|f| fs::remove_file(f).unwrap());
+            "no tail files"
+        }
+        5 => {
+            for file in files("epoch-") {
+                fs::write(file, [9; 32 << 10]).unwrap();
+            }
+            "no superblock"
+        }
+        // Blocks here and there, over all that was written.
+        kind => {
+            use std::os::unix::fs::FileExt;
+            for path in files("seg-").into_iter().chain(files("tail-")) {
+                let file = fs::File::options().write(true).open(&path).unwrap();
+                for (from, bytes) in common::data(&path).1 {
+                    for block in (0..bytes.len() as u64).step_by(4096) {
+                        if kind == 6 || random.below(3) == 0 {
+                            file.write_all_at(&[block as u8; 512], from + block + 512 * random.below(8)).unwrap();
+                        }
+                    }
+                }
+            }
+            "rotten"
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_missing_with_any_three_slots_bad_after_a_kill() {
+    let begun = Instant::now();
+    let dir = common::dir();
+    let (at, copy) = (dir.path().join("volume"), dir.path().join("copy"));
+    fs::create_dir(&at).unwrap();
+    create(&at, true);
+    let mut random = Random::seeded();
+    let mut known = Known { acked: vec![0; 4], sent: vec![0; 4], ..Known::default() };
+    let variables = [(AT, at.to_str().unwrap().to_string()), (IO_URING, "1".to_string())];
+    let (mut old, mut opened, mut read) = (None, 0, 0);
+    for round in 0..rounds().div_ceil(5) {
+        let child = Child::start("child_main", &variables);
+        let first = child.until("state", Duration::from_secs(20)).expect("the child opens the volume");
+        std::thread::sleep(Duration::from_millis(2 + random.below(100)));
+        known.hear(&[first]);
+        known.hear(&child.kill());
+        for _ in 0..3 {
+            let _ = fs::remove_dir_all(&copy);
+            common::copy(&at, &copy);
+            let mut slots: Vec<u8> = (0..6).collect();
+            let bad: Vec<(u8, &str)> = (0..3)
+                .map(|_| {
+                    let slot = slots.swap_remove(random.below(slots.len() as u64) as usize);
+                    (slot, damage(&copy, slot, old.as_deref(), &mut random))
+                })
+                .collect();
+            let what = format!("round {round}, {bad:?}");
+            let check = |now: &[u64]| {
+                for thread in 0..THREADS as usize {
+                    let (acked, sent) = (known.acked[thread], known.sent[thread]);
+                    assert!(now[thread] >= acked && now[thread] <= sent + 1, "{what}: {acked} to {sent}, {now:?}");
+                }
+            };
+            let reader = Volume::open_read_only(common::placement(&copy), &options(true));
+            let reader = reader.unwrap_or_else(|e| panic!("{what}: read-only: {e}"));
+            let (settled, visible) = (reader.view(), reader.view_visible());
+            let visible = state(|p| visible.read(p));
+            check(&visible);
+            assert!(state(|p| settled.read(p)).iter().zip(&visible).all(|(s, v)| s <= v), "{what}");
+            read += 1;
+            let out = bad.iter().filter(|(_, b)| ["unreachable", "no superblock"].contains(b)).count();
+            match Volume::open(common::placement(&copy), &options(true)) {
+                Ok(volume) => {
+                    let now = state(|p| volume.read(p));
+                    assert_eq!(now, visible, "{what}: a writer finds what a reader saw");
+                    let mut extra = number(&volume.read(own(0, 0)).unwrap(), 8);
+                    commit(&volume, 0, now[0] + 1, &mut extra).wait().unwrap();
+                    drop(volume);
+                    let volume = Volume::open(common::placement(&copy), &options(true));
+                    let volume = volume.unwrap_or_else(|e| panic!("{what}: again: {e}"));
+                    assert_eq!(state(|p| volume.read(p))[0], now[0] + 1, "{what}");
+                    opened += 1;
+                }
+                Err(e) => assert!(out == 3, "{what}: {e}"),
+            }
+        }
+        if round % 4 == 0 {
+            let aside = dir.path().join("old");
+            let _ = fs::remove_dir_all(&aside);
+            common::copy(&at, &aside);
+            old = Some(aside);
+        }
+    }
+    println!("{read} reads and {opened} opens with three bad slots, {:?}", begun.elapsed());
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 const PAGE: u32 = 4096;
@@ -80,7 +81,8 @@ impl Fixture {
 
     /// A fresh copy of one of the moments.
     fn fresh(&self, of: &str) -> PathBuf {
-        let at = self.at("volume");
+        // Each thread has its own, so that cases wait for the disk side by side.
+        let at = self.at(&format!("volume-{:?}", std::thread::current().id()));
         let _ = fs::remove_dir_all(&at);
         common::copy(&self.at(of), &at);
         at
@@ -383,16 +385,23 @@ const CASES: &[Case] = &[
 #[test]
 fn each_slot_does_what_the_protocol_says() {
     let fixture = Fixture::new();
-    let mut failed = Vec::new();
-    for case in CASES {
-        for of in ["closed", "killed"] {
-            let what = format!("{} ({of})", case.name);
-            let run = std::panic::AssertUnwindSafe(|| one(&fixture, case, of, &what));
-            if std::panic::catch_unwind(run).is_err() {
-                failed.push(what);
-            }
+    let failed = Mutex::new(Vec::new());
+    let cases = Mutex::new(CASES.iter().flat_map(|case| ["closed", "killed"].map(|of| (case, of))));
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                loop {
+                    let Some((case, of)) = cases.lock().unwrap().next() else { return };
+                    let what = format!("{} ({of})", case.name);
+                    let run = std::panic::AssertUnwindSafe(|| one(&fixture, case, of, &what));
+                    if std::panic::catch_unwind(run).is_err() {
+                        failed.lock().unwrap().push(what);
+                    }
+                }
+            });
         }
-    }
+    });
+    let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), 2 * CASES.len());
 }
 
@@ -506,7 +515,8 @@ fn four_reachable_slots_can_be_written_and_three_can_be_read() {
 fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
     let fixture = Fixture::new();
     type Make = fn(&Path, &Fixture);
-    let cases: [(&str, Make, fn(&SlotFault) -> bool, usize); 4] = [
+    type Is = fn(&SlotFault) -> bool;
+    let cases: [(&str, Make, Is, usize); 4] = [
         (
             "four blank slots",
             |at, _| [0, 1, 2, 3].iter().for_each(|s| empty(&slot(at, *s))),
@@ -699,6 +709,29 @@ fn damage_anywhere_in_the_log_never_shortens_it() {
         at_block += if at_block % (1 << 20) > 256 << 10 { 1 << 20 } else { 4096 };
     }
     assert!(lost >= 3, "{lost} blocks were missed");
+}
+
+#[test]
+fn an_az_of_another_volume_is_left_alone_and_its_lock_is_not_ours() {
+    let fixture = Fixture::new();
+    for of in ["closed", "killed"] {
+        let at = fixture.fresh(of);
+        let az = &common::azs(&at)[1];
+        // The other volume is open, and its disk stands where ours should.
+        let other = fixture.at("other");
+        let theirs = open(&other).unwrap();
+        fs::remove_dir_all(az).unwrap();
+        std::os::unix::fs::symlink(&common::azs(&other)[1], az).unwrap();
+        let before = contents(&common::azs(&other)[1]);
+        let volume = open(&at).unwrap();
+        fixture.check(|p| volume.read(p), "beside another volume's AZ");
+        common::patch(&volume, PageId::ROOT, 0, b"ours");
+        std::thread::sleep(Duration::from_millis(60));
+        volume.close().unwrap();
+        assert!(contents(&common::azs(&other)[1]) == before, "{of}: another volume's AZ was changed");
+        common::patch(&theirs, PageId::ROOT, 0, b"theirs");
+        theirs.close().unwrap();
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -47,6 +48,8 @@ pub struct Workers {
 struct Worker {
     dir: Arc<FileDir>,
     tasks: Sender<Task>,
+    /// A call was not answered in time, and none has been since: nobody waits for it again.
+    hangs: Arc<AtomicBool>,
 }
 
 impl Workers {
@@ -56,13 +59,15 @@ impl Workers {
         for (i, path) in directories.into_iter().enumerate() {
             let dir = Arc::new(FileDir::new(path, block, buffered, io_uring));
             let (tasks, queue) = bounded::<Task>(QUEUE);
-            let mine = dir.clone();
+            let hangs = Arc::new(AtomicBool::new(false));
+            let (mine, answers) = (dir.clone(), hangs.clone());
             std::thread::Builder::new().name(format!("quorate-{i}")).stack_size(256 << 10).spawn(move || {
                 for task in queue {
                     task(&mine);
+                    answers.store(false, Ordering::SeqCst);
                 }
             })?;
-            slots.push(Worker { dir, tasks });
+            slots.push(Worker { dir, tasks, hangs });
         }
         Ok(Workers { slots, completions: Arc::new(Completions::default()) })
     }
@@ -103,7 +108,8 @@ impl Fleet for Workers {
                 // The asker may have stopped waiting.
                 let _ = send.send((slot, call(slot, &**dir)));
             });
-            if self.slots[slot.index()].tasks.try_send(task).is_ok() {
+            let worker = &self.slots[slot.index()];
+            if !worker.hangs.load(Ordering::SeqCst) && worker.tasks.try_send(task).is_ok() {
                 waiting += 1;
             }
             out[slot.index()] = Some(Err(io::ErrorKind::TimedOut.into()));
@@ -114,6 +120,13 @@ impl Fleet for Workers {
         {
             out[slot.index()] = Some(answer);
             waiting -= 1;
+        }
+        if waiting > 0 {
+            let timed_out =
+                |a: &Option<io::Result<T>>| matches!(a, Some(Err(e)) if e.kind() == io::ErrorKind::TimedOut);
+            for (worker, _) in self.slots.iter().zip(&out).filter(|(_, a)| timed_out(a)) {
+                worker.hangs.store(true, Ordering::SeqCst);
+            }
         }
         out
     }

@@ -75,8 +75,8 @@ pub struct Reservation {
 pub enum Refused {
     /// The ring is full: wait until VDL has moved.
     Ring,
-    /// The space ahead is not allocated on four slots yet: wait, or there is none.
-    Space,
+    /// The space ahead is not allocated on four slots yet, up to here: wait, or there is none.
+    Space(Lsn),
     /// Longer than an MTR may be, filler included.
     TooLarge,
 }
@@ -335,7 +335,7 @@ impl Locked<'_> {
             return Err(Refused::TooLarge);
         }
         if end.ceil(block) > state.space {
-            return Err(Refused::Space);
+            return Err(Refused::Space(end.ceil(block)));
         }
         if end.ceil(format::FRAME) > state.vdl.floor(format::FRAME) + ring::SPAN {
             return Err(Refused::Ring);
@@ -483,6 +483,6 @@ mod tests {
         assert_eq!(front.tail(), tail);
         front.set_vdl(tail);
         front.set_space(tail);
-        assert_eq!(append(&front, &[1]).err(), Some(Refused::Space));
+        assert_eq!(append(&front, &[1]).err(), Some(Refused::Space(tail.ceil(BLOCK))));
     }
 }

@@ -1,6 +1,6 @@
 //! Where a volume lies: three directories, or one with three in it; the file systems below them; who holds the lock.
 
-use crate::lsn::{SLOTS, Slot};
+use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::volume::error::OpenError;
 use rustix::fs::{Mode, OFlags, StatxFlags};
 use std::fs::{self, File, TryLockError};
@@ -178,7 +178,7 @@ impl Azs {
             must_be_directory(path)?;
             probe(path, allow_volatile, allow_remote)
         };
-        for (found, answer) in probes.iter_mut().zip(each_az(&paths, look)) {
+        for (found, answer) in probes.iter_mut().zip(each_az(paths.iter(), look)) {
             match answer {
                 Some(Ok(probe)) => *found = Some(probe),
                 // Not mounted, dead, or hanging: the slots in it say so, and the others may be enough.
@@ -196,8 +196,21 @@ impl Azs {
         Ok(Azs { paths, probes })
     }
 
+    /// The AZs that hold one of these slots; the others count as missing.
+    pub fn only(&self, slots: SlotSet) -> Azs {
+        let mut azs = self.clone();
+        for (az, probe) in azs.probes.iter_mut().enumerate() {
+            probe.take_if(|_| !slots.iter().any(|s| s.az() == az));
+        }
+        azs
+    }
+
     pub fn slot(&self, slot: Slot) -> PathBuf {
         slot_path(&self.paths, slot)
+    }
+
+    fn present(&self) -> impl Iterator<Item = &PathBuf> {
+        self.paths.iter().zip(&self.probes).filter(|(_, probe)| probe.is_some()).map(|(path, _)| path)
     }
 
     pub fn slots(&self) -> [PathBuf; SLOTS] {
@@ -222,10 +235,13 @@ impl Azs {
 }
 
 /// Runs a call on each AZ's directory, side by side and bounded in time: a disk that hangs is one that does not answer.
-fn each_az<T: Send + 'static>(azs: &[PathBuf; 3], call: impl Fn(&Path) -> T + Send + Sync + 'static) -> [Option<T>; 3] {
+fn each_az<'a, T: Send + 'static>(
+    azs: impl Iterator<Item = &'a PathBuf>,
+    call: impl Fn(&Path) -> T + Send + Sync + 'static,
+) -> [Option<T>; 3] {
     let (send, answers) = crossbeam_channel::bounded(3);
     let call = std::sync::Arc::new(call);
-    for (i, path) in azs.iter().cloned().enumerate() {
+    for (i, path) in azs.cloned().enumerate() {
         let (send, call) = (send.clone(), call.clone());
         let spawned = std::thread::Builder::new().name("quorate-az".into()).stack_size(256 << 10);
         // What nobody waits for any more (a lock, too) is dropped.
@@ -312,7 +328,7 @@ pub(crate) struct Holder {
 
 /// The holder of a lock in any of the AZs.
 pub(crate) fn holder(azs: &Azs) -> Option<Holder> {
-    each_az(&azs.paths, |az| holder_in(az, u64::MAX))
+    each_az(azs.present(), |az| holder_in(az, u64::MAX))
         .into_iter()
         .flatten()
         .flatten()
@@ -323,7 +339,7 @@ pub(crate) fn holder(azs: &Azs) -> Option<Holder> {
 /// Somebody holds a lock of an epoch below `epoch`, or an AZ does not say.
 pub(crate) fn is_held_below(azs: &Azs, epoch: u64) -> bool {
     let held = move |az: &Path| holder_in(az, epoch).is_some();
-    each_az(&azs.paths, held).into_iter().any(|held| held.unwrap_or(true))
+    each_az(azs.present(), held).into_iter().any(|held| held.unwrap_or(true))
 }
 
 /// Epoch and process of the highest lock below `below` that is held.
@@ -355,7 +371,7 @@ impl Locks {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let text = format!("{} {epoch} {}\n", std::process::id(), boot.trim());
         let mut held = Vec::new();
-        for answer in each_az(&azs.paths, move |az| take_in(az, epoch, &text)).into_iter().flatten() {
+        for answer in each_az(azs.present(), move |az| take_in(az, epoch, &text)).into_iter().flatten() {
             held.extend(answer?);
         }
         Ok(Locks { held })

@@ -116,7 +116,8 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
 
 fn survey<F: Fleet>(fleet: &F) -> Result<Survey, OpenError> {
     Survey::take(fleet, SlotSet::ALL).map_err(|e| match e {
-        NoSurvey::NoVolume => OpenError::Quorum { what: "there is no volume here".into(), slots: SlotFaults(vec![]) },
+        // Whoever knows the directories names them.
+        NoSurvey::NoVolume => OpenError::NoVolume(std::path::PathBuf::new()),
         NoSurvey::Undecided(slots) => OpenError::Quorum { what: "no slot can be read".into(), slots },
     })
 }
@@ -125,10 +126,11 @@ fn quorum(what: String, survey: &Survey) -> OpenError {
     OpenError::Quorum { what, slots: survey.faults() }
 }
 
-/// Opens for writing, after a kill and by force alike. `lock` is called with the epoch before it is claimed.
+/// Opens for writing, after a kill and by force alike. `lock` is called with the epoch before it is claimed, and with the
+/// slots that are this volume's or blank.
 pub fn open<F: Fleet>(
     fleet: &F,
-    lock: impl FnOnce(u64, &Geometry) -> Result<(), OpenError>,
+    lock: impl FnOnce(u64, SlotSet) -> Result<(), OpenError>,
 ) -> Result<Opened, OpenError> {
     let before = survey(fleet)?;
     let reachable: SlotSet = before.ours().iter().chain(before.blank().iter()).collect();
@@ -139,7 +141,7 @@ pub fn open<F: Fleet>(
     let first =
         vote::choose(&before.voices()).map_err(|e| quorum(format!("the volume cannot be opened: {e}"), &before))?;
     let number = first.claim.max(before.claim()) + 1;
-    lock(number, &before.geometry)?;
+    lock(number, reachable)?;
     let claimed = claim(fleet, &before, reachable, number)?;
 
     let recovered = recover(fleet)?;

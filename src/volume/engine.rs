@@ -9,6 +9,7 @@ use crate::core::writer::{Away, Look, Writer};
 use crate::disk::job::{self, Job, JobKind, Output};
 use crate::disk::{Disk, Done, LogWrite};
 use crate::log::append::Front;
+use crate::log::ring;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::superblock::{Geometry, Superblock};
 use crate::sync::Arc;
@@ -333,7 +334,10 @@ impl Engine {
             moved = true;
         }
         for slot in Slot::ALL {
-            let Some((from, to)) = self.writer.next_write(slot) else { continue };
+            let Some((from, to)) = self.writer.next_write(slot) else {
+                self.give_up(slot, now);
+                continue;
+            };
             match self.front.ring.get(from) {
                 Some(frame) => {
                     self.writer.submitted(slot, from, to);
@@ -348,6 +352,19 @@ impl Engine {
             }
         }
         moved
+    }
+
+    /// A slot that takes no write, because one hangs or its disk is full, leaves when the ring has lost what it lacks; a
+    /// full one also when the volume closes, so that it closes clean without it.
+    fn give_up(&mut self, slot: Slot, now: Duration) {
+        let Some(cursor) = self.writer.cursor(slot).filter(|c| *c < self.writer.vcl()) else { return };
+        let full = self.full.contains(slot);
+        let behind = cursor + ring::SPAN / 2 < self.writer.vcl() && self.front.ring.get(cursor).is_none();
+        if behind || full && self.closing && self.writer.busy(slot).is_none() {
+            self.writer.leave(slot, if full { Away::Full } else { Away::Behind });
+            self.later(slot, now);
+            self.check_space();
+        }
     }
 
     /// Keeps space allocated ahead of the tail, in steps that grow with the write rate.
@@ -392,7 +409,8 @@ impl Engine {
     pub fn tick(&mut self, now: Duration) {
         for slot in Slot::ALL {
             let jobs = &mut self.jobs[slot.index()];
-            let free = !*jobs.of(JobKind::Rejoin) && !*jobs.of(JobKind::Super);
+            let given_up = self.closing && self.full.contains(slot);
+            let free = !*jobs.of(JobKind::Rejoin) && !*jobs.of(JobKind::Super) && !given_up;
             if free
                 && now >= self.retry_at[slot.index()]
                 && self.tickets.ended().is_none()

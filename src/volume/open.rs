@@ -73,7 +73,36 @@ impl Handle {
         let locks = Locks::take(&azs, 1)?;
         let opened = recover::create(&*workers, geometry, Durability::Dsync)?;
         let handle = Handle::assemble(opened, azs, workers, locks, options)?;
-        // Page 0 exists from the first moment on.
+        handle.make_root()?;
+        Ok(handle)
+    }
+
+    pub fn open(at: &Placement, options: &Options, force: bool) -> Result<Handle, OpenError> {
+        let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
+        let workers = start(&azs, options)?;
+        let mut locks = None;
+        let opened = recover::open(&*workers, |number, slots| {
+            // In an AZ of another volume a lock is not ours to see or to take.
+            let azs = azs.only(slots);
+            if !force && let Some(holder) = placement::holder(&azs) {
+                return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
+            }
+            locks = Some(Locks::take(&azs, number)?);
+            Ok(())
+        });
+        let opened = opened.map_err(|e| no_volume(e, &azs))?;
+        let Some(locks) = locks else { unreachable!("an open that succeeds has called for its lock") };
+        let handle = Handle::assemble(opened, azs, workers, locks, options)?;
+        let young = handle.shared.engine.lock().manifest().0.is_none();
+        // A creation that was killed may have come as far as a volume, and not to its root.
+        if young && matches!(handle.shared.read_newest(crate::PageId::ROOT), Err(crate::ReadError::NoSuchPage(_))) {
+            handle.make_root()?;
+        }
+        Ok(handle)
+    }
+
+    /// Page 0 exists from the first moment on.
+    fn make_root(&self) -> Result<(), OpenError> {
         let mut content = crate::volume::mtr::Content::default();
         content.changes.push(crate::volume::mtr::Change {
             page: crate::PageId::ROOT,
@@ -81,31 +110,15 @@ impl Handle {
             fresh: true,
         });
         let failed = |what: String| OpenError::Quorum { what, slots: crate::SlotFaults(Vec::new()) };
-        let end = match handle.shared.append(&content) {
+        let end = match self.shared.append(&content) {
             Err(crate::WriteError::OutOfSpace { .. }) => {
-                return Err(OpenError::OutOfSpace(handle.azs.paths[0].clone()));
+                return Err(OpenError::OutOfSpace(self.azs.paths[0].clone()));
             }
             other => other.map_err(|e| failed(format!("the root page could not be written: {e}")))?,
         };
-        let root = handle.shared.clone().ticket(end);
+        let root = self.shared.clone().ticket(end);
         root.wait().map_err(|e| failed(format!("the root page could not be written: {e}")))?;
-        Ok(handle)
-    }
-
-    pub fn open(at: &Placement, options: &Options, force: bool) -> Result<Handle, OpenError> {
-        let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
-        if !force && let Some(holder) = placement::holder(&azs) {
-            return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
-        }
-        let workers = start(&azs, options)?;
-        let mut locks = None;
-        let opened = recover::open(&*workers, |number, _| {
-            locks = Some(Locks::take(&azs, number)?);
-            Ok(())
-        });
-        let opened = opened.map_err(|e| no_volume(e, &azs))?;
-        let Some(locks) = locks else { unreachable!("an open that succeeds has called for its lock") };
-        Handle::assemble(opened, azs, workers, locks, options)
+        Ok(())
     }
 
     fn assemble(
@@ -237,10 +250,10 @@ pub(crate) fn az_health(azs: &Azs) -> Vec<AzHealth> {
     azs.paths.iter().zip(&azs.probes).map(health).collect()
 }
 
-/// Nothing at all in the directories is not a quorum's fault.
+/// Names the directory in which no volume was found.
 pub(crate) fn no_volume(e: OpenError, azs: &Azs) -> OpenError {
     match e {
-        OpenError::Quorum { slots, .. } if slots.0.is_empty() => OpenError::NoVolume(
+        OpenError::NoVolume(_) => OpenError::NoVolume(
             azs.paths[0].parent().filter(|_| azs.paths[0].ends_with("az-0")).unwrap_or(&azs.paths[0]).to_path_buf(),
         ),
         other => other,

@@ -500,8 +500,7 @@ impl Shared {
             planned.iter().enumerate().map(|(i, p)| record::encoded_len(p.payload.len(), i == last)).collect();
         let reservation = append.reserve(&lengths).map_err(|refused| match refused {
             Refused::Ring => NotAppended::RingFull,
-            // Groups' headers and fillers come on top of the records.
-            Refused::Space => NotAppended::Space(append.tail() + lengths.iter().sum::<u64>() * 9 / 8 + format::FRAME),
+            Refused::Space(end) => NotAppended::Space(end),
             Refused::TooLarge => WriteError::MtrTooLarge { most: format::MTR_MAX }.into(),
         })?;
         let mut newest: HashMap<u64, Option<Head>> = HashMap::new();

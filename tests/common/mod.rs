@@ -5,6 +5,7 @@ use quorate::{PageId, Placement, Volume};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -60,7 +61,21 @@ pub fn slot(at: &Path, slot: u8) -> PathBuf {
     azs(at)[usize::from(slot / 2)].join(format!("slot-{slot}"))
 }
 
-/// Every file below, with its bytes.
+/// A file's data, run by run, and its length: segments are sparse.
+pub fn data(path: &Path) -> (u64, Vec<(u64, Vec<u8>)>) {
+    use rustix::fs::{SeekFrom, seek};
+    let file = fs::File::open(path).unwrap();
+    let (len, mut at, mut runs) = (file.metadata().unwrap().len(), 0, Vec::new());
+    while let Ok(from) = seek(&file, SeekFrom::Data(at)) {
+        at = seek(&file, SeekFrom::Hole(from)).unwrap();
+        let mut bytes = vec![0; (at - from) as usize];
+        file.read_exact_at(&mut bytes, from).unwrap();
+        runs.push((from, bytes));
+    }
+    (len, runs)
+}
+
+/// Every file below, with its bytes: length and data as one.
 pub fn bytes_below(at: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     let Ok(entries) = fs::read_dir(at) else { return all };
@@ -69,7 +84,13 @@ pub fn bytes_below(at: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         if path.is_dir() {
             all.extend(bytes_below(&path));
         } else {
-            all.insert(path.clone(), fs::read(&path).unwrap());
+            let (len, runs) = data(&path);
+            let mut all_of_it = len.to_le_bytes().to_vec();
+            for (at, bytes) in runs {
+                all_of_it.extend_from_slice(&at.to_le_bytes());
+                all_of_it.extend_from_slice(&bytes);
+            }
+            all.insert(path, all_of_it);
         }
     }
     all
@@ -82,7 +103,10 @@ pub fn copy(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             copy(&entry.path(), &to);
         } else {
-            fs::copy(entry.path(), to).unwrap();
+            let (len, runs) = data(&entry.path());
+            let file = fs::File::create(to).unwrap();
+            file.set_len(len).unwrap();
+            runs.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).unwrap());
         }
     }
 }
@@ -217,9 +241,8 @@ impl Drop for Mount {
     fn drop(&mut self) {
         self.thaw();
         // Lazily: a volume that could not be closed may still hold files.
-        if !run("umount", &[self.path.to_str().unwrap()]) {
-            run("umount", &["-l", self.path.to_str().unwrap()]);
-        }
+        let path = self.path.to_str().unwrap();
+        let _ = run("umount", &[path]) || run("umount", &["-l", path]);
     }
 }
 
