@@ -445,7 +445,7 @@ impl Sim {
             Err(NotAppended::RingFull | NotAppended::Again) => Ok(()),
             Err(NotAppended::Space(end)) => {
                 let now = self.world.lock().now;
-                running.shared.engine.lock().want_space(end, now);
+                running.shared.engine().want_space(end, now);
                 Ok(())
             }
             Err(NotAppended::Wrong(WriteError::ReadOnly(_) | WriteError::Closed | WriteError::MtrTooLarge { .. })) => {
@@ -668,7 +668,7 @@ impl Sim {
         let shared = Arc::new(Shared::new(parts, engine, None));
         #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
-        shared.engine.lock().tidy(previous);
+        shared.engine().tidy(previous);
         for page in 0..30 {
             if !base.is_empty() {
                 let read = self.check_page(PageId(page), shared.read_newest(PageId(page)), &base, "an open's read");
@@ -797,7 +797,7 @@ impl Sim {
                 self.housekeep(0);
                 self.tend(0)?;
             }
-            let live = self.running[0].borrow().as_ref().map(|r| r.shared.engine.lock().writer.live().len());
+            let live = self.running[0].borrow().as_ref().map(|r| r.shared.engine().writer.live().len());
             if live != Some(SLOTS) {
                 return Err(format!("L2: {live:?} slots are live though nothing is wrong any more"));
             }

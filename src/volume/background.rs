@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often work that is under way is looked after.
-const ACTIVE: Duration = Duration::from_millis(20);
+pub(crate) const ACTIVE: Duration = Duration::from_millis(20);
 /// While a checkpoint waits.
 const CHECKPOINT: Duration = Duration::from_millis(2);
 
@@ -32,7 +32,7 @@ impl Shared {
     pub fn housekeep(&self) -> Option<Duration> {
         let now = self.clock.now();
         let (next_tick, busy) = {
-            let mut engine = self.engine.lock();
+            let mut engine = self.engine();
             engine.tick(now);
             (engine.next_tick(), engine.is_busy())
         };
@@ -53,7 +53,8 @@ impl Shared {
         }
         let merge = self.merge_tails(now);
         let mut due = vec![merge, next_tick.map(|t| t.saturating_sub(now))];
-        due.push(self.speak_for_the_last(now));
+        // Commits that nobody waits for may be left to this thread: while there are commits it looks about.
+        due.push(self.speak_for_the_last(now).map(|d| d.min(ACTIVE)));
         due.push(checkpoint.then_some(CHECKPOINT));
         due.push((waited_for).then_some(Duration::from_millis(1)));
         due.push(busy.then_some(ACTIVE));
@@ -101,7 +102,7 @@ impl Shared {
         }
         let map = self.reads.pages.map();
         let log = self.front.published().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
-        let entries = self.engine.lock().history.since(Lsn(self.redo_from.load(Ordering::Relaxed))).len();
+        let entries = self.engine().history.since(Lsn(self.redo_from.load(Ordering::Relaxed))).len();
         let pages = map.current.pages() > 0;
         pages && (log > self.options.checkpoint_bytes || map.current.bytes() > self.options.overlay_bytes / 2)
             || entries > crate::segment::superblock::ENTRIES_MAX / 2
@@ -115,7 +116,7 @@ impl Shared {
         if now < from {
             return Some(from - now);
         }
-        if (self.earlier_gone)() && self.engine.lock().merge(unused) {
+        if (self.earlier_gone)() && self.engine().merge(unused) {
             *merge = None;
             return None;
         }
@@ -133,7 +134,7 @@ impl Shared {
         if now < idle_at {
             return Some(idle_at - now);
         }
-        let live = self.engine.lock().writer.live().len();
+        let live = self.engine().writer.live().len();
         if vdl < appended || live < WRITE_QUORUM {
             return Some(self.options.idle_after);
         }

@@ -97,12 +97,12 @@ impl Checkpoint {
                     shared.pump();
                     return Ok(Step::Wait);
                 }
-                shared.engine.lock().begin_round(Some((at, self.redo)), None);
+                shared.engine().begin_round(Some((at, self.redo)), None);
                 self.phase = Phase::Naming { at };
                 Ok(Step::Wait)
             }
             Phase::Naming { at } => {
-                let named = shared.engine.lock().round();
+                let named = shared.engine().round();
                 match named {
                     None => Ok(Step::Wait),
                     Some(true) => {
@@ -111,7 +111,7 @@ impl Checkpoint {
                     }
                     // Fewer than four: try again when slots have come back.
                     Some(false) => {
-                        let mut engine = shared.engine.lock();
+                        let mut engine = shared.engine();
                         if engine.writer.live().len() >= crate::core::WRITE_QUORUM {
                             engine.begin_round(Some((at, self.redo)), None);
                         }
@@ -194,7 +194,7 @@ impl Checkpoint {
     }
 
     fn manifest(&mut self, shared: &Shared) -> Result<Step, WriteError> {
-        let history = shared.engine.lock().history.entries().to_vec();
+        let history = shared.engine().history.entries().to_vec();
         let manifest = Manifest {
             redo: self.redo,
             next_page: self.next_page,
@@ -243,7 +243,7 @@ fn append(shared: &Shared, records: Vec<(Fields, Bytes)>) -> Result<Option<(Vec<
             Ok(None)
         }
         Err(NotAppended::Space(end)) => {
-            shared.engine.lock().want_space(end, shared.clock.now());
+            shared.engine().want_space(end, shared.clock.now());
             Ok(None)
         }
         Err(NotAppended::Wrong(e)) => Err(e),

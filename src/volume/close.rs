@@ -55,7 +55,7 @@ impl Closing {
                     if shared.front.published() < tail || shared.tickets.vdl() < appended {
                         return late.then(|| Err(CloseError::NotDurable("not acknowledged in time".into())));
                     }
-                    shared.engine.lock().close();
+                    shared.engine().close();
                     self.phase = Phase::Checkpoint;
                 }
                 Phase::Checkpoint => {
@@ -71,7 +71,7 @@ impl Closing {
                     self.phase = Phase::Stragglers(self.deadline.min(now + STRAGGLERS_MAX));
                 }
                 Phase::Stragglers(until) => {
-                    let mut engine = shared.engine.lock();
+                    let mut engine = shared.engine();
                     if !engine.is_clean() {
                         return (now >= until)
                             .then(|| Err(CloseError::NotClean("a slot has writes outstanding".into())));
@@ -80,7 +80,7 @@ impl Closing {
                     self.phase = Phase::Marking;
                 }
                 Phase::Marking => {
-                    return match shared.engine.lock().round() {
+                    return match shared.engine().round() {
                         Some(true) => Some(Ok(())),
                         Some(false) => Some(Err(CloseError::NotClean("the clean mark is not on four slots".into()))),
                         None => late.then(|| Err(CloseError::NotClean("the clean mark took too long".into()))),

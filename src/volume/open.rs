@@ -93,7 +93,7 @@ impl Handle {
         let opened = opened.map_err(|e| no_volume(e, &azs))?;
         let Some(locks) = locks else { unreachable!("an open that succeeds has called for its lock") };
         let handle = Handle::assemble(opened, azs, workers, locks, options)?;
-        let young = handle.shared.engine.lock().manifest().0.is_none();
+        let young = handle.shared.engine().manifest().0.is_none();
         // A creation that was killed may have come as far as a volume, and not to its root.
         if young && matches!(handle.shared.read_newest(crate::PageId::ROOT), Err(crate::ReadError::NoSuchPage(_))) {
             handle.make_root()?;
@@ -161,7 +161,7 @@ impl Handle {
         };
         // Set once: these workers are this volume's.
         let _ = workers.completions.hook.set(Box::new(hook));
-        shared.engine.lock().tidy(previous);
+        shared.engine().tidy(previous);
         locks.tidy(number);
         shared.pump();
         let mine = shared.clone();
@@ -188,7 +188,7 @@ impl Handle {
 
     pub fn health(&self) -> Health {
         let shared = &self.shared;
-        let engine = shared.engine.lock();
+        let engine = shared.engine();
         let slots = Slot::ALL.map(|slot| {
             let meter = &self.workers.dir(slot).meter;
             SlotHealth {

@@ -66,7 +66,7 @@ pub(crate) struct Shared {
     pub front: Arc<Front>,
     pub reads: Arc<Reads>,
     pub tickets: Arc<Tickets>,
-    pub engine: Mutex<Engine>,
+    engine: Mutex<Engine>,
     pub alloc: Mutex<Alloc>,
     pub checkpoint: Mutex<Option<Checkpoint>>,
     pub clock: Arc<dyn Clock>,
@@ -81,6 +81,10 @@ pub(crate) struct Shared {
     pub leading: AtomicBool,
     /// Four slots had nothing to write when the engine ran last: an append can be sent off at once.
     idle: AtomicBool,
+    /// The last group was written in the call that sent it off.
+    instant: AtomicBool,
+    /// Somebody has something for the engine and did not wait for its lock.
+    wanted: AtomicBool,
     /// Where redo begins with the newest manifest.
     pub redo_from: AtomicU64,
     /// Pages that existed as of the newest manifest.
@@ -145,7 +149,7 @@ struct Wanted {
 }
 
 impl Background {
-    /// There is something to do from now on: it must not sleep for good. Costs nothing while it sleeps by the clock.
+    /// There is something to do from now on: it must not sleep for long. Costs nothing while it looks about anyway.
     pub fn wake(&self) {
         if self.deep.load(Ordering::SeqCst) {
             self.wake_now();
@@ -221,6 +225,40 @@ impl Prepared {
     }
 }
 
+/// The engine's lock, held.
+pub(crate) struct Held<'a> {
+    shared: &'a Shared,
+    engine: Option<parking_lot::MutexGuard<'a, Engine>>,
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        match &self.engine {
+            Some(engine) => engine,
+            None => unreachable!("it is given up by the drop alone"),
+        }
+    }
+}
+
+impl std::ops::DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Engine {
+        match &mut self.engine {
+            Some(engine) => engine,
+            None => unreachable!("it is given up by the drop alone"),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.engine = None;
+        if self.shared.wanted.swap(false, Ordering::SeqCst) {
+            self.shared.pump();
+        }
+    }
+}
+
 /// Why an MTR was not appended.
 #[derive(Debug)]
 pub(crate) enum NotAppended {
@@ -288,6 +326,8 @@ impl Shared {
             waiter,
             leading: AtomicBool::new(false),
             idle: AtomicBool::new(true),
+            instant: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
             progress: Progress::default(),
@@ -338,31 +378,56 @@ impl Shared {
         Ok(())
     }
 
+    /// The engine, locked. Whoever had something for it meanwhile and did not wait is served when it is given up.
+    pub fn engine(&self) -> Held<'_> {
+        Held { shared: self, engine: Some(self.engine.lock()) }
+    }
+
     /// Runs the engine once.
     pub fn pump(&self) -> Pumped {
         self.pump_as(false)
     }
 
     pub fn pump_as(&self, leader: bool) -> Pumped {
-        let now = self.clock.now();
-        let pumped = {
-            let mut engine = self.engine.lock();
-            let pumped = engine.pump(now);
-            self.idle.store(pumped.idle, Ordering::SeqCst);
-            // A leader that waits outside of the lock does not see what was reaped here.
-            #[cfg(not(feature = "io-uring"))]
-            let _ = leader;
-            #[cfg(feature = "io-uring")]
-            if pumped.decided
-                && !leader
-                && self.leading.load(Ordering::SeqCst)
-                && let Some(waiter) = &self.waiter
-            {
-                waiter.nudge();
+        loop {
+            let pumped = self.run_engine(&mut self.engine.lock(), leader);
+            // Somebody had something for the engine while it was locked, and did not wait.
+            if !self.wanted.swap(false, Ordering::SeqCst) {
+                self.after_pump();
+                return pumped;
             }
-            pumped
-        };
+        }
+    }
+
+    /// Runs the engine, now or by whoever has its lock. A committing thread that waited for the lock would find its
+    /// commit acknowledged and the next ones of others not yet begun: nothing would share a group.
+    fn pump_soon(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+        while self.wanted.load(Ordering::SeqCst) {
+            let Some(mut engine) = self.engine.try_lock() else { return };
+            self.wanted.store(false, Ordering::SeqCst);
+            self.run_engine(&mut engine, false);
+        }
         self.after_pump();
+    }
+
+    fn run_engine(&self, engine: &mut Engine, leader: bool) -> Pumped {
+        let pumped = engine.pump(self.clock.now());
+        self.idle.store(pumped.idle, Ordering::SeqCst);
+        if let Some(instant) = pumped.instant {
+            self.instant.store(instant, Ordering::SeqCst);
+        }
+        #[cfg(not(feature = "io-uring"))]
+        let _ = leader;
+        // A leader that waits outside of the lock does not see what was reaped here.
+        #[cfg(feature = "io-uring")]
+        if pumped.decided
+            && !leader
+            && self.leading.load(Ordering::SeqCst)
+            && let Some(waiter) = &self.waiter
+        {
+            waiter.nudge();
+        }
         pumped
     }
 
@@ -612,10 +677,12 @@ impl Shared {
                     let end = self.finish(prepared);
                     self.front.wait_published(end, self.options.stall_max);
                     self.last_commit_us.store(self.clock.now().as_micros() as u64, Ordering::Relaxed);
-                    // While a group is on its way the next one fills: whoever reaps it, or waits for this one, sends that
-                    // off. Else a fast device would get a write for every small commit.
-                    if self.idle.load(Ordering::SeqCst) || !self.someone_reaps() {
-                        self.pump();
+                    // While a group is on its way the next one fills, and whoever reaps that, or waits for this, sends it
+                    // off. So too where a write ends in the call that begins it (RAM disks): there is nothing to overlap
+                    // with, and each small commit would get a write of its own.
+                    let at_once = self.idle.load(Ordering::SeqCst) && !self.instant.load(Ordering::SeqCst);
+                    if at_once || !self.someone_reaps() {
+                        self.pump_soon();
                     }
                     self.background.wake();
                     return Ok(end);
@@ -628,7 +695,7 @@ impl Shared {
                 }
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Space(end)) => {
-                    if !self.engine.lock().want_space(end, self.clock.now()) {
+                    if !self.engine().want_space(end, self.clock.now()) {
                         return Err(WriteError::OutOfSpace { needed: end - self.front.tail() });
                     }
                     end - self.front.tail()
