@@ -18,7 +18,7 @@ mod lsn;
 mod page;
 #[cfg(not(quorate_loom))]
 mod segment;
-#[cfg(feature = "sim")]
+#[cfg(all(feature = "sim", not(quorate_loom)))]
 pub mod sim;
 mod sync;
 #[cfg(not(quorate_loom))]
