@@ -3,6 +3,11 @@
     quorate_loom,
     allow(dead_code, rustdoc::broken_intra_doc_links, reason = "only what is modelled is compiled")
 )]
+// The build with all features tells what is dead.
+#![cfg_attr(
+    not(all(feature = "io-uring", feature = "sim")),
+    allow(dead_code, reason = "what only a feature that is off needs")
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test says where"))]
 
 #[cfg(not(quorate_loom))]
