@@ -33,6 +33,7 @@ mod volume;
 #[cfg(quorate_loom)]
 mod volume {
     pub(crate) mod tickets;
+    pub(crate) mod wake;
 }
 
 #[cfg(all(test, quorate_loom))]

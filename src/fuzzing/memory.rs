@@ -68,6 +68,19 @@ impl SlotDir for Memory {
         self.0.lock().get(&name).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
+    fn drain(&self, _: FileName) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
+        if let Some(file) = self.0.lock().get_mut(&name) {
+            let from = file.bytes.len().min(offset as usize);
+            let to = file.bytes.len().min((offset + len) as usize);
+            file.bytes[from..to].fill(0);
+        }
+        Ok(())
+    }
+
     fn remove(&self, name: FileName) -> io::Result<()> {
         self.0.lock().remove(&name);
         Ok(())

@@ -20,8 +20,9 @@ const CHECKPOINT: Duration = Duration::from_millis(2);
 /// Runs until the volume stops it.
 pub(crate) fn run(shared: &Arc<Shared>) {
     loop {
+        let begun = shared.background.begun();
         let most = shared.housekeep();
-        if !shared.background.sleep(most) {
+        if !shared.background.sleep(most, begun) {
             return;
         }
     }
