@@ -3,6 +3,11 @@
     quorate_loom,
     allow(dead_code, rustdoc::broken_intra_doc_links, reason = "only what is modelled is compiled")
 )]
+// The build with all features tells what is dead.
+#![cfg_attr(
+    not(all(feature = "io-uring", feature = "sim")),
+    allow(dead_code, reason = "what only a feature that is off needs")
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test says where"))]
 
 #[cfg(not(quorate_loom))]
@@ -18,7 +23,7 @@ mod lsn;
 mod page;
 #[cfg(not(quorate_loom))]
 mod segment;
-#[cfg(feature = "sim")]
+#[cfg(all(feature = "sim", not(quorate_loom)))]
 pub mod sim;
 mod sync;
 #[cfg(not(quorate_loom))]
@@ -28,6 +33,7 @@ mod volume;
 #[cfg(quorate_loom)]
 mod volume {
     pub(crate) mod tickets;
+    pub(crate) mod wake;
 }
 
 #[cfg(all(test, quorate_loom))]

@@ -14,6 +14,7 @@ use crate::lsn::{Lsn, format};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::volume::tickets::{Ended, Parked, Status, Tickets, Waiter};
+use crate::volume::wake::Background;
 use loom::thread;
 use std::time::Duration;
 
@@ -386,5 +387,34 @@ fn somebody_always_leads() {
         model.wait(Lsn(16));
         other.join().unwrap();
         assert!(model.tickets.vdl() >= Lsn(24));
+    });
+}
+
+/// Work that begins while the background thread makes its turn, or goes to sleep, is done all the same.
+#[test]
+fn the_background_misses_nothing() {
+    loom::model(|| {
+        let background = Arc::new(Background::new());
+        let (given, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let thread = {
+            let (background, given, done) = (background.clone(), given.clone(), done.clone());
+            thread::spawn(move || {
+                loop {
+                    let begun = background.begun();
+                    done.store(given.load(Ordering::Acquire), Ordering::Release);
+                    // As when nothing is due.
+                    if done.load(Ordering::Relaxed) == 2 || !background.sleep(None, begun) {
+                        return;
+                    }
+                }
+            })
+        };
+        for _ in 0..2 {
+            given.fetch_add(1, Ordering::AcqRel);
+            background.wake();
+        }
+        // Nobody stops it: it ends once it has seen both.
+        thread.join().unwrap();
+        assert_eq!(done.load(Ordering::Relaxed), 2);
     });
 }

@@ -189,8 +189,11 @@ fn script(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
                 let ended = |lsn| matches!(lsn, Err(ReadError::Closed | ReadError::NoSuchPage(_)));
                 match step {
                     5 => before.close().unwrap(),
-                    // Dropping it closes it too, in so short a time that it may not be clean.
-                    6 => drop(before),
+                    // Dropping it closes it too, in so short a time that it may not be clean, nor all durable.
+                    6 => {
+                        before.sync().wait().unwrap();
+                        drop(before);
+                    }
                     _ => {
                         before.sync().wait().unwrap();
                         let next = Volume::take_over(&scratch.0, &options).unwrap();

@@ -8,6 +8,7 @@
 mod api;
 pub mod bench;
 mod codec;
+mod memory;
 mod tails;
 
 pub use api::api;

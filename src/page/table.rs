@@ -97,6 +97,8 @@ pub fn is_node(payload: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn an_entry_tells_address_and_depth() {
@@ -115,5 +117,67 @@ mod tests {
         assert_eq!(numbers(&p), vec![0, 0, 0, 77]);
         assert_eq!(payload(&[0; 5]).len(), 0);
         assert!(is_node(&p) && !is_node(&p[1..]) && is_node(&[]));
+    }
+
+    /// Nodes by address, as a log would hold them, changed the way a checkpoint does it: a node is never rewritten.
+    #[derive(Default)]
+    struct Tree {
+        nodes: BTreeMap<Lsn, Bytes>,
+        root: Root,
+    }
+
+    impl Tree {
+        fn node(&self, lsn: Option<Lsn>) -> Vec<u64> {
+            let mut numbers = lsn.filter(|l| !l.is_none()).map_or(Vec::new(), |l| numbers(&self.nodes[&l]));
+            numbers.resize(FANOUT as usize, 0);
+            numbers
+        }
+
+        fn append(&mut self, numbers: &[u64]) -> Lsn {
+            let lsn = Lsn(8 + 8 * self.nodes.len() as u64);
+            self.nodes.insert(lsn, payload(numbers));
+            lsn
+        }
+
+        fn set(&mut self, page: PageId, entry: Entry) {
+            let mut upper = self.node(self.root.upper(page));
+            let mut leaf = self.node(Some(Lsn(upper[in_upper(page)])));
+            leaf[in_leaf(page)] = entry.raw();
+            upper[in_upper(page)] = self.append(&leaf).0;
+            let at = (page.0 / FANOUT / FANOUT) as usize;
+            self.root.top.resize(self.root.top.len().max(at + 1), Lsn::NONE);
+            self.root.top[at] = self.append(&upper);
+        }
+
+        fn get(&self, root: &Root, page: PageId) -> Entry {
+            let leaf = root.upper(page).map_or(0, |upper| entry(&self.nodes[&upper], in_upper(page)));
+            Entry::from_raw(if leaf == 0 { 0 } else { entry(&self.nodes[&Lsn(leaf)], in_leaf(page)) })
+        }
+    }
+
+    proptest! {
+        /// Pages near each other, and at the ends of nodes and of the id space; an old root still tells the old state.
+        #[test]
+        fn the_tree_is_a_map(steps in prop::collection::vec((0usize..7, 0u64..4, 0u64..1000, 0u8..12), 1..60)) {
+            let bases = [0, FANOUT - 2, 5 * FANOUT, FANOUT * FANOUT - 2, 9 * FANOUT * FANOUT, PageId::LIMIT - 4, 77];
+            let (mut tree, mut map) = (Tree::default(), BTreeMap::new());
+            let mut old = None;
+            for (i, (base, offset, lsn, depth)) in steps.iter().enumerate() {
+                let page = PageId(bases[*base] + offset);
+                let new = if *lsn == 0 { Entry::default() } else { Entry::new(Lsn(lsn * 8), *depth) };
+                tree.set(page, new);
+                map.insert(page, new);
+                if i == 20 {
+                    old = Some((tree.root.clone(), map.clone()));
+                }
+            }
+            let now = (tree.root.clone(), map);
+            for (root, map) in old.iter().chain([&now]) {
+                for page in bases.iter().flat_map(|b| (0..4).map(move |o| PageId(b + o))) {
+                    prop_assert_eq!(tree.get(root, page), map.get(&page).copied().unwrap_or_default());
+                }
+            }
+            prop_assert!(tree.root.top.len() as u64 <= TOP_MAX);
+        }
     }
 }

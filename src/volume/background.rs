@@ -7,21 +7,21 @@ use crate::lsn::Lsn;
 use crate::volume::checkpoint::{Checkpoint, Step};
 use crate::volume::error::WriteError;
 use crate::volume::shared::Shared;
+use crate::volume::wake::SOON;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How often work that is under way is looked after.
-pub(crate) const ACTIVE: Duration = Duration::from_millis(20);
 /// While a checkpoint waits.
 const CHECKPOINT: Duration = Duration::from_millis(2);
 
 /// Runs until the volume stops it.
 pub(crate) fn run(shared: &Arc<Shared>) {
     loop {
+        let begun = shared.background.begun();
         let most = shared.housekeep();
-        if !shared.background.sleep(most) {
+        if !shared.background.sleep(most, begun) {
             return;
         }
     }
@@ -45,7 +45,7 @@ impl Shared {
         let waited_for = self.tickets.any();
         if busy || waited_for || checkpoint {
             // Nobody else may be waiting for what is on its way.
-            let most = if checkpoint { CHECKPOINT } else { ACTIVE };
+            let most = if checkpoint { CHECKPOINT } else { SOON };
             self.lead(self.tickets.vdl() + 1, now + most);
         }
         if self.tickets.ended().is_some() {
@@ -54,10 +54,10 @@ impl Shared {
         let merge = self.merge_tails(now);
         let mut due = vec![merge, next_tick.map(|t| t.saturating_sub(now))];
         // Commits that nobody waits for may be left to this thread: while there are commits it looks about.
-        due.push(self.speak_for_the_last(now).map(|d| d.min(ACTIVE)));
+        due.push(self.speak_for_the_last(now).map(|d| d.min(SOON)));
         due.push(checkpoint.then_some(CHECKPOINT));
         due.push((waited_for).then_some(Duration::from_millis(1)));
-        due.push(busy.then_some(ACTIVE));
+        due.push(busy.then_some(SOON));
         due.into_iter().flatten().min().map(|d| d.max(Duration::from_millis(1)))
     }
 

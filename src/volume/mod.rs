@@ -16,6 +16,7 @@ pub(crate) mod reader;
 pub(crate) mod shared;
 pub(crate) mod tickets;
 pub(crate) mod view;
+pub(crate) mod wake;
 
 use crate::lsn::{Lsn, PageId, Slot};
 use crate::segment::placement::Placement;

@@ -16,6 +16,7 @@ use crate::volume::options::Options;
 use crate::volume::page::Page;
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
+use crate::volume::wake::Background;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -26,9 +27,6 @@ use std::time::Duration;
 const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first.
 const DEPTH_MAX: u8 = 32;
-
-/// So long may work that is no hurry wait for a background thread that sleeps by the clock.
-const SHALLOW: Duration = Duration::from_millis(250);
 
 /// Time, as the volume sees it.
 pub(crate) trait Clock: Send + Sync {
@@ -129,64 +127,6 @@ impl Progress {
             *self.turn.lock() += 1;
             self.bell.notify_all();
         }
-    }
-}
-
-/// How the background thread is woken.
-#[derive(Default)]
-pub(crate) struct Background {
-    state: Mutex<Wanted>,
-    bell: Condvar,
-    asleep: AtomicBool,
-    /// Asleep until it is woken, or for long: what begins now would wait for it.
-    deep: AtomicBool,
-}
-
-#[derive(Default)]
-struct Wanted {
-    work: bool,
-    stop: bool,
-}
-
-impl Background {
-    /// There is something to do from now on: it must not sleep for long. Costs nothing while it looks about anyway.
-    pub fn wake(&self) {
-        if self.deep.load(Ordering::SeqCst) {
-            self.wake_now();
-        }
-    }
-
-    /// There is something to do now.
-    pub fn wake_now(&self) {
-        self.state.lock().work = true;
-        if self.asleep.load(Ordering::SeqCst) {
-            self.bell.notify_one();
-        }
-    }
-
-    pub fn stop(&self) {
-        let mut state = self.state.lock();
-        (state.stop, state.work) = (true, true);
-        self.bell.notify_one();
-    }
-
-    /// Sleeps until woken, or so long. False: stop.
-    pub fn sleep(&self, most: Option<Duration>) -> bool {
-        let mut state = self.state.lock();
-        self.asleep.store(true, Ordering::SeqCst);
-        self.deep.store(most.is_none_or(|m| m > SHALLOW), Ordering::SeqCst);
-        if !state.work {
-            match most {
-                Some(most) => {
-                    self.bell.wait_for(&mut state, most);
-                }
-                None => self.bell.wait(&mut state),
-            }
-        }
-        self.asleep.store(false, Ordering::SeqCst);
-        self.deep.store(false, Ordering::SeqCst);
-        state.work = false;
-        !state.stop
     }
 }
 
@@ -336,7 +276,7 @@ impl Shared {
             last_commit_us: AtomicU64::new(0),
             appended: AtomicU64::new(begin.0),
             spoken_for: AtomicU64::new(begin.0),
-            background: Background::default(),
+            background: Background::new(),
         }
     }
 
