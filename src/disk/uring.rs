@@ -1,6 +1,9 @@
 //! Log writes through io_uring: O_DIRECT from the ring's frames, durable by `RWF_DSYNC`.
 //!
 //! Submitting and reaping happen under the engine's lock, from whichever thread holds it; waiting happens outside of it.
+//! Every write is marked asynchronous: a kernel worker of its own does it. Without the mark a write may be done in the
+//! call that submits it (RAM disks), six after each other; or it waits in the kernel for ever: seen on Linux 6.18, where
+//! two writes to a frozen file system hung in workers, and the writes to four healthy disks behind them got none.
 //! A thread that submitted and then exits has its unstarted requests cancelled by the kernel: such a write never began,
 //! and is submitted again.
 #![allow(unsafe_code)]
@@ -9,6 +12,7 @@ use crate::disk::file::FileDir;
 use crate::disk::{Done, LogWrite};
 use crate::lsn::{SLOTS, Slot};
 use crate::segment::name::FileName;
+use io_uring::squeue::Flags;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use memmap2::MmapMut;
@@ -80,7 +84,8 @@ impl Uring {
             .offset(f.offset + f.done as u64)
             .rw_flags(RWF_DSYNC)
             .build()
-            .user_data(slot as u64);
+            .user_data(slot as u64)
+            .flags(Flags::ASYNC);
         // SAFETY: the engine's lock makes this the only user of the submission queue. The frame (a published, sealed
         // range that nobody writes) and the descriptor live in `in_flight` until the completion is reaped.
         let pushed = unsafe { self.ring.submission_shared().push(&entry) };

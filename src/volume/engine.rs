@@ -72,9 +72,6 @@ pub struct Engine {
     retry_at: [Duration; SLOTS],
     pause: [Duration; SLOTS],
     done: Vec<Done>,
-    /// Log writes that were sent off, and that came back.
-    sent: u64,
-    landed: u64,
     /// Since when fewer than four slots are live.
     /// Where VCL stands while something waits for it, and since when.
     stalled_since: Option<(Lsn, Duration)>,
@@ -93,8 +90,6 @@ pub struct Pumped {
     pub busy: usize,
     /// Four slots could take a group at once.
     pub idle: bool,
-    /// What was sent off was written at once, on four slots; none if nothing was sent off.
-    pub instant: Option<bool>,
 }
 
 impl Engine {
@@ -133,8 +128,6 @@ impl Engine {
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
             done: Vec::new(),
-            sent: 0,
-            landed: 0,
             stalled_since: None,
             stall_max,
             closing: false,
@@ -145,14 +138,8 @@ impl Engine {
     pub fn pump(&mut self, now: Duration) -> Pumped {
         let before = self.tickets.vdl();
         let ended = self.tickets.ended().is_some();
-        let sent_before = self.sent;
-        let mut written = 0;
         loop {
-            let landed = self.landed;
             let mut moved = self.take_in(now);
-            if self.sent > sent_before {
-                written += self.landed - landed;
-            }
             moved |= self.look(now);
             for slot in self.disk.lost().iter() {
                 self.writer.leave(slot, Away::Absent);
@@ -176,7 +163,6 @@ impl Engine {
             needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)),
             busy,
             idle: self.writer.wants_group(),
-            instant: (self.sent > sent_before).then_some(written >= WRITE_QUORUM as u64),
         }
     }
 
@@ -187,7 +173,6 @@ impl Engine {
         for d in done.drain(..) {
             match d {
                 Done::Wrote { slot, result } => {
-                    self.landed += 1;
                     let failed = result.err().map(|e| why(&e));
                     self.writer.wrote(slot, failed);
                     if failed.is_some() {
@@ -355,7 +340,6 @@ impl Engine {
             };
             match self.front.ring.get(from) {
                 Some(frame) => {
-                    self.sent += 1;
                     self.writer.submitted(slot, from, to);
                     self.disk.write(LogWrite { slot, from, to, frame });
                 }

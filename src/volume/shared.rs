@@ -79,8 +79,6 @@ pub(crate) struct Shared {
     pub leading: AtomicBool,
     /// Four slots had nothing to write when the engine ran last: an append can be sent off at once.
     idle: AtomicBool,
-    /// The last group was written in the call that sent it off.
-    instant: AtomicBool,
     /// Somebody has something for the engine and did not wait for its lock.
     wanted: AtomicBool,
     /// Where redo begins with the newest manifest.
@@ -266,7 +264,6 @@ impl Shared {
             waiter,
             leading: AtomicBool::new(false),
             idle: AtomicBool::new(true),
-            instant: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
@@ -354,9 +351,6 @@ impl Shared {
     fn run_engine(&self, engine: &mut Engine, leader: bool) -> Pumped {
         let pumped = engine.pump(self.clock.now());
         self.idle.store(pumped.idle, Ordering::SeqCst);
-        if let Some(instant) = pumped.instant {
-            self.instant.store(instant, Ordering::SeqCst);
-        }
         #[cfg(not(feature = "io-uring"))]
         let _ = leader;
         // A leader that waits outside of the lock does not see what was reaped here.
@@ -618,10 +612,8 @@ impl Shared {
                     self.front.wait_published(end, self.options.stall_max);
                     self.last_commit_us.store(self.clock.now().as_micros() as u64, Ordering::Relaxed);
                     // While a group is on its way the next one fills, and whoever reaps that, or waits for this, sends it
-                    // off. So too where a write ends in the call that begins it (RAM disks): there is nothing to overlap
-                    // with, and each small commit would get a write of its own.
-                    let at_once = self.idle.load(Ordering::SeqCst) && !self.instant.load(Ordering::SeqCst);
-                    if at_once || !self.someone_reaps() {
+                    // off: else a fast disk would get a write for each small commit.
+                    if self.idle.load(Ordering::SeqCst) || !self.someone_reaps() {
                         self.pump_soon();
                     }
                     self.background.wake();
@@ -636,9 +628,10 @@ impl Shared {
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Space(end)) => {
                     if !self.engine().want_space(end, self.clock.now()) {
-                        return Err(WriteError::OutOfSpace { needed: end - self.front.tail() });
+                        return Err(WriteError::OutOfSpace { needed: end.0.saturating_sub(self.front.tail().0) });
                     }
-                    end - self.front.tail()
+                    // Others may have appended past it meanwhile.
+                    end.0.saturating_sub(self.front.tail().0).max(1)
                 }
             };
             self.check_open()?;
