@@ -1,8 +1,10 @@
 //! One lifetime: clients, writers, openers and disks, a step at a time.
 
 use crate::disk::{Fleet, SlotDir};
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::log::group;
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
+use crate::segment::name::FileName;
 use crate::segment::recover::{self, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
 use crate::sim::model::{Effect, Model, ModelMtr, State};
@@ -141,6 +143,7 @@ struct Sim {
     opening: Cell<bool>,
     peace: Cell<bool>,
     blanked: Cell<bool>,
+    replaced: Cell<Option<Slot>>,
     failure: RefCell<Option<String>>,
 }
 
@@ -191,6 +194,7 @@ impl Sim {
             opening: Cell::new(false),
             peace: Cell::new(false),
             blanked: Cell::new(false),
+            replaced: Cell::new(None),
             failure: RefCell::new(None),
         }
     }
@@ -403,9 +407,14 @@ impl Sim {
         let mut mtr = Mtr::new(running.shared.clone());
         let mut effects = Vec::new();
         let mut state = running.newest.clone();
-        let changes = if self.one_in(150) { 1 + self.below(300) } else { 1 + self.below(4) };
-        for _ in 0..changes {
+        for _ in 0..1 + self.below(4) {
             self.change(&mut mtr, &mut state, &mut effects);
+        }
+        // Now and then one that spans groups: a crash may leave half of it.
+        if self.one_in(40) {
+            for _ in 0..100 + self.below(300) {
+                self.put_again(&mut mtr, &mut state, &mut effects);
+            }
         }
         // An expectation holds if nothing that is reserved and not yet published touches the page.
         let mut conflict = false;
@@ -490,6 +499,18 @@ impl Sim {
             }
             _ => return,
         };
+        effect.apply(state);
+        effects.push(effect);
+    }
+
+    /// The whole of some page, again.
+    fn put_again(&self, mtr: &mut Mtr, state: &mut State, effects: &mut Vec<Effect>) {
+        let pages: Vec<PageId> = state.keys().copied().collect();
+        let mut w = self.world.lock();
+        let Some(page) = w.random.pick(&pages) else { return };
+        let image = vec![w.random.next() as u8; PAGE];
+        mtr.put(page, image.clone());
+        let effect = Effect::Put(page, image);
         effect.apply(state);
         effects.push(effect);
     }
@@ -583,6 +604,7 @@ impl Sim {
             return;
         }
         let slot = Slot(self.below(SLOTS) as u8);
+        self.replaced.set(Some(slot));
         self.world.lock().blank(slot);
     }
 
@@ -801,6 +823,7 @@ impl Sim {
             if live != Some(SLOTS) {
                 return Err(format!("L2: {live:?} slots are live though nothing is wrong any more"));
             }
+            self.check_copies()?;
             for _ in 0..5 {
                 self.reserve(0)?;
                 self.publish(0);
@@ -808,6 +831,34 @@ impl Sim {
                 self.tend(0)?;
             }
             self.peace(round)?;
+        }
+        Ok(())
+    }
+
+    /// What a live slot's cursor covers verifies on it: nothing that lands late may ever touch it.
+    fn check_copies(&self) -> Checked {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref() else { return Ok(()) };
+        let engine = running.shared.engine();
+        let (seed, epoch) = (running.shared.geometry.seed(), running.shared.number);
+        for slot in engine.writer.live().iter() {
+            let whole = engine.writer.gaps(slot).iter().all(|g| g.to <= engine.writer.begin());
+            let (mut at, end) = (engine.writer.begin(), engine.writer.cursor(slot).unwrap_or(Lsn::NONE));
+            // A slot that was away in this epoch, or replaced, lacks what it lacks.
+            if !whole || self.replaced.get() == Some(slot) {
+                continue;
+            }
+            let dir = SimDir { world: self.world.clone(), process: running.process, slot };
+            while at < end {
+                let (name, offset) = FileName::segment_of(at, PG);
+                let mut bytes = vec![0; (format::FRAME - at.0 % format::FRAME) as usize];
+                let got = dir.read_at(name, offset, &mut bytes).map_err(|e| format!("slot {slot}: {e}"))?;
+                match group::verify(&bytes[..got], at, seed, |_| ()) {
+                    Ok(sum) if sum.header.epoch == epoch => at = at + sum.header.len,
+                    Ok(sum) => return Err(format!("slot {slot} has epoch {} at {at}", sum.header.epoch)),
+                    Err(b) => return Err(format!("slot {slot} counts to {end}, and its group at {at}: {}", b.fault)),
+                }
+            }
         }
         Ok(())
     }

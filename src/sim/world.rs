@@ -259,7 +259,13 @@ impl Disks {
             self.note(|| format!("p{process} KILLED"));
             let p = &mut self.processes[process];
             (p.done, p.jobs, p.looks) = (Vec::new(), Vec::new(), Vec::new());
-            self.flying.iter_mut().filter(|f| f.process == process).for_each(|f| f.tell = false);
+            // What it has in flight lands late, some of it long after.
+            for f in self.flying.iter_mut().filter(|f| f.process == process) {
+                f.tell = false;
+                if self.random.one_in(2) {
+                    f.hung_until = self.now + Duration::from_millis(self.random.below(1500) as u64);
+                }
+            }
         }
     }
 
