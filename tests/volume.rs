@@ -69,3 +69,16 @@ fn many_pages_survive_checkpoints() {
     }
     assert_eq!(volume.view().pages().unwrap().len(), 3001);
 }
+
+#[test]
+fn a_cached_page_is_not_copied() {
+    let dir = dir();
+    let volume = Volume::create(dir.path(), &Options::default()).unwrap();
+    patch(&volume, b"one");
+    let (first, second) = (volume.read(PageId::ROOT).unwrap(), volume.read(PageId::ROOT).unwrap());
+    assert_eq!(first.as_ptr(), second.as_ptr());
+    assert_eq!(volume.view().read(PageId::ROOT).unwrap().as_ptr(), first.as_ptr());
+    // What somebody holds stays as it was.
+    patch(&volume, b"two");
+    assert_eq!((&first[..3], &volume.read(PageId::ROOT).unwrap()[..3]), (&b"one"[..], &b"two"[..]));
+}
