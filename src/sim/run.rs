@@ -436,7 +436,18 @@ impl Sim {
             Ok(content) => content.clone(),
             Err(e) => return Err(format!("a right MTR is refused: {e}")),
         };
-        match running.shared.prepare(&content) {
+        let mut prepared = running.shared.prepare(&content);
+        // A client waits for space; here its slots' workers get their turn at once.
+        if let Err(NotAppended::Space(end)) = prepared {
+            let now = self.world.lock().now;
+            running.shared.engine().want_space(end, now);
+            for _ in 0..12 {
+                do_job(&self.world, running.process);
+            }
+            running.shared.pump();
+            prepared = running.shared.prepare(&content);
+        }
+        match prepared {
             Ok(_) if conflict => Err("an MTR is appended though an expected page has changed".into()),
             Ok(prepared) => {
                 let end = prepared.end();
@@ -451,12 +462,7 @@ impl Sim {
                 self.world.lock().counts.commits += 1;
                 Ok(())
             }
-            Err(NotAppended::RingFull | NotAppended::Again) => Ok(()),
-            Err(NotAppended::Space(end)) => {
-                let now = self.world.lock().now;
-                running.shared.engine().want_space(end, now);
-                Ok(())
-            }
+            Err(NotAppended::RingFull | NotAppended::Again | NotAppended::Space(_)) => Ok(()),
             Err(NotAppended::Wrong(WriteError::ReadOnly(_) | WriteError::Closed | WriteError::MtrTooLarge { .. })) => {
                 Ok(())
             }
