@@ -671,7 +671,11 @@ impl Shared {
                 self.tickets.forget(key);
                 continue;
             }
-            parked.park(deadline - now);
+            // The leader may sleep over what came just before it did: what can go on goes on now.
+            self.pump_soon();
+            if self.tickets.vdl() < end {
+                parked.park(deadline - now);
+            }
             self.tickets.forget(key);
         }
     }
