@@ -39,6 +39,8 @@ pub struct Append {
     space: Lsn,
     /// Below is durable; the ring keeps what is above.
     vdl: Lsn,
+    /// Nothing is reserved any more.
+    shut: bool,
     waiting: usize,
 }
 
@@ -79,6 +81,8 @@ pub enum Refused {
     Space(Lsn),
     /// Longer than an MTR may be, filler included.
     TooLarge,
+    /// The volume closes: the log has its end.
+    Shut,
 }
 
 /// Where records would come to lie: the arithmetic of groups, without touching anything.
@@ -140,6 +144,7 @@ impl Front {
                 sealed: VecDeque::new(),
                 space: Lsn::NONE,
                 vdl: begin,
+                shut: false,
                 waiting: 0,
             }),
             published: AtomicU64::new(begin.0),
@@ -311,10 +316,18 @@ impl Locked<'_> {
         true
     }
 
+    /// Nothing is reserved from here on: a clean mark is true only if nothing can follow it.
+    pub fn shut(&mut self) {
+        self.state.shut = true;
+    }
+
     /// Gives an MTR its addresses: records of these lengths, the last of which ends it.
     pub fn reserve(&mut self, lengths: &[u64]) -> Result<Reservation, Refused> {
         let (front, block) = (self.front, self.front.block);
         let state = &mut *self.state;
+        if state.shut {
+            return Err(Refused::Shut);
+        }
         // Dry, so that a refusal changes nothing.
         let mut cursor = Cursor { tail: state.tail, open: state.group.map(|g| g.0) };
         let mut frames: Vec<Arc<Frame>> = Vec::with_capacity(1);
@@ -484,5 +497,9 @@ mod tests {
         front.set_vdl(tail);
         front.set_space(tail);
         assert_eq!(append(&front, &[1]).err(), Some(Refused::Space(tail.ceil(BLOCK))));
+        front.set_space(Lsn::MAX);
+        front.lock().shut();
+        assert_eq!(append(&front, &[1]).err(), Some(Refused::Shut));
+        assert_eq!(front.tail(), tail);
     }
 }

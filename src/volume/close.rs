@@ -68,6 +68,8 @@ impl Closing {
                         }
                         continue;
                     }
+                    // The background's fillers too: a record behind the clean mark would lie where the next epoch begins.
+                    shared.front.lock().shut();
                     self.phase = Phase::Stragglers(self.deadline.min(now + STRAGGLERS_MAX));
                 }
                 Phase::Stragglers(until) => {

@@ -501,6 +501,7 @@ impl Shared {
             Refused::Ring => NotAppended::RingFull,
             Refused::Space(end) => NotAppended::Space(end),
             Refused::TooLarge => WriteError::MtrTooLarge { most: format::MTR_MAX }.into(),
+            Refused::Shut => WriteError::Closed.into(),
         })?;
         let mut newest: HashMap<u64, Option<Head>> = HashMap::new();
         let mut patched: Vec<Patched> = Vec::new();
