@@ -141,14 +141,14 @@ fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
 
 /// A file's bytes, at most `most`; empty if it is not there.
 pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; most];
-    match dir.read_at(name, 0, &mut bytes) {
-        Ok(n) => {
-            bytes.truncate(n);
-            Ok(bytes)
-        }
+    read_or_empty(dir, name, 0, most)
+}
+
+/// Of a file that may be missing.
+fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+    match dir.read(name, offset, most) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
+        other => other,
     }
 }
 
@@ -205,20 +205,16 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) 
     let mut at = read.from;
     while at < read.to {
         let (name, offset) = FileName::segment_of(at, g.pg_size);
-        let mut bytes = vec![0; (format::FRAME - at.0 % format::FRAME) as usize];
-        let got = match dir.read_at(name, offset, &mut bytes) {
-            Ok(got) => got,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(e),
-        };
+        let room = (format::FRAME - at.0 % format::FRAME) as usize;
+        let bytes = read_or_empty(dir, name, offset, room)?;
         let mut pos = 0;
-        while let Ok(sum) = group::verify(&bytes[pos..got], at, g.seed(), |_| ())
+        while let Ok(sum) = group::verify(&bytes[pos..], at, g.seed(), |_| ())
             && sum.header.epoch == epoch
         {
             at = at + sum.header.len;
             pos += sum.header.len as usize;
         }
-        if pos == 0 || pos < bytes.len() {
+        if pos < room {
             break;
         }
     }
@@ -251,14 +247,8 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
             }
             let (segment, offset) = FileName::segment_of(at, g.pg_size);
             drain(segment)?;
-            let mut there = vec![0; bytes.len()];
-            let got = match dir.read_at(segment, offset, &mut there) {
-                Ok(got) => got,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-                Err(e) => return Err(e),
-            };
             // A block that verifies is not written again.
-            if !whole(&there[..got]) {
+            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) {
                 dir.write_at(segment, offset, bytes)?;
             }
             dir.flush(segment)?;

@@ -857,9 +857,9 @@ impl Sim {
             let dir = SimDir { world: self.world.clone(), process: running.process, slot };
             while at < end {
                 let (name, offset) = FileName::segment_of(at, PG);
-                let mut bytes = vec![0; (format::FRAME - at.0 % format::FRAME) as usize];
-                let got = dir.read_at(name, offset, &mut bytes).map_err(|e| format!("slot {slot}: {e}"))?;
-                match group::verify(&bytes[..got], at, seed, |_| ()) {
+                let room = (format::FRAME - at.0 % format::FRAME) as usize;
+                let bytes = dir.read(name, offset, room).map_err(|e| format!("slot {slot}: {e}"))?;
+                match group::verify(&bytes, at, seed, |_| ()) {
                     Ok(sum) if sum.header.epoch == epoch => at = at + sum.header.len,
                     Ok(sum) => return Err(format!("slot {slot} has epoch {} at {at}", sum.header.epoch)),
                     Err(b) => return Err(format!("slot {slot} counts to {end}, and its group at {at}: {}", b.fault)),

@@ -32,19 +32,19 @@ struct File {
 }
 
 impl File {
-    fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
-        let n = (self.len.saturating_sub(offset)).min(buf.len() as u64) as usize;
-        buf[..n].fill(0);
+    fn read(&self, offset: u64, most: usize) -> Vec<u8> {
+        let n = (self.len.saturating_sub(offset)).min(most as u64) as usize;
+        let mut bytes = vec![0; n];
         let (first, last) = (offset / BLOCK as u64, (offset + n as u64).div_ceil(BLOCK as u64));
         for (index, block) in self.blocks.range(first..last) {
             let at = index * BLOCK as u64;
             let (from, to) = (at.max(offset), (at + BLOCK as u64).min(offset + n as u64));
             if from < to {
-                buf[(from - offset) as usize..(to - offset) as usize]
+                bytes[(from - offset) as usize..(to - offset) as usize]
                     .copy_from_slice(&block[(from - at) as usize..(to - at) as usize]);
             }
         }
-        n
+        bytes
     }
 
     /// Lets the sectors of a block-aligned write land for which `keep` says so. Volatile: a power cut may ruin them.
@@ -530,11 +530,11 @@ impl SlotDir for SimDir {
         called
     }
 
-    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
         let mut w = self.world.lock();
         w.call(self.process)?;
         let files = w.reach(self.slot, false)?;
-        files.get(&name).map(|f| f.read(offset, buf)).ok_or_else(|| io::ErrorKind::NotFound.into())
+        files.get(&name).map(|f| f.read(offset, most)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
