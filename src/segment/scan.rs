@@ -291,24 +291,20 @@ fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
 /// A frame block by block: blocks that cannot be read are zeros.
 pub fn by_block(dir: &dyn SlotDir, name: FileName, offset: u64) -> io::Result<Vec<u8>> {
     let block = format::BLOCK_MIN as usize;
-    let mut bytes = vec![0; format::FRAME as usize];
-    let (mut end, mut failed) = (0, None);
-    for at in (0..bytes.len()).step_by(block) {
+    let (mut bytes, mut failed) = (Vec::new(), None);
+    for at in (0..format::FRAME as usize).step_by(block) {
         match dir.read(name, offset + at as u64, block) {
             Ok(read) if read.is_empty() => break,
             Ok(read) => {
-                end = at + read.len();
-                bytes[at..end].copy_from_slice(&read);
+                bytes.resize(at, 0);
+                bytes.extend_from_slice(&read);
             }
             Err(e) => failed = Some(e),
         }
     }
     match failed {
-        Some(e) if end == 0 => Err(e),
-        _ => {
-            bytes.truncate(end);
-            Ok(bytes)
-        }
+        Some(e) if bytes.is_empty() => Err(e),
+        _ => Ok(bytes),
     }
 }
 

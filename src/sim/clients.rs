@@ -4,9 +4,9 @@ use crate::lsn::PageId;
 use crate::sim::dir::do_job;
 use crate::sim::life::{Checked, Held, PAGE, Sim};
 use crate::sim::model::{Effect, ModelMtr, State};
+use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::Mtr;
-use crate::volume::shared::NotAppended;
 use std::sync::atomic::Ordering;
 
 impl Sim {

@@ -116,7 +116,11 @@ impl SlotDir for SimDir {
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let mut w = self.writes()?;
-        w.reach(self.slot, true)?.entry(name).or_default().allocate(offset + len);
+        let grows = w.allocating_grows;
+        let file = w.reach(self.slot, true)?.entry(name).or_default();
+        if grows {
+            file.allocate(offset + len);
+        }
         Ok(())
     }
 

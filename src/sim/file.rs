@@ -27,7 +27,7 @@ impl File {
     /// What is there of a range; none if some of it cannot be read.
     pub fn read(&self, offset: u64, most: usize) -> Option<Vec<u8>> {
         let n = (self.len.saturating_sub(offset)).min(most as u64) as usize;
-        let mut bytes = vec![0; n];
+        let mut bytes = Vec::with_capacity(n);
         let (first, last) = (offset / BLOCK as u64, (offset + n as u64).div_ceil(BLOCK as u64));
         if self.unreadable.range(first..last).next().is_some() {
             return None;
@@ -36,10 +36,11 @@ impl File {
             let at = index * BLOCK as u64;
             let (from, to) = (at.max(offset), (at + BLOCK as u64).min(offset + n as u64));
             if from < to {
-                bytes[(from - offset) as usize..(to - offset) as usize]
-                    .copy_from_slice(&block[(from - at) as usize..(to - at) as usize]);
+                bytes.resize((from - offset) as usize, 0);
+                bytes.extend_from_slice(&block[(from - at) as usize..(to - at) as usize]);
             }
         }
+        bytes.resize(n, 0);
         Some(bytes)
     }
 

@@ -123,6 +123,9 @@ pub struct Disks {
     pub weather: [Weather; SLOTS],
     pub atlas: Atlas,
     pub faults: Faults,
+    /// Allocated space reads as zeros, as on our disks; in most lives it is no part of the file, as elsewhere. (Reading
+    /// zeros was most of a life's time.)
+    pub(super) allocating_grows: bool,
     /// Old states of slots, to be mounted in their places some day.
     pub images: [Option<Files>; SLOTS],
     /// Every group that was written, by epoch and address; kept beyond the atlas, where losses are told from lies.
@@ -151,12 +154,14 @@ impl Disks {
     pub fn new(seed: u64, trace: bool, mode: Mode, removed: &[u64]) -> Disks {
         let mut random = Random::new(seed);
         let hurt_max = random.below(4);
+        let allocating_grows = random.one_in(4);
         Disks {
             files: (0..SLOTS).map(|_| BTreeMap::new()).collect(),
             generations: [0; SLOTS],
             weather: [Weather::Fair; SLOTS],
             atlas: Atlas::new(mode, hurt_max),
             faults: Faults::new(seed, removed),
+            allocating_grows,
             images: Default::default(),
             groups: BTreeMap::new(),
             flying: Vec::new(),
