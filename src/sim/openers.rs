@@ -174,7 +174,6 @@ impl Sim {
 
     /// Opens for reading, over three or more slots, beside whatever runs.
     pub fn read_only(&self) -> Checked {
-        let process = self.world.lock().start_process();
         let mut visible = SlotSet::ALL;
         for _ in 0..self.below(3) {
             visible = visible.without(Slot(self.below(SLOTS) as u8));
@@ -189,6 +188,7 @@ impl Sim {
             }
             w.counts.readers += 1;
         }
+        let process = self.world.lock().start_process();
         let fleet = SimFleet { sim: self, process, visible };
         let recovered = recover::recover(&fleet);
         let promised = {

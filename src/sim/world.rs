@@ -478,6 +478,11 @@ impl Disks {
         }
     }
 
+    /// Nothing is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.flying.is_empty() && self.processes.iter().all(|p| p.jobs.is_empty() && p.looks.is_empty())
+    }
+
     /// No other process is alive.
     pub fn is_alone(&self, process: usize) -> bool {
         self.processes.iter().enumerate().all(|(p, s)| p == process || !s.alive)
