@@ -291,7 +291,8 @@ impl Reads {
             let open = |segment: &u64| {
                 let path = slot.join(format!("seg-{segment:08x}"));
                 let open = |flags| rustix::fs::open(&path, flags, Mode::empty());
-                open(flags | OFlags::DIRECT).or_else(|_| open(flags))
+                let direct = flags | OFlags::DIRECT;
+                open(direct | OFlags::NOATIME).or_else(|_| open(direct)).or_else(|_| open(flags))
             };
             // A slot that is away may lack some.
             files.extend(segments.iter().map(open).collect::<Result<Vec<_>, _>>().ok());

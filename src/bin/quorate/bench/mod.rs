@@ -338,9 +338,7 @@ fn read_hot(b: &mut Bench<'_>, at: &At, records: &[Lsn], time: Duration, threads
         })
     };
     let bare = |until: Instant, side: &mut Side| {
-        group::some_threads(threads, side, |i, side| {
-            bare_reads(&mut Reads::new(at, &health, records)?, i, until, side)
-        })
+        group::some_threads(threads, side, |i, side| bare_reads(&mut Reads::new(at, &health, records)?, i, until, side))
     };
     let (volume, floor) = interleave(time, hot, bare)?;
     Ok(Measured { volume, floor: Some(floor), bytes_written: None })
