@@ -1,11 +1,12 @@
 //! Threads that do blocking calls, one a slot: a slot that hangs holds up its own thread and nobody else.
 
+use crate::disk::bounded::{self, Reads};
 use crate::disk::file::FileDir;
 use crate::disk::job::{self, Job};
 use crate::disk::{Done, Fleet, SlotDir};
 use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::segment::survey::ANSWER_MAX;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Sender, bounded as channel};
 use parking_lot::Mutex;
 use std::io;
 use std::path::PathBuf;
@@ -56,9 +57,10 @@ impl Workers {
     /// Starts a thread for each directory. They end when this is dropped, and are never joined: one may hang.
     pub fn start(directories: [PathBuf; SLOTS], block: usize, buffered: bool, io_uring: bool) -> io::Result<Workers> {
         let mut slots = Vec::with_capacity(SLOTS);
+        let reads = bounded::Shared::new(io_uring);
         for (i, path) in directories.into_iter().enumerate() {
-            let dir = Arc::new(FileDir::new(path, block, buffered, io_uring));
-            let (tasks, queue) = bounded::<Task>(QUEUE);
+            let dir = Arc::new(FileDir::new(path, block, buffered, Reads::new(&reads)));
+            let (tasks, queue) = channel::<Task>(QUEUE);
             let hangs = Arc::new(AtomicBool::new(false));
             let (mine, answers) = (dir.clone(), hangs.clone());
             std::thread::Builder::new().name(format!("quorate-{i}")).stack_size(256 << 10).spawn(move || {
@@ -99,7 +101,7 @@ impl Fleet for Workers {
         call: impl Fn(Slot, &dyn SlotDir) -> io::Result<T> + Send + Sync + 'static,
     ) -> [Option<io::Result<T>>; SLOTS] {
         let call = Arc::new(call);
-        let (send, answers) = bounded::<(Slot, io::Result<T>)>(SLOTS);
+        let (send, answers) = channel::<(Slot, io::Result<T>)>(SLOTS);
         let mut out: [Option<io::Result<T>>; SLOTS] = [const { None }; SLOTS];
         let mut waiting = 0;
         for slot in set.iter() {

@@ -93,7 +93,9 @@ impl LogReader {
             let Some(dir) = &self.dirs[slot.index()] else { continue };
             match self.copy(&**dir, lsn, hint) {
                 Ok(record) => {
-                    self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                    if !faults.is_empty() {
+                        self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                    }
                     return Ok(record);
                 }
                 Err(fault) => {
@@ -333,7 +335,9 @@ impl Pages {
         let mut deltas: Vec<Owned> = Vec::new();
         let mut at = head;
         let image = loop {
-            if let Some(bytes) = self.cache.get(&at).filter(|_| at != head) {
+            if at != head
+                && let Some(bytes) = self.cache.get(&at)
+            {
                 break bytes;
             }
             let record = self.record(page, at, page_size + 96)?;
