@@ -11,7 +11,7 @@ use crate::page::overlay::{Layer, Version};
 use crate::page::table::{self, Entry, Root};
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
-use crate::segment::tail;
+use crate::segment::{survey, tail};
 use crate::volume::error::{ReadError, SlotFault, SlotFaults};
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
@@ -113,6 +113,13 @@ impl LogReader {
                 return Ok(record);
             }
         }
+        // No file there may mean no disk there.
+        for (slot, fault) in faults.iter_mut().filter(|(_, f)| matches!(f, SlotFault::NoCopy)) {
+            if let Some(Err(e)) = self.dirs[slot.index()].as_ref().map(|d| d.list()) {
+                *fault = survey::fault_of(e);
+            }
+        }
+        faults.sort_by_key(|(slot, _)| *slot);
         Err(faults)
     }
 

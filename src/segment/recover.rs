@@ -102,7 +102,7 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             bytes_read: 0,
         });
     }
-    let mut scanner = Scanner::new(fleet, survey.geometry, survey.ours());
+    let mut scanner = Scanner::new(fleet, &survey);
     for entry in history.since(redo) {
         if entry.end != Lsn::MAX {
             scanner.closed(*entry, redo, &mut changes)?;
@@ -206,7 +206,7 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
         return Ok(());
     }
     let geometry = recovered.survey.geometry;
-    let mut scanner = Scanner::new(fleet, geometry, recovered.survey.ours());
+    let mut scanner = Scanner::new(fleet, &recovered.survey);
     let epoch = recovered.history.last().epoch;
     let mut files: Vec<Option<Vec<u8>>> = vec![None; SLOTS];
     for slot in took_part.iter() {
