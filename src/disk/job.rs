@@ -139,16 +139,23 @@ fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
     write_super(dir, &Superblock { join: own.join, incarnation: own.incarnation, ..superblock })
 }
 
-/// A file's bytes, at most `most`; empty if it is not there.
+/// What is read of a file first; twice as much each time until it ends.
+const READ_FIRST: usize = 64 << 10;
+
+/// A file's bytes, at most `most`; empty if it is not there. Memory grows with what is there.
 pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; most];
-    match dir.read_at(name, 0, &mut bytes) {
-        Ok(n) => {
-            bytes.truncate(n);
-            Ok(bytes)
+    let (mut bytes, mut got) = (vec![0; most.min(READ_FIRST)], 0);
+    loop {
+        match dir.read_at(name, got as u64, &mut bytes[got..]) {
+            Ok(n) => got += n,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
+        if got < bytes.len() || got == most {
+            bytes.truncate(got);
+            return Ok(bytes);
+        }
+        bytes.resize((2 * got).min(most), 0);
     }
 }
 
@@ -293,4 +300,26 @@ fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
 /// The join point of a slot that is formatted by a running writer: VDL, by the writer's own decision.
 pub fn join_now(vdl: Lsn, epoch: u64) -> Join {
     Join::At { at: vdl, by: epoch }
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+    use crate::disk::file::FileDir;
+
+    #[test]
+    fn a_file_is_read_whole_and_takes_the_memory_that_it_needs() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, false);
+        let name = FileName::Tail(3);
+        assert!(read_whole(&dir, name, tail::BYTES_MAX).unwrap().is_empty());
+        for len in [4096, READ_FIRST, READ_FIRST + 4096, 4 * READ_FIRST, 5 * READ_FIRST] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i / 9) as u8).collect();
+            dir.write_at(name, 0, &bytes).unwrap();
+            let got = read_whole(&dir, name, tail::BYTES_MAX).unwrap();
+            assert!(got == bytes, "{len}");
+            assert!(got.capacity() <= 2 * len + READ_FIRST, "{len} bytes in {}", got.capacity());
+            assert!(read_whole(&dir, name, len - 100).unwrap() == bytes[..len - 100], "{len}: bounded");
+        }
+    }
 }
