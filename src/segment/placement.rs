@@ -2,6 +2,7 @@
 
 use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::volume::error::OpenError;
+use crate::volume::health::Holder;
 use rustix::fs::{Mode, OFlags, StatxFlags};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -319,13 +320,6 @@ pub(crate) struct Locks {
     held: Vec<(PathBuf, File)>,
 }
 
-/// Who has a volume open for writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub pid: u32,
-    pub epoch: u64,
-}
-
 /// The holder of a lock in any of the AZs.
 pub(crate) fn holder(azs: &Azs) -> Option<Holder> {
     each_az(azs.present(), |az| holder_in(az, u64::MAX))
@@ -404,13 +398,25 @@ impl Locks {
     }
 }
 
+/// Attempts to take a lock, a millisecond apart.
+const LOCK_TRIES: usize = 20;
+
 /// The lock in one AZ. None: it takes no lock (full, read-only) and has no say; the claim decides.
 fn take_in(az: &Path, epoch: u64, text: &str) -> Result<Option<(PathBuf, File)>, OpenError> {
     let path = az.join(format!("lock-{epoch}"));
     let Ok(mut file) = File::options().create(true).truncate(false).read(true).write(true).open(&path) else {
         return Ok(None);
     };
-    match file.try_lock() {
+    let mut tries = 0;
+    let locked = loop {
+        match file.try_lock() {
+            // Whoever asks for the holder has it locked for a moment.
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => tries += 1,
+            other => break other,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    match locked {
         Ok(()) => {
             let _ = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
             Ok(Some((path, file)))

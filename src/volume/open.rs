@@ -16,7 +16,7 @@ use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::volume::background;
 use crate::volume::engine::Engine;
 use crate::volume::error::{CloseError, OpenError};
-use crate::volume::health::{AzHealth, Health, SlotHealth};
+use crate::volume::health::{AzHealth, Health, Holder, SlotHealth};
 use crate::volume::options::Options;
 use crate::volume::shared::{Clock, Parts, RealClock, Shared};
 use crate::volume::tickets::{Ended, Tickets};
@@ -210,6 +210,7 @@ impl Handle {
             slots: slots.to_vec(),
             azs: az_health(&self.azs),
             shared_devices: self.azs.shared_devices(),
+            holder: shared.tickets.ended().is_none().then(|| Holder { pid: std::process::id(), epoch: shared.number }),
             volume: shared.geometry.volume,
             epoch: shared.number,
             vcl: engine.writer.vcl(),

@@ -7,7 +7,7 @@ use crate::disk::worker::Workers;
 use crate::disk::{Fleet, job};
 use crate::lsn::{Lsn, PageId, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
-use crate::segment::placement::{Azs, Placement};
+use crate::segment::placement::{self, Azs, Placement};
 use crate::segment::recover::{self, Recovered};
 use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
@@ -213,6 +213,8 @@ impl Reader {
             slots: slots.to_vec(),
             azs: az_health(&self.azs),
             shared_devices: self.azs.shared_devices(),
+            // In an AZ of another volume a lock says nothing of this one, and one that hangs is not asked.
+            holder: placement::holder(&self.azs.only(r.survey.ours())),
             volume: geometry.volume,
             epoch: r.choice.decision.number,
             vcl: r.ruling.vcl,
