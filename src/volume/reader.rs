@@ -74,7 +74,10 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,
     };
+    workers.stand();
     let reader = LogReader::new(recovered.survey.geometry, workers.dirs(), recovered.history.clone());
+    let absent = SlotSet::ALL.minus(recovered.survey.ours());
+    absent.iter().for_each(|slot| reader.ask_last(slot, true));
     let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
     Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
 }
@@ -214,7 +217,7 @@ impl Reader {
             azs: az_health(&self.azs),
             shared_devices: self.azs.shared_devices(),
             // In an AZ of another volume a lock says nothing of this one, and one that hangs is not asked.
-            holder: placement::holder(&self.azs.only(r.survey.ours())),
+            holder: placement::holder(&self.azs.only(r.survey.ours())).0,
             volume: geometry.volume,
             epoch: r.choice.decision.number,
             vcl: r.ruling.vcl,
