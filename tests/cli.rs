@@ -323,6 +323,7 @@ fn info_tells_of_damage_and_beside_a_writer() {
     let oks = |info: &serde_json::Value| info["slots"].as_array().unwrap().iter().filter(|s| s["ok"] == true).count();
     let whole = info(0);
     assert_eq!((oks(&whole), whole["shared_devices"].as_array().unwrap().len()), (6, 3));
+    assert!(whole["durability"] == "dsync" && ok(&["info", v]).contains("durability    dsync"));
     assert!(whole["writer"].is_null() && ok(&["info", v]).contains("writer        none"));
     assert!(whole["slots"][5]["bytes_allocated"].as_u64().unwrap() > 3_000_000 && whole["settled"] == whole["vdl"]);
     assert!(whole["azs"][0]["file_system"].is_string() && whole["io_uring"]["available"].is_boolean());

@@ -46,6 +46,9 @@ pub struct AzHealth {
     pub volatile: bool,
 }
 
+/// The one way that there is: io_uring and threads alike write with `RWF_DSYNC`.
+pub(crate) const DURABILITY: &str = "dsync";
+
 /// The process that has a volume open for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -90,6 +93,8 @@ pub struct Health {
     pub pg_size: u64,
     /// How log writes are done: `io_uring` or `threads`.
     pub io: &'static str,
+    /// How a log write is made durable: `dsync`, each by itself.
+    pub durability: &'static str,
     /// Bytes of memory taken by ring, cache and overlay now.
     pub memory_bytes: u64,
     /// The most that they may take.

@@ -16,7 +16,7 @@ use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::volume::background;
 use crate::volume::engine::Engine;
 use crate::volume::error::{CloseError, OpenError};
-use crate::volume::health::{AzHealth, Health, Holder, SlotHealth};
+use crate::volume::health::{AzHealth, DURABILITY, Health, Holder, SlotHealth};
 use crate::volume::options::Options;
 use crate::volume::shared::{Clock, Parts, RealClock, Shared};
 use crate::volume::tickets::{Ended, Tickets};
@@ -230,6 +230,7 @@ impl Handle {
             block_size: shared.geometry.block_size,
             pg_size: shared.geometry.pg_size,
             io: self.io,
+            durability: DURABILITY,
             memory_bytes,
             memory_bytes_max,
             views: shared.reads.views.lock().count(),

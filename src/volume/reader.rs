@@ -12,7 +12,7 @@ use crate::segment::recover::{self, Recovered};
 use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, Unknown};
-use crate::volume::health::{Health, SlotHealth};
+use crate::volume::health::{DURABILITY, Health, SlotHealth};
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
 use crate::volume::view::{Reads, View};
@@ -229,6 +229,7 @@ impl Reader {
             block_size: geometry.block_size,
             pg_size: geometry.pg_size,
             io: "threads",
+            durability: DURABILITY,
             memory_bytes: self.reads.pages.cached_bytes(),
             memory_bytes_max: 0,
             views: self.reads.views.lock().count(),

@@ -49,6 +49,7 @@ fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
     for (a, b) in &health.shared_devices {
         line("shared device", format!("AZ {a} and AZ {b}: one failure domain"))?;
     }
+    line("durability", format!("{}: each log write by itself", health.durability))?;
     line("io_uring", uring().unwrap_or_else(|why| format!("not available: {why}; threads are used")))?;
     for slot in &health.slots {
         let gaps: Vec<String> = slot.gaps.iter().map(|g| format!("{}..{}", g.from, g.to)).collect();
@@ -86,7 +87,7 @@ fn facts(reader: &Reader, health: &Health) -> Value {
         "vdl": health.vdl.0, "vcl": health.vcl.0, "manifest": health.manifest.0, "redo": health.redo.0,
         "page_size": health.page_size, "block_size": health.block_size, "pg_size": health.pg_size,
         "slots": slots.collect::<Vec<_>>(), "azs": azs.collect::<Vec<_>>(), "shared_devices": health.shared_devices,
-        "io_uring": uring_facts(),
+        "durability": health.durability, "io_uring": uring_facts(),
     })
 }
 
