@@ -490,6 +490,11 @@ impl Engine {
         }
     }
 
+    /// A superblock is on its way to a live slot.
+    pub fn writes_superblocks(&self) -> bool {
+        self.writer.live().iter().any(|s| self.jobs[s.index()].0[JobKind::Super as usize])
+    }
+
     /// Nothing is outstanding to any slot, and every live slot has everything.
     pub fn is_clean(&self) -> bool {
         self.writer.is_clean() && !self.front.has_open_group()
