@@ -230,8 +230,8 @@ pub struct Pages {
     map: RwLock<Arc<Map>>,
 }
 
-/// A chain is never longer: the cap of 32, and as many deltas as the longest MTR can add to one page.
-const CHAIN_MAX: usize = 64 + (format::MTR_MAX / record::HEADER as u64) as usize;
+/// A reader gives up here. Writers keep chains to 32.
+pub(crate) const CHAIN_MAX: usize = 64;
 
 impl Pages {
     pub fn new(reader: LogReader, front: Option<Arc<Front>>, cache_bytes: u64, map: Map) -> Pages {
