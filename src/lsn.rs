@@ -122,6 +122,10 @@ impl SlotSet {
         self.0.count_ones() as usize
     }
 
+    pub fn union(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 | other.0)
+    }
+
     pub fn and(self, other: SlotSet) -> SlotSet {
         SlotSet(self.0 & other.0)
     }

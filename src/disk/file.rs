@@ -176,25 +176,24 @@ impl SlotDir for FileDir {
         sync_dir(&self.path)
     }
 
-    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
         let fd = self.open(name, false)?;
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
+        let mut bytes = Vec::new();
+        while bytes.len() < most {
+            let at = offset + bytes.len() as u64;
             let head = (at % self.block as u64) as usize;
-            let want = (buf.len() - done).min(CHUNK);
+            let want = (most - bytes.len()).min(CHUNK);
             let got = with_buffer((head + want).next_multiple_of(self.block), |bounce| {
                 let got = rustix::io::pread(&fd, &mut *bounce, at - head as u64)?.saturating_sub(head).min(want);
-                buf[done..done + got].copy_from_slice(&bounce[head..head + got]);
+                bytes.extend_from_slice(&bounce[head..head + got]);
                 Ok(got)
             })?;
             self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
-            done += got;
             if got < want {
                 break;
             }
         }
-        Ok(done)
+        Ok(bytes)
     }
 
     fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
@@ -300,12 +299,9 @@ mod tests {
         let bytes: Vec<u8> = (0..3 << 20).map(|i| (i / 7) as u8).collect();
         dir.write_at(FileName::Segment(1), 4096, &bytes).unwrap();
         for (at, len) in [(4096, 10), (5000, 1 << 20), (4096, bytes.len()), (100_000, 2 << 20)] {
-            let mut got = vec![0; len];
-            assert_eq!(dir.read_at(FileName::Segment(1), at as u64, &mut got).unwrap(), len);
-            assert!(got == bytes[at - 4096..at - 4096 + len]);
+            assert!(dir.read(FileName::Segment(1), at as u64, len).unwrap() == bytes[at - 4096..at - 4096 + len]);
         }
-        let mut tail = [0; 100];
-        assert_eq!(dir.read_at(FileName::Segment(1), 4096 + bytes.len() as u64 - 30, &mut tail).unwrap(), 30);
+        assert_eq!(dir.read(FileName::Segment(1), 4096 + bytes.len() as u64 - 30, 100).unwrap().len(), 30);
         assert_eq!(dir.list().unwrap(), vec![FileName::Segment(1)]);
     }
 
@@ -314,7 +310,7 @@ mod tests {
         let (_temp, dir) = dir();
         dir.create_new(FileName::Claim(4)).unwrap();
         assert_eq!(dir.create_new(FileName::Claim(4)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(dir.read_at(FileName::Claim(5), 0, &mut [0; 10]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(dir.read(FileName::Claim(5), 0, 10).unwrap_err().kind(), io::ErrorKind::NotFound);
         dir.remove(FileName::Claim(4)).unwrap();
         dir.remove(FileName::Claim(4)).unwrap();
     }
@@ -323,9 +319,7 @@ mod tests {
     fn allocated_space_reads_as_zeros() {
         let (_temp, dir) = dir();
         dir.allocate(FileName::Segment(0), 1 << 20, 1 << 20).unwrap();
-        let mut buf = vec![1; 8192];
-        assert_eq!(dir.read_at(FileName::Segment(0), (2 << 20) - 4096, &mut buf).unwrap(), 4096);
-        assert!(buf[..4096].iter().all(|&b| b == 0));
+        assert_eq!(dir.read(FileName::Segment(0), (2 << 20) - 4096, 8192).unwrap(), [0; 4096]);
         dir.flush(FileName::Segment(0)).unwrap();
     }
 }

@@ -139,23 +139,16 @@ fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
     write_super(dir, &Superblock { join: own.join, incarnation: own.incarnation, ..superblock })
 }
 
-/// What is read of a file first; twice as much each time until it ends.
-const READ_FIRST: usize = 64 << 10;
-
-/// A file's bytes, at most `most`; empty if it is not there. Memory grows with what is there.
+/// A file's bytes, at most `most`; empty if it is not there.
 pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Vec<u8>> {
-    let (mut bytes, mut got) = (vec![0; most.min(READ_FIRST)], 0);
-    loop {
-        match dir.read_at(name, got as u64, &mut bytes[got..]) {
-            Ok(n) => got += n,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        }
-        if got < bytes.len() || got == most {
-            bytes.truncate(got);
-            return Ok(bytes);
-        }
-        bytes.resize((2 * got).min(most), 0);
+    read_or_empty(dir, name, 0, most)
+}
+
+/// Of a file that may be missing.
+fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+    match dir.read(name, offset, most) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
     }
 }
 
@@ -212,20 +205,16 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) 
     let mut at = read.from;
     while at < read.to {
         let (name, offset) = FileName::segment_of(at, g.pg_size);
-        let mut bytes = vec![0; (format::FRAME - at.0 % format::FRAME) as usize];
-        let got = match dir.read_at(name, offset, &mut bytes) {
-            Ok(got) => got,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(e),
-        };
+        let room = (format::FRAME - at.0 % format::FRAME) as usize;
+        let bytes = read_or_empty(dir, name, offset, room)?;
         let mut pos = 0;
-        while let Ok(sum) = group::verify(&bytes[pos..got], at, g.seed(), |_| ())
+        while let Ok(sum) = group::verify(&bytes[pos..], at, g.seed(), |_| ())
             && sum.header.epoch == epoch
         {
             at = at + sum.header.len;
             pos += sum.header.len as usize;
         }
-        if pos == 0 || pos < bytes.len() {
+        if pos < room {
             break;
         }
     }
@@ -258,14 +247,8 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
             }
             let (segment, offset) = FileName::segment_of(at, g.pg_size);
             drain(segment)?;
-            let mut there = vec![0; bytes.len()];
-            let got = match dir.read_at(segment, offset, &mut there) {
-                Ok(got) => got,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-                Err(e) => return Err(e),
-            };
             // A block that verifies is not written again.
-            if !whole(&there[..got]) {
+            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) {
                 dir.write_at(segment, offset, bytes)?;
             }
             dir.flush(segment)?;
@@ -313,12 +296,12 @@ mod tests {
         let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, false);
         let name = FileName::Tail(3);
         assert!(read_whole(&dir, name, tail::BYTES_MAX).unwrap().is_empty());
-        for len in [4096, READ_FIRST, READ_FIRST + 4096, 4 * READ_FIRST, 5 * READ_FIRST] {
+        for len in [4096, 64 << 10, 68 << 10, 1 << 20, 3 << 20] {
             let bytes: Vec<u8> = (0..len).map(|i| (i / 9) as u8).collect();
             dir.write_at(name, 0, &bytes).unwrap();
             let got = read_whole(&dir, name, tail::BYTES_MAX).unwrap();
             assert!(got == bytes, "{len}");
-            assert!(got.capacity() <= 2 * len + READ_FIRST, "{len} bytes in {}", got.capacity());
+            assert!(got.capacity() <= 2 * len + (64 << 10), "{len} bytes in {}", got.capacity());
             assert!(read_whole(&dir, name, len - 100).unwrap() == bytes[..len - 100], "{len}: bounded");
         }
     }

@@ -70,14 +70,12 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         }
         let (name, offset) = FileName::segment_of(base, self.geometry.pg_size);
         let mut answer = self.fleet.each(SlotSet::NONE.with(slot), move |_, dir| {
-            let mut bytes = vec![0; format::FRAME as usize];
-            match dir.read_at(name, offset, &mut bytes) {
-                Ok(n) => bytes.truncate(n),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => bytes.clear(),
+            match dir.read(name, offset, format::FRAME as usize) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
                 // One unreadable sector must not hide the rest of the frame.
-                Err(_) => bytes = by_block(dir, name, offset)?,
+                Err(_) => by_block(dir, name, offset),
+                read => read,
             }
-            Ok(bytes)
         });
         let frame = match answer[slot.index()].take() {
             Some(Ok(bytes)) => Ok(Arc::new(bytes)),
@@ -296,21 +294,20 @@ fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
 /// A frame block by block: blocks that cannot be read are zeros.
 pub fn by_block(dir: &dyn SlotDir, name: FileName, offset: u64) -> io::Result<Vec<u8>> {
     let block = format::BLOCK_MIN as usize;
-    let mut bytes = vec![0; format::FRAME as usize];
-    let (mut end, mut failed) = (0, None);
-    for at in (0..bytes.len()).step_by(block) {
-        match dir.read_at(name, offset + at as u64, &mut bytes[at..at + block]) {
-            Ok(0) => break,
-            Ok(n) => end = at + n,
+    let (mut bytes, mut failed) = (Vec::new(), None);
+    for at in (0..format::FRAME as usize).step_by(block) {
+        match dir.read(name, offset + at as u64, block) {
+            Ok(read) if read.is_empty() => break,
+            Ok(read) => {
+                bytes.resize(at, 0);
+                bytes.extend_from_slice(&read);
+            }
             Err(e) => failed = Some(e),
         }
     }
     match failed {
-        Some(e) if end == 0 => Err(e),
-        _ => {
-            bytes.truncate(end);
-            Ok(bytes)
-        }
+        Some(e) if bytes.is_empty() => Err(e),
+        _ => Ok(bytes),
     }
 }
 

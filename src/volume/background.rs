@@ -4,6 +4,7 @@
 use crate::core::WRITE_QUORUM;
 use crate::log::record::Fields;
 use crate::lsn::Lsn;
+use crate::volume::append::NotAppended;
 use crate::volume::checkpoint::{Checkpoint, Step};
 use crate::volume::error::WriteError;
 use crate::volume::shared::Shared;
@@ -154,7 +155,7 @@ impl Shared {
                 self.pump();
                 Ok(end)
             }
-            Err(crate::volume::shared::NotAppended::Wrong(e)) => Err(e),
+            Err(NotAppended::Wrong(e)) => Err(e),
             Err(_) => Err(WriteError::ReadOnly("no room for a filler now".into())),
         }
     }

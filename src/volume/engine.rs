@@ -23,6 +23,16 @@ const SPACE_MOST: u64 = format::EXTENT;
 /// Pauses between attempts to bring a slot back.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// Looks at a stall until it is one.
+const STALL_LOOKS: u32 = 16;
+
+/// VCL does not move.
+struct Stall {
+    at: Lsn,
+    /// For so long, as far as the process was there to see: one that was stopped meanwhile has missed nothing yet.
+    seen: Duration,
+    last: Duration,
+}
 
 /// A superblock version that is being written to the slots.
 struct Round {
@@ -74,9 +84,8 @@ pub struct Engine {
     retry_at: [Duration; SLOTS],
     pause: [Duration; SLOTS],
     done: Vec<Done>,
-    /// Since when fewer than four slots are live.
-    /// Where VCL stands while something waits for it, and since when.
-    stalled_since: Option<(Lsn, Duration)>,
+    /// VCL stands still while something waits for it.
+    stall: Option<Stall>,
     stall_max: Duration,
     closing: bool,
 }
@@ -131,7 +140,7 @@ impl Engine {
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
             done: Vec::new(),
-            stalled_since: None,
+            stall: None,
             stall_max,
             closing: false,
         }
@@ -431,27 +440,36 @@ impl Engine {
                 self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
             }
         }
-        // Slots that hang are live as long as the ring holds what they lack: what counts is that VCL stands still.
-        let vcl = self.writer.vcl();
-        if vcl >= self.front.tail() {
-            self.stalled_since = None;
-        } else if let Some((_, since)) = self.stalled_since.filter(|(at, _)| *at == vcl) {
-            if now >= since + self.stall_max {
-                let able = self.writer.live().iter().filter(|s| self.writer.busy(*s).is_none()).count();
-                self.tickets
-                    .end(Ended::Stalled(format!("only {able} of six slots could be written for {:?}", self.stall_max)));
-            }
-        } else {
-            self.stalled_since = Some((vcl, now));
-        }
         self.pump(now);
+        self.watch_stall(now);
+    }
+
+    /// Slots that hang are live as long as the ring holds what they lack: what counts is that VCL stands still.
+    fn watch_stall(&mut self, now: Duration) {
+        let (vcl, step) = (self.writer.vcl(), self.stall_max / STALL_LOOKS);
+        if vcl >= self.front.tail() {
+            self.stall = None;
+            return;
+        }
+        let Some(stall) = self.stall.as_mut().filter(|s| s.at == vcl) else {
+            self.stall = Some(Stall { at: vcl, seen: Duration::ZERO, last: now });
+            return;
+        };
+        stall.seen += now.saturating_sub(stall.last).min(step);
+        stall.last = now;
+        if stall.seen >= self.stall_max {
+            let able = self.writer.live().iter().filter(|s| self.writer.busy(*s).is_none()).count();
+            let why = format!("only {able} of six slots could be written for {:?}", self.stall_max);
+            self.tickets.end(Ended::Stalled(why));
+            self.pump(now);
+        }
     }
 
     /// When [`Engine::tick`] has something to do next; none if nothing waits for time.
     pub fn next_tick(&self) -> Option<Duration> {
         let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
         let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
-        let stall = self.stalled_since.map(|(_, since)| since + self.stall_max);
+        let stall = self.stall.as_ref().map(|s| s.last + self.stall_max / STALL_LOOKS);
         let look = self.writer.wants_look().filter(|_| self.asking.is_none()).map(|_| self.look_at);
         retries.chain(stall).chain(look).min()
     }
