@@ -284,3 +284,25 @@ fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
 pub fn join_now(vdl: Lsn, epoch: u64) -> Join {
     Join::At { at: vdl, by: epoch }
 }
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+    use crate::disk::file::FileDir;
+
+    #[test]
+    fn a_file_is_read_whole_and_takes_the_memory_that_it_needs() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, false);
+        let name = FileName::Tail(3);
+        assert!(read_whole(&dir, name, tail::BYTES_MAX).unwrap().is_empty());
+        for len in [4096, 64 << 10, 68 << 10, 1 << 20, 3 << 20] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i / 9) as u8).collect();
+            dir.write_at(name, 0, &bytes).unwrap();
+            let got = read_whole(&dir, name, tail::BYTES_MAX).unwrap();
+            assert!(got == bytes, "{len}");
+            assert!(got.capacity() <= 2 * len + (64 << 10), "{len} bytes in {}", got.capacity());
+            assert!(read_whole(&dir, name, len - 100).unwrap() == bytes[..len - 100], "{len}: bounded");
+        }
+    }
+}

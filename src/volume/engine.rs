@@ -77,6 +77,8 @@ pub struct Engine {
     step: u64,
     stretched: Duration,
     full: SlotSet,
+    /// What a slot is asked for at once: less and less where its disk fills up, so that the last of it is used, too.
+    ask: [u64; SLOTS],
     /// Slots whose tail files are merged.
     merged: SlotSet,
     retry_at: [Duration; SLOTS],
@@ -133,6 +135,7 @@ impl Engine {
             step: SPACE_FIRST,
             stretched: Duration::ZERO,
             full: SlotSet::NONE,
+            ask: [SPACE_MOST; SLOTS],
             merged: SlotSet::NONE,
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
@@ -205,6 +208,8 @@ impl Engine {
         match output {
             Ok(Output::Allocated(to)) => {
                 self.full = self.full.without(slot);
+                let ask = &mut self.ask[slot.index()];
+                *ask = (*ask * 2).min(SPACE_MOST);
                 self.writer.allocated(slot, to);
                 self.check_space();
             }
@@ -226,7 +231,13 @@ impl Engine {
     }
 
     fn job_failed(&mut self, slot: Slot, kind: JobKind, e: &io::Error, now: Duration) {
+        let ask = &mut self.ask[slot.index()];
         match kind {
+            JobKind::Allocate if why(e) == Away::Full && *ask > SPACE_FIRST => {
+                // At once again, with half as much.
+                *ask = (*ask / 2).max(SPACE_FIRST);
+                return;
+            }
             JobKind::Allocate if why(e) == Away::Full => self.full = self.full.with(slot),
             JobKind::Allocate | JobKind::Super => {
                 self.writer.leave(slot, why(e));
@@ -393,10 +404,8 @@ impl Engine {
             let from = self.writer.allocated_to(slot);
             let waits = self.full.contains(slot) && now < self.retry_at[slot.index()];
             if from < self.target && !waits {
-                self.give(
-                    slot,
-                    Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size, epoch: self.number },
-                );
+                let to = self.target.min(from + self.ask[slot.index()]);
+                self.give(slot, Job::Allocate { from, to, pg_size: self.geometry.pg_size, epoch: self.number });
             }
         }
     }
@@ -497,6 +506,11 @@ impl Engine {
         } else {
             (round.written.len() + round.waiting.len() < WRITE_QUORUM).then_some(false)
         }
+    }
+
+    /// A superblock is on its way to a live slot.
+    pub fn writes_superblocks(&self) -> bool {
+        self.writer.live().iter().any(|s| self.jobs[s.index()].0[JobKind::Super as usize])
     }
 
     /// Nothing is outstanding to any slot, and every live slot has everything.

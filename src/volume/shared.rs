@@ -14,8 +14,8 @@ use crate::volume::options::Options;
 use crate::volume::page::Page;
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
-use crate::volume::wake::Background;
-use parking_lot::{Condvar, Mutex};
+use crate::volume::wake::{Background, Progress};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -86,37 +86,6 @@ pub(crate) struct Shared {
     /// A filler speaks for everything below.
     pub spoken_for: AtomicU64,
     pub background: Background,
-}
-
-/// Word that something moved: space, a job, a checkpoint.
-#[derive(Default)]
-pub(crate) struct Progress {
-    turn: Mutex<u64>,
-    bell: Condvar,
-    waiting: AtomicU64,
-}
-
-impl Progress {
-    pub fn turn(&self) -> u64 {
-        *self.turn.lock()
-    }
-
-    /// Waits for word since `turn`, or so long.
-    pub fn wait(&self, turn: u64, most: Duration) {
-        let mut now = self.turn.lock();
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        if *now == turn {
-            self.bell.wait_for(&mut now, most);
-        }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    pub fn moved(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            *self.turn.lock() += 1;
-            self.bell.notify_all();
-        }
-    }
 }
 
 /// The engine's lock, held.
@@ -199,7 +168,7 @@ impl Shared {
             wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
-            progress: Progress::default(),
+            progress: Progress::new(),
             cut_done: AtomicBool::new(false),
             checkpoint_errors: AtomicU64::new(0),
             last_commit_us: AtomicU64::new(0),
