@@ -288,12 +288,14 @@ pub fn join_now(vdl: Lsn, epoch: u64) -> Join {
 #[cfg(all(test, not(quorate_loom)))]
 mod tests {
     use super::*;
+    use crate::disk::bounded::{self, Reads};
     use crate::disk::file::FileDir;
 
     #[test]
     fn a_file_is_read_whole_and_takes_the_memory_that_it_needs() {
         let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, false);
+        let reads = Reads::new(&bounded::Shared::new(false));
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, reads);
         let name = FileName::Tail(3);
         assert!(read_whole(&dir, name, tail::BYTES_MAX).unwrap().is_empty());
         for len in [4096, 64 << 10, 68 << 10, 1 << 20, 3 << 20] {
