@@ -2,7 +2,7 @@
 
 use crate::core::history::History;
 use crate::disk::{Fleet, SlotDir};
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::recover::{self, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
@@ -144,6 +144,7 @@ impl Sim {
         let previous = opened.recovered.choice.decision.number;
         self.world.lock().set_epoch(process, number);
         self.world.lock().note(|| format!("p{process} is open: {:?}", history.entries()));
+        check_work(&opened)?;
         let base = self.expose(&history)?;
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
         let disk =
@@ -281,4 +282,14 @@ impl Sim {
         }
         Ok(())
     }
+}
+
+/// What a recovery reads is bounded by the log since the manifest's redo begin, and a LAL beyond it, on six slots, twice.
+fn check_work(opened: &recover::Opened) -> Checked {
+    let (redo, read) = (opened.recovered.manifest.redo, opened.recovered.bytes_read);
+    let past = opened.history.since(redo);
+    let closed = past.iter().filter(|e| e.end != Lsn::MAX);
+    let log: u64 = closed.map(|e| e.end.0.saturating_sub(e.begin.max(redo).0) + 2 * format::FRAME).sum();
+    let most = 2 * SLOTS as u64 * (log + format::LAL + 4 * format::FRAME);
+    if read > most { Err(format!("a recovery read {read} bytes, and {most} are enough")) } else { Ok(()) }
 }

@@ -21,6 +21,8 @@ const SETTLED_WITHIN: usize = 500;
 const QUIET: usize = 16;
 /// Until every commit is acknowledged. Of 1 ms.
 const ACKNOWLEDGED_WITHIN: usize = 3000;
+/// Superblock files of a slot, once it is settled: this epoch's, the decision before, and those of openers that gave up.
+const EPOCHS_MAX: usize = 4;
 /// Until a close has ended. Of 1 ms.
 const CLOSED_WITHIN: usize = 5000;
 
@@ -86,6 +88,7 @@ impl Sim {
                 self.publish(0);
             }
             self.settle()?;
+            self.check_files()?;
             self.check_copies()?;
             for _ in 0..5 {
                 self.reserve(0)?;
@@ -148,6 +151,34 @@ impl Sim {
             self.reserve(0)?;
             self.publish(0);
             self.read(0)?;
+        }
+        Ok(())
+    }
+
+    /// What earlier epochs left is gone: at most the decision before this one, and no tail file once all is merged.
+    fn check_files(&self) -> Checked {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref() else { return Ok(()) };
+        let w = self.world.lock();
+        if w.atlas.hurt().len() > 0 {
+            return Ok(());
+        }
+        let numbered = running.shared.number;
+        for slot in Slot::ALL {
+            for name in w.files[slot.index()].keys() {
+                let needed = match name {
+                    FileName::Tail(_) => false,
+                    FileName::Claim(n) | FileName::Epoch(n) => *n <= numbered,
+                    _ => true,
+                };
+                if !needed {
+                    return Err(format!("slot {slot} keeps {name} in epoch {numbered}"));
+                }
+            }
+            let epochs = w.files[slot.index()].keys().filter(|n| matches!(n, FileName::Epoch(_))).count();
+            if epochs > EPOCHS_MAX {
+                return Err(format!("slot {slot} keeps {epochs} superblock files"));
+            }
         }
         Ok(())
     }

@@ -79,6 +79,8 @@ pub struct Engine {
     full: SlotSet,
     /// What a slot is asked for at once: less and less where its disk fills up, so that the last of it is used, too.
     ask: [u64; SLOTS],
+    /// Claims and superblocks of epochs below are of no use any more.
+    needless: u64,
     /// Slots whose tail files are merged.
     merged: SlotSet,
     retry_at: [Duration; SLOTS],
@@ -136,6 +138,7 @@ impl Engine {
             stretched: Duration::ZERO,
             full: SlotSet::NONE,
             ask: [SPACE_MOST; SLOTS],
+            needless: 0,
             merged: SlotSet::NONE,
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
@@ -218,6 +221,7 @@ impl Engine {
             Ok(Output::Verified(to)) => {
                 if self.writer.rejoin(slot, to) {
                     self.disk.found(slot);
+                    self.give(slot, Job::Tidy { below: self.needless });
                     self.pause[slot.index()] = PAUSE_FIRST;
                     self.check_space();
                 } else {
@@ -523,8 +527,9 @@ impl Engine {
         self.closing = true;
     }
 
-    /// Removes what a newer decision made needless.
+    /// Removes what a newer decision made needless; from slots that are away once they are back.
     pub fn tidy(&mut self, below: u64) {
+        self.needless = below;
         for slot in self.writer.live().iter() {
             self.give(slot, Job::Tidy { below });
             self.give(slot, Job::Reserve);
