@@ -6,6 +6,10 @@
 mod model;
 mod random;
 mod run;
+#[cfg(test)]
+mod scenario;
+#[cfg(test)]
+mod traces;
 mod world;
 
 pub use run::{Failure, Report, run};

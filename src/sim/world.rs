@@ -24,15 +24,15 @@ type Block = Box<[u8; BLOCK]>;
 
 /// A file: blocks that were written; others read as zeros.
 #[derive(Clone, Default)]
-struct File {
-    blocks: BTreeMap<u64, Block>,
+pub(super) struct File {
+    pub(super) blocks: BTreeMap<u64, Block>,
     /// Blocks that a power cut may turn back or ruin, with what is durable below.
-    cached: BTreeMap<u64, Option<Block>>,
+    pub(super) cached: BTreeMap<u64, Option<Block>>,
     len: u64,
 }
 
 impl File {
-    fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
+    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
         let n = (self.len.saturating_sub(offset)).min(buf.len() as u64) as usize;
         buf[..n].fill(0);
         let (first, last) = (offset / BLOCK as u64, (offset + n as u64).div_ceil(BLOCK as u64));
@@ -48,7 +48,7 @@ impl File {
     }
 
     /// Lets the sectors of a block-aligned write land for which `keep` says so. Volatile: a power cut may ruin them.
-    fn land(&mut self, offset: u64, bytes: &[u8], durable: bool, mut keep: impl FnMut(usize) -> bool) {
+    pub(super) fn land(&mut self, offset: u64, bytes: &[u8], durable: bool, mut keep: impl FnMut(usize) -> bool) {
         assert!(offset.is_multiple_of(BLOCK as u64), "writes are whole blocks");
         for (i, chunk) in bytes.chunks(BLOCK).enumerate() {
             let index = offset / BLOCK as u64 + i as u64;
@@ -175,7 +175,7 @@ struct Process {
 
 /// All disks and what is in flight to them.
 pub struct Disks {
-    files: Vec<BTreeMap<FileName, File>>,
+    pub(super) files: Vec<BTreeMap<FileName, File>>,
     pub weather: [Weather; SLOTS],
     flying: Vec<Flying>,
     next_id: u64,

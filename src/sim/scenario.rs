@@ -1,0 +1,917 @@
+//! The stage for directed scenarios: openers and writers of the real code over the simulated disks, moved by a script
+//! alone. Nothing here is random. A write lands when the script says so; an opener is stopped at the call that it names.
+//!
+//! What must be true is the model's (S1 an acknowledged MTR is lost or changed, S2 an outcome flips, S3 half an MTR, S6 a
+//! zombie acknowledges, A1 an open within the promise is refused): a scenario only plays, and returns what broke.
+
+use crate::core::history::History;
+use crate::core::writer::Look;
+use crate::disk::job::{self, Job};
+use crate::disk::{Disk, Done, Fleet, LogWrite, SlotDir};
+use crate::log::group;
+use crate::log::ring::Frame;
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::page::read::{LogReader, Map, Pages};
+use crate::segment::name::FileName;
+use crate::segment::recover::{self, Opened, Recovered};
+use crate::segment::superblock::{Durability, Geometry};
+use crate::sim::model::{Effect, Model, ModelMtr, State};
+use crate::sim::world::{Disks, SimDir, Weather, World};
+use crate::volume::error::{OpenError, ReadError};
+use crate::volume::mtr::{Change, Content, What};
+use crate::volume::open::{build, redo_layer};
+use crate::volume::options::Options;
+use crate::volume::reader;
+use crate::volume::shared::{Clock, NotAppended, Prepared, Shared};
+use crate::volume::tickets::Ended;
+use crate::volume::view::{Reads, View};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const PAGE: usize = 4096;
+pub const PG: u64 = 64 << 20;
+/// Pages that no scenario has: they must not exist.
+const PAGES: u64 = 10;
+
+/// What broke, if anything did. "stage:" where the script itself does not fit the code any more.
+pub type Checked<T = ()> = Result<T, String>;
+
+/// Slots by their names in FINDINGS.md: `"ABF"`.
+pub fn slots(names: &str) -> SlotSet {
+    names.bytes().map(|b| Slot(b - b'A')).collect()
+}
+
+/// One slot by its name.
+pub fn slot(name: &str) -> Slot {
+    Slot(name.as_bytes()[0] - b'A')
+}
+
+pub fn ensure(holds: bool, otherwise: &str) -> Checked {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    List,
+    Create,
+    Read,
+    Write,
+    Allocate,
+    Flush,
+    Drain,
+    Punch,
+    Remove,
+}
+
+/// A call that a process is about to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub slot: Slot,
+    pub op: Op,
+    pub name: Option<FileName>,
+}
+
+impl Call {
+    pub fn is(&self, op: Op, name: FileName) -> bool {
+        self.op == op && self.name == Some(name)
+    }
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    Go,
+    /// The process dies before it.
+    Die,
+    /// The process dies in it: a write stays in flight, and anything else is done.
+    DieInIt,
+}
+
+pub type Hook = Box<dyn FnMut(Call) -> Act + Send>;
+
+/// A write that has not landed.
+struct Flight {
+    process: usize,
+    slot: Slot,
+    name: FileName,
+    offset: u64,
+    bytes: Bytes,
+    /// Its process will be told.
+    tell: bool,
+    /// It does not land before somebody waits for it.
+    hung: bool,
+}
+
+enum Bytes {
+    /// Read when it lands, from where a device would read: a frame that was reused under it would show.
+    Frame {
+        _held: Arc<Frame>,
+        address: usize,
+        len: usize,
+    },
+    Own(Vec<u8>),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Own(bytes) => bytes,
+            // SAFETY: the range was published before it was handed out, and the frame, whose memory it is, is held.
+            #[allow(unsafe_code)]
+            Bytes::Frame { address, len, .. } => unsafe { std::slice::from_raw_parts(*address as *const u8, *len) },
+        }
+    }
+}
+
+/// What a process has to do, and how.
+struct Hands {
+    done: Vec<Done>,
+    jobs: Vec<(Slot, Job)>,
+    /// Slots whose claims its looks read.
+    sees: SlotSet,
+    holds_looks: bool,
+    /// Slots whose worker does nothing.
+    idle: SlotSet,
+}
+
+struct Inner {
+    world: World,
+    model: Mutex<Model>,
+    hooks: Mutex<HashMap<usize, Hook>>,
+    flights: Mutex<Vec<Flight>>,
+    hands: Mutex<HashMap<usize, Hands>>,
+    failure: Mutex<Option<String>>,
+    geometry: Geometry,
+}
+
+/// Disks, what is in flight to them, and the model.
+#[derive(Clone)]
+pub struct Stage(Arc<Inner>);
+
+/// What an attempt to open came to.
+pub enum Opening {
+    Open(Writer),
+    Refused(OpenError),
+    Died,
+}
+
+/// An MTR that was appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    pub index: usize,
+    /// Its group's first byte, where it was the group's first MTR.
+    pub begin: Lsn,
+    pub end: Lsn,
+}
+
+impl Stage {
+    pub fn new() -> Stage {
+        let id = uuid::Uuid::from_u128(0x51);
+        let geometry = Geometry { volume: id, log: id, page_size: PAGE as u32, block_size: 4096, pg_size: PG };
+        Stage(Arc::new(Inner {
+            world: Arc::new(Mutex::new(Disks::new(0, false))),
+            model: Mutex::default(),
+            hooks: Mutex::default(),
+            flights: Mutex::default(),
+            hands: Mutex::default(),
+            failure: Mutex::new(None),
+            geometry,
+        }))
+    }
+
+    /// A new volume, with its root page on all six slots.
+    pub fn create(&self) -> Checked<Writer> {
+        self.create_at(Lsn(4096))
+    }
+
+    /// ... whose VCL stands at `vcl` then: near an extent's end, distances between epochs are short.
+    pub fn create_with(&self, vcl: Lsn) -> Checked<Writer> {
+        let writer = self.create_at(Lsn(vcl.0 - 2 * 4096))?;
+        ensure(writer.shared.engine().writer.vcl() == vcl, "stage: the root page takes more room")?;
+        Ok(writer)
+    }
+
+    fn create_at(&self, begin: Lsn) -> Checked<Writer> {
+        let process = self.start();
+        let fleet = StageFleet { stage: self.clone(), process, visible: SlotSet::ALL };
+        let created = recover::create(&fleet, self.0.geometry, Durability::Dsync);
+        let mut opened = created.map_err(|e| format!("stage: create: {e}"))?;
+        opened.history = History::first(begin);
+        (opened.begin, opened.recovered.history) = (begin, opened.history.clone());
+        for superblock in opened.superblocks.iter_mut().flatten() {
+            superblock.history = History::first(begin);
+            let dir = self.dir(process, superblock.slot);
+            job::write_super(&dir, superblock).map_err(|e| format!("stage: create: {e}"))?;
+        }
+        let writer = self.stand_up(opened, process)?;
+        let root = writer.append(&[(0, 0)])?;
+        writer.land(SlotSet::ALL)?;
+        ensure(writer.acknowledged(root), "stage: the root page is not acknowledged")?;
+        Ok(writer)
+    }
+
+    fn start(&self) -> usize {
+        let process = self.0.world.lock().start_process();
+        let hands =
+            Hands { done: Vec::new(), jobs: Vec::new(), sees: SlotSet::ALL, holds_looks: false, idle: SlotSet::NONE };
+        self.0.hands.lock().insert(process, hands);
+        process
+    }
+
+    fn dir(&self, process: usize, slot: Slot) -> StageDir {
+        StageDir { stage: self.clone(), sim: SimDir { world: self.0.world.clone(), process, slot } }
+    }
+
+    /// Opens for writing over the slots that this opener reaches. Refused or dead is what broke.
+    pub fn open(&self, visible: &str) -> Checked<Writer> {
+        match self.open_with(visible, |_| Act::Go)? {
+            Opening::Open(writer) => Ok(writer),
+            Opening::Refused(e) => Err(format!("A1: an open over {visible} is refused: {e}")),
+            Opening::Died => Err("stage: the opener died".into()),
+        }
+    }
+
+    /// ... while `hook` is asked before each of its calls.
+    pub fn open_with(&self, visible: &str, hook: impl FnMut(Call) -> Act + Send + 'static) -> Checked<Opening> {
+        let process = self.start();
+        self.0.hooks.lock().insert(process, Box::new(hook));
+        let fleet = StageFleet { stage: self.clone(), process, visible: slots(visible) };
+        let opened = recover::open(&fleet, |_, _| Ok(()));
+        self.0.hooks.lock().remove(&process);
+        self.take_failure()?;
+        match opened {
+            _ if !self.0.world.lock().is_alive(process) => Ok(Opening::Died),
+            Ok(opened) => self.stand_up(opened, process).map(Opening::Open),
+            Err(e) => {
+                self.kill(process);
+                Ok(Opening::Refused(e))
+            }
+        }
+    }
+
+    /// An open that dies at the call for which `hook` says so.
+    pub fn open_dies(&self, visible: &str, hook: impl FnMut(Call) -> Act + Send + 'static) -> Checked {
+        match self.open_with(visible, hook)? {
+            Opening::Died => Ok(()),
+            Opening::Open(_) => Err("stage: the opener did not die".into()),
+            Opening::Refused(e) => Err(format!("stage: the opener was refused before it died: {e}")),
+        }
+    }
+
+    /// Keeps what broke inside a hook, for the open that the hook belongs to.
+    pub fn keep(&self, result: Checked) {
+        if let Err(what) = result {
+            self.0.failure.lock().get_or_insert(what);
+        }
+    }
+
+    fn take_failure(&self) -> Checked {
+        self.0.failure.lock().take().map_or(Ok(()), Err)
+    }
+
+    fn stand_up(&self, opened: Opened, process: usize) -> Checked<Writer> {
+        let (number, history) = (opened.number, opened.history.clone());
+        let previous = opened.recovered.choice.decision.number;
+        self.0.world.lock().set_epoch(process, number);
+        let base = self.0.model.lock().expose(&history)?;
+        let fleet = StageFleet { stage: self.clone(), process, visible: SlotSet::ALL };
+        let disk = Box::new(StageDisk { stage: self.clone(), process, number });
+        let clock: Arc<dyn Clock> = Arc::new(StageClock(self.0.world.clone()));
+        let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
+        (options.merge_after, options.stall_max) = (Duration::from_millis(300), Duration::from_secs(1 << 20));
+        let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &options);
+        let world = self.0.world.clone();
+        parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
+        #[cfg(feature = "io-uring")]
+        let shared = Arc::new(Shared::new(parts, engine, None));
+        #[cfg(not(feature = "io-uring"))]
+        let shared = Arc::new(Shared::new(parts, engine));
+        shared.engine().tidy(previous);
+        let mine = Arc::new(Mutex::new(Vec::new()));
+        let writer = Writer { stage: self.clone(), process, number, shared, mine };
+        writer.jobs()?;
+        self.check_pages(&base, "an open", |page| writer.shared.read_newest(page))?;
+        Ok(writer)
+    }
+
+    fn check_pages(
+        &self,
+        state: &State,
+        who: &str,
+        read: impl Fn(PageId) -> Result<crate::Page, ReadError>,
+    ) -> Checked {
+        let all: BTreeSet<PageId> = state.keys().copied().chain((0..PAGES).map(PageId)).collect();
+        for page in all {
+            match (read(page), state.get(&page)) {
+                (Ok(got), Some(want)) if got[..] == want[..] => (),
+                (Err(ReadError::NoSuchPage(_)), None) => (),
+                (Ok(_), Some(_)) => return Err(format!("S1: {who} reads wrong bytes of page {page}")),
+                (Ok(_), None) => return Err(format!("S3: {who} reads page {page}, which should not exist")),
+                (Err(e), _) => return Err(format!("S1: {who} reads page {page}: {e}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens for reading over the slots that are named. Returns what is settled; refused is what broke.
+    pub fn read_only(&self, visible: &str) -> Checked<Lsn> {
+        self.try_read_only(visible)?.map_err(|e| format!("A1: a read-only open over {visible} is refused: {e}"))
+    }
+
+    /// ... or it is refused.
+    pub fn try_read_only(&self, visible: &str) -> Checked<Result<Lsn, OpenError>> {
+        self.read_only_with(visible, |_| Act::Go)
+    }
+
+    pub fn read_only_with(
+        &self,
+        visible: &str,
+        hook: impl FnMut(Call) -> Act + Send + 'static,
+    ) -> Checked<Result<Lsn, OpenError>> {
+        let process = self.start();
+        self.0.hooks.lock().insert(process, Box::new(hook));
+        let fleet = StageFleet { stage: self.clone(), process, visible: slots(visible) };
+        let told = match recover::recover(&fleet) {
+            Ok(recovered) => self.check_reader(&fleet, &recovered).map(Ok),
+            Err(e) => Ok(Err(e)),
+        };
+        self.0.hooks.lock().remove(&process);
+        self.kill(process);
+        self.take_failure()?;
+        told
+    }
+
+    fn check_reader(&self, fleet: &StageFleet, recovered: &Recovered) -> Checked<Lsn> {
+        let (settled, decided) = reader::settled(fleet, recovered);
+        let (visible, history) = (recovered.ruling.end, &recovered.history);
+        ensure(settled <= visible, "S2: settled beyond what is visible")?;
+        let mut states = [settled, visible].map(|at| (at, State::new()));
+        {
+            let mut model = self.0.model.lock();
+            for i in 0..model.mtrs.len() {
+                let (epoch, end) = (model.mtrs[i].epoch, model.mtrs[i].end);
+                let lost = crate::Unknown { lsn: end, epoch };
+                if let Some(present) = reader::outcome(history, settled, decided, lost) {
+                    model.settle(i, present, "a read-only open")?;
+                }
+                let shown = history.holds(epoch, Lsn(end.0 - 1)) && end <= visible;
+                if model.mtrs[i].acknowledged && !shown {
+                    return Err(format!("S1: a read-only open misses the acknowledged MTR that ends at {end}"));
+                }
+            }
+            let mut all: Vec<&ModelMtr> =
+                model.mtrs.iter().filter(|m| history.holds(m.epoch, Lsn(m.end.0 - 1))).collect();
+            all.sort_by_key(|m| m.end);
+            for (at, state) in &mut states {
+                all.iter().filter(|m| m.end <= *at).flat_map(|m| &m.effects).for_each(|e| e.apply(state));
+            }
+        }
+        let root = Arc::new(recovered.manifest.root.clone());
+        let map = Map { current: Arc::new(redo_layer(recovered, settled)), frozen: None, root, generation: 0 };
+        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
+        let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
+        for (at, state) in states {
+            let view = reads.view_at(at);
+            self.check_pages(&state, "a read-only open", |page| view.read(page))?;
+        }
+        Ok(settled)
+    }
+
+    fn kill(&self, process: usize) {
+        self.0.world.lock().kill(process);
+        self.0.flights.lock().iter_mut().filter(|f| f.process == process).for_each(|f| f.tell = false);
+        if let Some(hands) = self.0.hands.lock().get_mut(&process) {
+            (hands.done, hands.jobs) = (Vec::new(), Vec::new());
+        }
+    }
+
+    /// Lets the oldest write in flight from a process to a slot land. False if there is none.
+    fn land_one(&self, process: usize, slot: Slot) -> bool {
+        let Some(f) = self.take_flight(process, slot) else { return false };
+        let mut world = self.0.world.lock();
+        // What a dead process had in flight is not flushed by anybody.
+        world.files[slot.index()].entry(f.name).or_default().land(f.offset, f.bytes.get(), f.tell, |_| true);
+        drop(world);
+        self.tell(&f, Ok(()));
+        true
+    }
+
+    fn take_flight(&self, process: usize, slot: Slot) -> Option<Flight> {
+        let mut flights = self.0.flights.lock();
+        let at = flights.iter().position(|f| f.process == process && f.slot == slot && !f.hung)?;
+        Some(flights.remove(at))
+    }
+
+    fn tell(&self, f: &Flight, result: io::Result<()>) {
+        if f.tell {
+            self.hands(f.process, |h| h.done.push(Done::Wrote { slot: f.slot, result }));
+        }
+    }
+
+    fn hands<R>(&self, process: usize, f: impl FnOnce(&mut Hands) -> R) -> R {
+        f(self.0.hands.lock().get_mut(&process).expect("the process was started"))
+    }
+
+    /// What a killed writer has in flight to the slots lands: late, and only into their caches.
+    pub fn land_late(&self, writer: &Writer, set: &str) {
+        self.land_late_of(writer.process, set);
+    }
+
+    fn land_late_of(&self, process: usize, set: &str) {
+        slots(set).iter().for_each(|slot| while self.land_one(process, slot) {});
+    }
+
+    /// ... superblock writes of a dead opener among them.
+    pub fn land_all_late(&self) {
+        let processes: BTreeSet<usize> = self.0.flights.lock().iter().filter(|f| !f.tell).map(|f| f.process).collect();
+        processes.into_iter().for_each(|p| self.land_late_of(p, "ABCDEF"));
+    }
+
+    /// ... or never will.
+    pub fn lose(&self, writer: &Writer, set: &str) {
+        slots(set).iter().for_each(|slot| while self.take_flight(writer.process, slot).is_some() {});
+    }
+
+    /// ... or only these bytes of it.
+    pub fn tear(&self, writer: &Writer, name: &str, range: std::ops::Range<u64>) {
+        while let Some(f) = self.take_flight(writer.process, slot(name)) {
+            let mut world = self.0.world.lock();
+            let file = world.files[f.slot.index()].entry(f.name).or_default();
+            file.land(f.offset, f.bytes.get(), true, |sector| range.contains(&(sector as u64 * 512)));
+        }
+    }
+
+    /// Every process ends at once; every sector that is in flight or not flushed is garbage.
+    pub fn power_cut(&self) {
+        let processes: Vec<usize> = self.0.hands.lock().keys().copied().collect();
+        processes.into_iter().for_each(|p| self.kill(p));
+        let flights = std::mem::take(&mut *self.0.flights.lock());
+        let mut world = self.0.world.lock();
+        for f in flights {
+            let garbage = vec![0xA5; f.bytes.get().len()];
+            world.files[f.slot.index()].entry(f.name).or_default().land(f.offset, &garbage, true, |_| true);
+        }
+        for file in world.files.iter_mut().flat_map(|s| s.values_mut()) {
+            for index in std::mem::take(&mut file.cached).into_keys() {
+                file.blocks.insert(index, Box::new([0xA5; 4096]));
+            }
+        }
+    }
+
+    /// A byte of a file goes bad.
+    pub fn rot(&self, name: &str, file: FileName, at: u64) {
+        let mut world = self.0.world.lock();
+        let file = world.files[slot(name).index()].get_mut(&file).expect("stage: the file is there");
+        let block = file.blocks.get_mut(&(at / 4096)).expect("stage: the block was written");
+        block[(at % 4096) as usize] ^= 0x40;
+    }
+
+    /// ... of a slot's copy of the log.
+    pub fn rot_log(&self, name: &str, at: Lsn) {
+        let (segment, offset) = FileName::segment_of(at, PG);
+        self.rot(name, segment, offset);
+    }
+
+    /// A blank disk in place of what was there.
+    pub fn blank(&self, set: &str) {
+        slots(set).iter().for_each(|s| self.0.world.lock().blank(s));
+    }
+
+    /// Slots that nobody reaches, or everybody again.
+    pub fn weather(&self, set: &str, weather: Weather) {
+        slots(set).iter().for_each(|s| self.0.world.lock().weather[s.index()] = weather);
+    }
+
+    pub fn has(&self, name: &str, file: FileName) -> bool {
+        self.0.world.lock().files[slot(name).index()].contains_key(&file)
+    }
+
+    /// The group at `at` verifies in the slot's segment, and is of this epoch.
+    pub fn verifies(&self, name: &str, at: Lsn, epoch: u64) -> bool {
+        let (segment, offset) = FileName::segment_of(at, PG);
+        let mut bytes = vec![0; (1 << 20) - (at.0 % (1 << 20)) as usize];
+        let world = self.0.world.lock();
+        let Some(file) = world.files[slot(name).index()].get(&segment) else { return false };
+        let got = file.read(offset, &mut bytes);
+        group::verify(&bytes[..got], at, self.0.geometry.seed(), |_| ()).is_ok_and(|s| s.header.epoch == epoch)
+    }
+
+    fn judge(&self, process: usize, number: u64) -> Look {
+        let sees = self.hands(process, |h| h.sees);
+        let world = self.0.world.lock();
+        let mut claims = [None; SLOTS];
+        for slot in sees.iter().filter(|s| world.weather[s.index()] == Weather::Fair) {
+            claims[slot.index()] = world.files[slot.index()]
+                .keys()
+                .filter_map(|name| match name {
+                    FileName::Claim(n) | FileName::Epoch(n) => Some(*n),
+                    _ => None,
+                })
+                .max();
+        }
+        Look::judge(number, &claims)
+    }
+}
+
+/// A process that has the volume open for writing. It goes on for as long as it is not killed: a zombie is one.
+#[derive(Clone)]
+pub struct Writer {
+    stage: Stage,
+    pub process: usize,
+    pub number: u64,
+    pub shared: Arc<Shared>,
+    /// Its MTRs, by their place in the model.
+    mine: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Writer {
+    /// Appends an MTR that puts these pages, each filled with one byte, as a group of its own, and sends it off.
+    pub fn append(&self, pages: &[(u64, u8)]) -> Checked<Made> {
+        let made = self.append_open(pages)?;
+        self.shared.front.seal();
+        self.shared.pump();
+        Ok(made)
+    }
+
+    /// ... into the open group, and sends nothing off.
+    pub fn append_open(&self, pages: &[(u64, u8)]) -> Checked<Made> {
+        let (prepared, made) = self.reserve(pages)?;
+        self.shared.finish(prepared);
+        Ok(made)
+    }
+
+    /// Gets addresses for an MTR, and does not fill it.
+    pub fn reserve(&self, pages: &[(u64, u8)]) -> Checked<(Prepared, Made)> {
+        let mut content = Content::default();
+        let image = |byte: u8| vec![byte; PAGE];
+        for (page, byte) in pages {
+            content.changes.push(Change { page: PageId(*page), what: What::Put(image(*byte).into()), fresh: true });
+        }
+        for _ in 0..50 {
+            let begin = self.shared.front.tail();
+            match self.shared.prepare(&content) {
+                Ok(prepared) => {
+                    let effects = pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b))).collect();
+                    let (epoch, end) = (self.number, prepared.end());
+                    let mut model = self.stage.0.model.lock();
+                    let index = model.mtrs.len();
+                    model.mtrs.push(ModelMtr { epoch, end, effects, acknowledged: false, seen: None });
+                    self.mine.lock().push(index);
+                    return Ok((prepared, Made { index, begin, end }));
+                }
+                Err(NotAppended::Space(end)) => self.room(end - begin)?,
+                Err(e) => return Err(format!("stage: not appended: {e:?}")),
+            }
+        }
+        Err("stage: no space".into())
+    }
+
+    /// Space for so much more, ahead of time: to wait for it sends off what is appended.
+    pub fn room(&self, bytes: u64) -> Checked {
+        let end = self.shared.front.tail() + bytes;
+        let now = self.shared.clock.now();
+        self.shared.engine().want_space(end, now);
+        self.jobs()
+    }
+
+    pub fn acknowledged(&self, made: Made) -> bool {
+        self.stage.0.model.lock().mtrs[made.index].acknowledged
+    }
+
+    /// Everything that is and will be in flight to these slots lands.
+    pub fn land(&self, set: SlotSet) -> Checked {
+        while set.iter().any(|slot| self.stage.land_one(self.process, slot)) {
+            self.shared.pump();
+        }
+        self.tend()
+    }
+
+    pub fn land_on(&self, set: &str) -> Checked {
+        self.land(slots(set))
+    }
+
+    /// What is in flight to these slots now lands, and nothing that is sent after it. The writer does not hear of it yet.
+    pub fn land_unheard(&self, set: &str) {
+        for slot in slots(set).iter() {
+            self.stage.land_one(self.process, slot);
+        }
+    }
+
+    /// The write in flight to each of these slots fails: nothing of it lands.
+    pub fn fail(&self, set: &str) -> Checked {
+        for slot in slots(set).iter() {
+            let Some(f) = self.stage.take_flight(self.process, slot) else {
+                return Err(format!("stage: nothing is in flight to slot {slot}"));
+            };
+            self.stage.tell(&f, Err(io::Error::from_raw_os_error(5)));
+        }
+        self.shared.pump();
+        self.tend()
+    }
+
+    /// What is in flight to these slots hangs.
+    pub fn hang(&self, set: &str) {
+        let mine = |f: &&mut Flight| f.process == self.process && slots(set).contains(f.slot);
+        self.stage.0.flights.lock().iter_mut().filter(mine).for_each(|f| f.hung = true);
+    }
+
+    /// ... and ends after all.
+    pub fn unhang(&self, set: &str) {
+        let mine = |f: &&mut Flight| f.process == self.process && slots(set).contains(f.slot);
+        self.stage.0.flights.lock().iter_mut().filter(mine).for_each(|f| f.hung = false);
+    }
+
+    /// Offset and end of what is in flight to a slot.
+    pub fn in_flight(&self, name: &str) -> Option<(u64, u64)> {
+        let flights = self.stage.0.flights.lock();
+        let f = flights.iter().find(|f| f.process == self.process && f.slot == slot(name))?;
+        Some((f.offset, f.offset + f.bytes.get().len() as u64))
+    }
+
+    /// The slot's superblock cannot be written: it leaves, whatever is in flight to it.
+    pub fn lose_slot(&self, name: &str) -> Checked {
+        self.stage.weather(name, Weather::Failing);
+        self.shared.engine().begin_round(None, None);
+        self.jobs()?;
+        self.stage.weather(name, Weather::Fair);
+        ensure(!self.is_live(name), "stage: the slot is still live")
+    }
+
+    /// The slots' workers do what they were given, until nothing is left.
+    pub fn jobs(&self) -> Checked {
+        self.shared.pump();
+        loop {
+            let next = self.stage.hands(self.process, |h| {
+                let at = h.jobs.iter().position(|(slot, _)| !h.idle.contains(*slot))?;
+                Some(h.jobs.remove(at))
+            });
+            let Some((slot, job)) = next else { break };
+            let kind = job.kind();
+            let output = job::run(&self.stage.dir(self.process, slot), job);
+            self.stage.hands(self.process, |h| h.done.push(Done::Job { slot, kind, output }));
+            self.shared.pump();
+        }
+        self.tend()
+    }
+
+    /// The workers of these slots do nothing from now on.
+    pub fn idle(&self, set: &str) {
+        self.stage.hands(self.process, |h| h.idle = slots(set));
+    }
+
+    /// A hook over the calls of its workers.
+    pub fn hook(&self, hook: impl FnMut(Call) -> Act + Send + 'static) {
+        self.stage.0.hooks.lock().insert(self.process, Box::new(hook));
+    }
+
+    /// Its looks read the claims of these slots alone.
+    pub fn sees(&self, set: &str) {
+        self.stage.hands(self.process, |h| h.sees = slots(set));
+    }
+
+    /// Its looks are not answered any more.
+    pub fn hold_looks(&self) {
+        self.stage.hands(self.process, |h| h.holds_looks = true);
+    }
+
+    /// Time passes, and the engine and its workers do what is due.
+    pub fn tick(&self, ms: u64) -> Checked {
+        self.stage.0.world.lock().now += Duration::from_millis(ms);
+        let now = self.shared.clock.now();
+        self.shared.engine().tick(now);
+        self.jobs()
+    }
+
+    /// ... the background, too: a merge, a filler.
+    pub fn housekeep(&self, ms: u64) -> Checked {
+        self.stage.0.world.lock().now += Duration::from_millis(ms);
+        self.shared.housekeep();
+        self.jobs()
+    }
+
+    /// Takes a checkpoint as far as it goes while writes land on these slots.
+    pub fn checkpoint(&self, lands: &str) -> Checked {
+        self.shared.begin_checkpoint();
+        for _ in 0..20 {
+            self.shared.drive_checkpoint();
+            self.jobs()?;
+            self.land_on(lands)?;
+        }
+        Ok(())
+    }
+
+    /// The writer takes in what came back. What it acknowledges is noted.
+    pub fn tend(&self) -> Checked {
+        if !self.stage.0.world.lock().is_alive(self.process) {
+            return Ok(());
+        }
+        self.shared.pump();
+        let vdl = self.shared.tickets.vdl();
+        let mut model = self.stage.0.model.lock();
+        for index in self.mine.lock().iter() {
+            if model.mtrs[*index].end <= vdl && !model.mtrs[*index].acknowledged {
+                model.acknowledge(*index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The process ends. What it has in flight stays there.
+    pub fn kill(&self) {
+        self.stage.kill(self.process);
+        self.shared.tickets.end(Ended::Closed);
+    }
+
+    pub fn is_live(&self, name: &str) -> bool {
+        self.shared.engine().writer.live().contains(slot(name))
+    }
+
+    /// A view, and what it must show for as long as it is open.
+    pub fn view(&self) -> (View, State) {
+        let view = self.shared.view();
+        let model = self.stage.0.model.lock();
+        let mut state = State::new();
+        let mine = self.mine.lock();
+        let below = mine.iter().map(|i| &model.mtrs[*i]).filter(|m| m.end <= view.lsn());
+        below.flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+        (view, state)
+    }
+
+    pub fn check_view(&self, (view, state): &(View, State)) -> Checked {
+        self.stage.check_pages(state, "a view", |page| view.read(page))
+    }
+}
+
+struct StageClock(World);
+
+impl Clock for StageClock {
+    fn now(&self) -> Duration {
+        self.0.lock().now
+    }
+
+    fn wall_us(&self) -> u64 {
+        0
+    }
+}
+
+/// The fleet of one opener: its calls come slot by slot, and its hook is asked before each.
+struct StageFleet {
+    stage: Stage,
+    process: usize,
+    visible: SlotSet,
+}
+
+impl Fleet for StageFleet {
+    fn each<T: Send + 'static>(
+        &self,
+        set: SlotSet,
+        call: impl Fn(Slot, &dyn SlotDir) -> io::Result<T> + Send + Sync + 'static,
+    ) -> [Option<io::Result<T>>; SLOTS] {
+        let mut out: [Option<io::Result<T>>; SLOTS] = [const { None }; SLOTS];
+        for slot in set.iter() {
+            let dir = self.stage.dir(self.process, slot);
+            let reached = self.visible.contains(slot);
+            out[slot.index()] = Some(if reached { call(slot, &dir) } else { Err(io::ErrorKind::NotFound.into()) });
+        }
+        out
+    }
+
+    fn dirs(&self) -> [Option<Arc<dyn SlotDir>>; SLOTS] {
+        let dir = |s: Slot| Arc::new(self.stage.dir(self.process, s)) as Arc<dyn SlotDir>;
+        Slot::ALL.map(|s| self.visible.contains(s).then(|| dir(s)))
+    }
+}
+
+/// One slot's directory: the simulator's, behind the hook.
+struct StageDir {
+    stage: Stage,
+    sim: SimDir,
+}
+
+impl StageDir {
+    /// Makes a call, or dies before or in it.
+    fn ask(&self, op: Op, name: Option<FileName>) -> Act {
+        let process = self.sim.process;
+        let hook = self.stage.0.hooks.lock().remove(&process);
+        let Some(mut hook) = hook else { return Act::Go };
+        let act = hook(Call { slot: self.sim.slot, op, name });
+        self.stage.0.hooks.lock().insert(process, hook);
+        act
+    }
+
+    fn make<T>(&self, op: Op, name: Option<FileName>, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let process = self.sim.process;
+        match self.ask(op, name) {
+            Act::Go => call(),
+            Act::Die => {
+                self.stage.kill(process);
+                call()
+            }
+            Act::DieInIt => {
+                let _ = call();
+                self.stage.kill(process);
+                Err(io::Error::other("the process was killed"))
+            }
+        }
+    }
+}
+
+impl SlotDir for StageDir {
+    fn list(&self) -> io::Result<Vec<FileName>> {
+        self.make(Op::List, None, || self.sim.list())
+    }
+
+    fn create_new(&self, name: FileName) -> io::Result<()> {
+        self.make(Op::Create, Some(name), || self.sim.create_new(name))
+    }
+
+    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.make(Op::Read, Some(name), || self.sim.read_at(name, offset, buf))
+    }
+
+    fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let (process, slot) = (self.sim.process, self.sim.slot);
+        match self.ask(Op::Write, Some(name)) {
+            Act::Go => (),
+            Act::Die => self.stage.kill(process),
+            Act::DieInIt => {
+                let mut bytes = bytes.to_vec();
+                bytes.resize(bytes.len().next_multiple_of(4096), 0);
+                let bytes = Bytes::Own(bytes);
+                let flight = Flight { process, slot, name, offset, bytes, tell: false, hung: false };
+                self.stage.0.flights.lock().push(flight);
+                self.stage.kill(process);
+            }
+        }
+        self.sim.write_at(name, offset, bytes)
+    }
+
+    fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
+        self.make(Op::Allocate, Some(name), || self.sim.allocate(name, offset, len))
+    }
+
+    fn flush(&self, name: FileName) -> io::Result<()> {
+        self.make(Op::Flush, Some(name), || self.sim.flush(name))
+    }
+
+    /// Waits for what dead processes have in flight to the file: it lands. A zombie's is not waited for.
+    fn drain(&self, name: FileName) -> io::Result<()> {
+        let (process, slot) = (self.sim.process, self.sim.slot);
+        self.make(Op::Drain, Some(name), || {
+            let of_others = |f: &&Flight| f.slot == slot && f.name == name && f.process != process;
+            let flights: Vec<(usize, bool)> =
+                self.stage.0.flights.lock().iter().filter(of_others).map(|f| (f.process, f.tell)).collect();
+            if flights.iter().any(|(_, alive)| *alive) {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            self.stage.0.flights.lock().iter_mut().filter(|f| of_others(&&**f)).for_each(|f| f.hung = false);
+            for (dead, _) in flights {
+                self.stage.land_one(dead, slot);
+            }
+            Ok(())
+        })
+    }
+
+    fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
+        self.make(Op::Punch, Some(name), || self.sim.punch(name, offset, len))
+    }
+
+    fn remove(&self, name: FileName) -> io::Result<()> {
+        self.make(Op::Remove, Some(name), || self.sim.remove(name))
+    }
+}
+
+/// The writer's disk: writes wait for the script.
+struct StageDisk {
+    stage: Stage,
+    process: usize,
+    number: u64,
+}
+
+impl Disk for StageDisk {
+    fn write(&mut self, write: LogWrite) {
+        let LogWrite { slot, from, to, frame } = write;
+        let (name, offset) = FileName::segment_of(from, PG);
+        let bytes = Bytes::Frame { address: frame.pointer(from).addr(), len: (to - from) as usize, _held: frame };
+        let flight = Flight { process: self.process, slot, name, offset, bytes, tell: true, hung: false };
+        self.stage.0.flights.lock().push(flight);
+    }
+
+    fn job(&mut self, slot: Slot, job: Job) {
+        self.stage.hands(self.process, |h| h.jobs.push((slot, job)));
+    }
+
+    fn look(&mut self, _quorum: Lsn) -> Option<Look> {
+        let held = self.stage.hands(self.process, |h| h.holds_looks);
+        (!held).then(|| self.stage.judge(self.process, self.number))
+    }
+
+    fn submit(&mut self) {}
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        self.stage.hands(self.process, |h| done.append(&mut h.done));
+    }
+}
