@@ -98,6 +98,8 @@ bugs! {
     RejoinWithoutLook,
     /// A slot in whose place a blank one came gets no claim. `t19_a_formatted_slot_carries_the_claim`.
     FormatWithoutClaim,
+    /// A blank slot gets its superblock first, then the highest claim. `t19_an_opener_dies_while_it_formats`.
+    SuperblockBeforeClaim,
     /// Records are not checked by their CRC. `rot_in_a_record`.
     SkipRecordCrc,
     /// A group counts by its header alone. `rot_in_a_group`.

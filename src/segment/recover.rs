@@ -190,17 +190,22 @@ fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) 
     let answers = fleet.each(reachable, move |slot, dir| {
         job::with_reserve(dir, || {
             if blank.contains(slot) {
-                // The claim first: with its superblock the slot is a voter, and a look may read it. An unfinished
-                // formatting may have left it there.
-                if highest > newest.number && !planted(Bug::FormatWithoutClaim) {
-                    match dir.create_new(FileName::Claim(highest)) {
-                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (),
-                        other => other?,
-                    }
+                // An unfinished formatting may have left it there.
+                let carry = || match dir.create_new(FileName::Claim(highest)) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    other => other,
+                };
+                let carries = highest > newest.number && !planted(Bug::FormatWithoutClaim);
+                // The claim first: with its superblock the slot is a voter, and a look may read it.
+                if carries && !planted(Bug::SuperblockBeforeClaim) {
+                    carry()?;
                 }
                 let blank =
                     Superblock { slot, join: Join::Unset, version: 0, incarnation: 1, clean: None, ..newest.clone() };
                 job::write_super(dir, &blank)?;
+                if carries && planted(Bug::SuperblockBeforeClaim) {
+                    carry()?;
+                }
             }
             match dir.create_new(FileName::Claim(number)) {
                 Err(_) if planted(Bug::ClaimNotExclusive) => Ok(()),

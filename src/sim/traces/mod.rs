@@ -55,7 +55,7 @@ traces! {
     votes::t12_formatted_disks_vote [FormattedVotes "S1"]
     votes::t13_a_passed_over_join_point [PassedOverJoin "A1"]
     votes::t19_a_formatted_slot_carries_the_claim [FormatWithoutClaim "S1"]
-    votes::t19_claims_come_before_the_superblock []
+    votes::t19_an_opener_dies_while_it_formats [SuperblockBeforeClaim "S1"]
     votes::t21_two_disks_replaced_at_once []
     readers::t14_a_minority_decision_is_not_settled [SettledByMinority "S2"]
     readers::t14_four_copies_under_a_claim [SettledUnderClaim "S2"]

@@ -4,6 +4,8 @@ use crate::segment::name::FileName;
 use crate::segment::superblock;
 use crate::sim::scenario::{Act, Call, Checked, Op, Opening, Stage, Writer, ensure, slot};
 use crate::volume::error::OpenError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Dies when it writes this decision to another slot than the one named.
 pub fn decides_only_on(name: &'static str, number: u64) -> impl FnMut(Call) -> Act + Send + 'static {
@@ -133,41 +135,55 @@ pub fn t13_a_passed_over_join_point() -> Checked {
     stage.open("ACDE").map(drop)
 }
 
-/// An opener has claimed 2 on A, B, C, D, has read, and pauses. A is replaced, and another opener formats it and dies.
-/// The old writer, whose look reads A, E, F, completes x on B, C, E, F. Rule: formatting carries the highest claim.
+/// An opener has claimed 2 on A, B, C, D, has read, and pauses. A is replaced, and another opener formats it and dies
+/// before its own claim. The old writer, whose look reads A, E, F, completes x on B, C, E, F; the first opener decides.
+/// Rule: formatting carries the highest claim.
 pub fn t19_a_formatted_slot_carries_the_claim() -> Checked {
-    formatted_by_one_that_dies(FileName::Claim(3))
+    let dies = |c: Call| if c.is(Op::Create, FileName::Claim(3)) { Act::Die } else { Act::Go };
+    ensure(formatted_by_another(dies)?, "stage: the second opener lives")
 }
 
-/// The same, and it dies in the midst of formatting.
+/// The same, and it dies at each of its calls in turn, before it or in it.
 /// Rule: the claim comes before the superblock, with which the slot is a voter.
-pub fn t19_claims_come_before_the_superblock() -> Checked {
-    formatted_by_one_that_dies(FileName::Claim(2))?;
-    formatted_by_one_that_dies(FileName::Epoch(1))
+pub fn t19_an_opener_dies_while_it_formats() -> Checked {
+    for death in [Act::Die, Act::DieInIt] {
+        for at in 0.. {
+            let mut calls = 0;
+            let dies = move |_| {
+                calls += 1;
+                if calls > at { death } else { Act::Go }
+            };
+            let died = formatted_by_another(dies);
+            if !died.map_err(|e| format!("{e} (the second opener died at call {at}, {death:?})"))? {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
-fn formatted_by_one_that_dies(at: FileName) -> Checked {
+/// Returns whether the second opener died.
+fn formatted_by_another(hook: impl FnMut(Call) -> Act + Send + 'static) -> Checked<bool> {
     let stage = Stage::new();
     let w = stage.create()?;
     w.append(&[(1, 1)])?;
-    let (inner, mut paused) = (stage.clone(), false);
-    let opening = stage.open_with("ABCD", move |call| {
-        if call.is(Op::Write, FileName::Epoch(2)) && !std::mem::replace(&mut paused, true) {
+    let died = Arc::new(AtomicBool::new(false));
+    let (inner, mut hook, second) = (stage.clone(), Some(hook), died.clone());
+    stage.open_with("ABCD", move |call| {
+        if call.is(Op::Write, FileName::Epoch(2))
+            && let Some(hook) = hook.take()
+        {
             inner.blank("A");
-            let dies = move |c: Call| match c.name == Some(at) && matches!(c.op, Op::Create | Op::Write) {
-                true => Act::Die,
-                false => Act::Go,
-            };
-            inner.keep(inner.open_dies("ABEF", dies));
+            match inner.open_with("ABEF", hook) {
+                Ok(opening) => second.store(matches!(opening, Opening::Died), Ordering::Relaxed),
+                Err(e) => inner.keep(Err(e)),
+            }
             w.sees("AEF");
             inner.keep(w.land_on("BCEF"));
         }
         Act::Go
     })?;
-    match opening {
-        Opening::Died => Err("stage: the opener died".into()),
-        _ => Ok(()),
-    }
+    Ok(died.load(Ordering::Relaxed))
 }
 
 /// x: A, B, C, D, acknowledged; A and B replaced, and D away: x is found on C.
