@@ -68,7 +68,7 @@ pub use crate::{
     volume::Volume,
     volume::commit::Commit,
     volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError},
-    volume::health::{AzHealth, Health, SlotHealth},
+    volume::health::{AzHealth, Health, Holder, SlotHealth},
     volume::mtr::Mtr,
     volume::options::Options,
     volume::page::Page,

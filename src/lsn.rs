@@ -122,8 +122,17 @@ impl SlotSet {
         self.0.count_ones() as usize
     }
 
+    pub fn union(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 | other.0)
+    }
+
     pub fn and(self, other: SlotSet) -> SlotSet {
         SlotSet(self.0 & other.0)
+    }
+
+    /// Those that are not in the other.
+    pub fn minus(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 & !other.0)
     }
 
     pub fn iter(self) -> impl Iterator<Item = Slot> {

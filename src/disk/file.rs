@@ -49,14 +49,14 @@ pub struct FileDir {
 
 #[derive(Default)]
 struct Files {
-    open: HashMap<FileName, (Arc<OwnedFd>, u64)>,
+    open: HashMap<FileName, (Arc<OwnedFd>, u64), foldhash::fast::FixedState>,
     clock: u64,
 }
 
 impl FileDir {
     /// Of a directory that exists, or will be made by the first write.
-    pub fn new(path: PathBuf, block: usize, buffered: bool, io_uring: bool) -> FileDir {
-        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default(), reads: Reads::new(io_uring) }
+    pub fn new(path: PathBuf, block: usize, buffered: bool, reads: Reads) -> FileDir {
+        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default(), reads }
     }
 
     pub fn path(&self) -> &Path {
@@ -109,7 +109,12 @@ impl FileDir {
     fn open_new(&self, name: FileName, create: bool) -> io::Result<OwnedFd> {
         let path = self.path.join(name.to_string());
         let flags = OFlags::RDWR | OFlags::CLOEXEC | if self.buffered { OFlags::empty() } else { OFlags::DIRECT };
-        match rustix::fs::open(&path, flags, Mode::empty()) {
+        // A read need not change the inode, which the next write would have to take to the disk. Owners may say so.
+        let open = |flags| match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::open(&path, flags, Mode::empty()),
+            other => other,
+        };
+        match open(flags) {
             Err(Errno::NOENT) if create => {
                 if !self.path.exists() {
                     self.make_directory()?;
@@ -122,7 +127,7 @@ impl FileDir {
             // A directory on read-only media can still be read.
             Err(Errno::ROFS | Errno::ACCESS) if !create => {
                 let flags = (flags - OFlags::RDWR) | OFlags::RDONLY;
-                Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+                Ok(open(flags)?)
             }
             other => Ok(other?),
         }
@@ -176,25 +181,24 @@ impl SlotDir for FileDir {
         sync_dir(&self.path)
     }
 
-    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
         let fd = self.open(name, false)?;
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
+        let mut bytes = Vec::new();
+        while bytes.len() < most {
+            let at = offset + bytes.len() as u64;
             let head = (at % self.block as u64) as usize;
-            let want = (buf.len() - done).min(CHUNK);
+            let want = (most - bytes.len()).min(CHUNK);
             let got = with_buffer((head + want).next_multiple_of(self.block), |bounce| {
                 let got = rustix::io::pread(&fd, &mut *bounce, at - head as u64)?.saturating_sub(head).min(want);
-                buf[done..done + got].copy_from_slice(&bounce[head..head + got]);
+                bytes.extend_from_slice(&bounce[head..head + got]);
                 Ok(got)
             })?;
             self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
-            done += got;
             if got < want {
                 break;
             }
         }
-        Ok(done)
+        Ok(bytes)
     }
 
     fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
@@ -287,10 +291,11 @@ pub fn write_durably(fd: impl AsFd, bytes: &[u8], offset: u64) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::bounded;
 
     fn dir() -> (tempfile::TempDir, FileDir) {
         let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, true);
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, Reads::new(&bounded::Shared::new(true)));
         (temp, dir)
     }
 
@@ -300,12 +305,9 @@ mod tests {
         let bytes: Vec<u8> = (0..3 << 20).map(|i| (i / 7) as u8).collect();
         dir.write_at(FileName::Segment(1), 4096, &bytes).unwrap();
         for (at, len) in [(4096, 10), (5000, 1 << 20), (4096, bytes.len()), (100_000, 2 << 20)] {
-            let mut got = vec![0; len];
-            assert_eq!(dir.read_at(FileName::Segment(1), at as u64, &mut got).unwrap(), len);
-            assert!(got == bytes[at - 4096..at - 4096 + len]);
+            assert!(dir.read(FileName::Segment(1), at as u64, len).unwrap() == bytes[at - 4096..at - 4096 + len]);
         }
-        let mut tail = [0; 100];
-        assert_eq!(dir.read_at(FileName::Segment(1), 4096 + bytes.len() as u64 - 30, &mut tail).unwrap(), 30);
+        assert_eq!(dir.read(FileName::Segment(1), 4096 + bytes.len() as u64 - 30, 100).unwrap().len(), 30);
         assert_eq!(dir.list().unwrap(), vec![FileName::Segment(1)]);
     }
 
@@ -314,7 +316,7 @@ mod tests {
         let (_temp, dir) = dir();
         dir.create_new(FileName::Claim(4)).unwrap();
         assert_eq!(dir.create_new(FileName::Claim(4)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(dir.read_at(FileName::Claim(5), 0, &mut [0; 10]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(dir.read(FileName::Claim(5), 0, 10).unwrap_err().kind(), io::ErrorKind::NotFound);
         dir.remove(FileName::Claim(4)).unwrap();
         dir.remove(FileName::Claim(4)).unwrap();
     }
@@ -323,9 +325,7 @@ mod tests {
     fn allocated_space_reads_as_zeros() {
         let (_temp, dir) = dir();
         dir.allocate(FileName::Segment(0), 1 << 20, 1 << 20).unwrap();
-        let mut buf = vec![1; 8192];
-        assert_eq!(dir.read_at(FileName::Segment(0), (2 << 20) - 4096, &mut buf).unwrap(), 4096);
-        assert!(buf[..4096].iter().all(|&b| b == 0));
+        assert_eq!(dir.read(FileName::Segment(0), (2 << 20) - 4096, 8192).unwrap(), [0; 4096]);
         dir.flush(FileName::Segment(0)).unwrap();
     }
 }

@@ -145,14 +145,14 @@ fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
 
 /// A file's bytes, at most `most`; empty if it is not there.
 pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; most];
-    match dir.read_at(name, 0, &mut bytes) {
-        Ok(n) => {
-            bytes.truncate(n);
-            Ok(bytes)
-        }
+    read_or_empty(dir, name, 0, most)
+}
+
+/// Of a file that may be missing.
+fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+    match dir.read(name, offset, most) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
+        other => other,
     }
 }
 
@@ -209,20 +209,16 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) 
     let mut at = read.from;
     while at < read.to {
         let (name, offset) = FileName::segment_of(at, g.pg_size);
-        let mut bytes = vec![0; (format::FRAME - at.0 % format::FRAME) as usize];
-        let got = match dir.read_at(name, offset, &mut bytes) {
-            Ok(got) => got,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(e),
-        };
+        let room = (format::FRAME - at.0 % format::FRAME) as usize;
+        let bytes = read_or_empty(dir, name, offset, room)?;
         let mut pos = 0;
-        while let Ok(sum) = group::verify(&bytes[pos..got], at, g.seed(), |_| ())
+        while let Ok(sum) = group::verify(&bytes[pos..], at, g.seed(), |_| ())
             && sum.header.epoch == epoch
         {
             at = at + sum.header.len;
             pos += sum.header.len as usize;
         }
-        if pos == 0 || pos < bytes.len() {
+        if pos < room {
             break;
         }
     }
@@ -255,14 +251,8 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
             }
             let (segment, offset) = FileName::segment_of(at, g.pg_size);
             drain(segment)?;
-            let mut there = vec![0; bytes.len()];
-            let got = match dir.read_at(segment, offset, &mut there) {
-                Ok(got) => got,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-                Err(e) => return Err(e),
-            };
             // A block that verifies is not written again.
-            if !whole(&there[..got]) || planted(Bug::MergeRewrites) {
+            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) || planted(Bug::MergeRewrites) {
                 dir.write_at(segment, offset, bytes)?;
             }
             dir.flush(segment)?;
@@ -297,4 +287,28 @@ fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
 /// The join point of a slot that is formatted by a running writer: VDL, by the writer's own decision.
 pub fn join_now(vdl: Lsn, epoch: u64) -> Join {
     Join::At { at: vdl, by: epoch }
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+    use crate::disk::bounded::{self, Reads};
+    use crate::disk::file::FileDir;
+
+    #[test]
+    fn a_file_is_read_whole_and_takes_the_memory_that_it_needs() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let reads = Reads::new(&bounded::Shared::new(false));
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, reads);
+        let name = FileName::Tail(3);
+        assert!(read_whole(&dir, name, tail::BYTES_MAX).unwrap().is_empty());
+        for len in [4096, 64 << 10, 68 << 10, 1 << 20, 3 << 20] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i / 9) as u8).collect();
+            dir.write_at(name, 0, &bytes).unwrap();
+            let got = read_whole(&dir, name, tail::BYTES_MAX).unwrap();
+            assert!(got == bytes, "{len}");
+            assert!(got.capacity() <= 2 * len + (64 << 10), "{len} bytes in {}", got.capacity());
+            assert!(read_whole(&dir, name, len - 100).unwrap() == bytes[..len - 100], "{len}: bounded");
+        }
+    }
 }

@@ -24,13 +24,11 @@ pub(crate) trait SlotDir: Send + Sync {
     fn list(&self) -> io::Result<Vec<FileName>>;
     /// Creates an empty file that must not exist, durably. An error if it exists.
     fn create_new(&self, name: FileName) -> io::Result<()>;
-    /// Reads at most `buf.len()` bytes; fewer only at the end of the file.
-    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Reads at most `most` bytes; fewer only at the end of the file. Takes memory for what is there alone.
+    fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>>;
     /// Reads at most `len` bytes and hands them to `f`, where they need no copy.
     fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let mut bytes = vec![0; len];
-        let got = self.read_at(name, offset, &mut bytes)?;
-        f(&bytes[..got]);
+        f(&self.read(name, offset, len)?);
         Ok(())
     }
     /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.

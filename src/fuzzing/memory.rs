@@ -36,15 +36,14 @@ impl SlotDir for Memory {
         Ok(())
     }
 
-    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
         let files = self.0.lock();
         let file = files.get(&name).ok_or(io::ErrorKind::NotFound)?;
-        let n = file.len.saturating_sub(offset).min(buf.len() as u64) as usize;
+        let n = file.len.saturating_sub(offset).min(most as u64) as usize;
         let there = file.bytes.get(offset as usize..).unwrap_or_default();
-        let there = &there[..there.len().min(n)];
-        buf[..there.len()].copy_from_slice(there);
-        buf[there.len()..n].fill(0);
-        Ok(n)
+        let mut bytes = there[..there.len().min(n)].to_vec();
+        bytes.resize(n, 0);
+        Ok(bytes)
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {

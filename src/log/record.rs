@@ -205,6 +205,16 @@ pub fn claimed_lsn(header: &[u8]) -> Option<Lsn> {
     Some(Lsn(raw.lsn.get()))
 }
 
+/// The page that a header claims, of a record that does not verify: told only if address, epoch, kind and length are those
+/// of a page's record there, in `room` bytes.
+pub fn claimed_page(header: &[u8], at: Lsn, epoch: u64, room: usize) -> Option<PageId> {
+    let (raw, _) = RawHeader::read_from_prefix(header).ok()?;
+    let of_a_page = matches!(Kind::from_byte(raw.kind), Some(Kind::Image | Kind::Delta | Kind::Free));
+    let fits = claimed_len(header).is_some_and(|len| len <= room as u64);
+    let is_it = raw.lsn.get() == at.0 && raw.epoch.get() == epoch && of_a_page && fits;
+    (is_it && raw.page.get() < PageId::LIMIT).then(|| PageId(raw.page.get()))
+}
+
 /// Reads and checks the record at the beginning of `bytes`, which stands at address `at`.
 pub fn decode(bytes: &[u8], at: Lsn, seed: u32) -> Result<Record<'_>, RecordFault> {
     let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| RecordFault::Short)?;

@@ -17,9 +17,9 @@ use crate::page::read::LogReader;
 use crate::segment::name::FileName;
 use crate::segment::scan::{Change, Scanner};
 use crate::segment::superblock::{Durability, Geometry, Superblock};
-use crate::segment::survey::{self, NoSurvey, Survey};
+use crate::segment::survey::{self, NoSurvey, Standing, Survey};
 use crate::segment::tail;
-use crate::volume::error::{OpenError, ReadError, SlotFaults};
+use crate::volume::error::{OpenError, ReadError, SlotFault, SlotFaults};
 use std::io;
 use std::sync::Arc;
 
@@ -62,17 +62,26 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
     let voices = survey.voices();
     let unread = |e: vote::NoChoice| quorum(format!("the volume cannot be read: {e}"), &survey);
     let mut choice = vote::choose(&voices).map_err(unread)?;
-    let reader = LogReader::new(survey.geometry, fleet.dirs(), choice.decision.history.clone());
+    // A slot that did not answer is not waited for again.
+    let answered = |(dir, s): (Option<Arc<dyn SlotDir>>, &Standing)| {
+        dir.filter(|_| !matches!(s, Standing::Fault(SlotFault::TimedOut(_))))
+    };
+    let mut dirs = fleet.dirs().into_iter().zip(&survey.standings).map(answered);
+    let dirs = std::array::from_fn(|_| dirs.next().flatten());
+    let reader = LogReader::new(survey.geometry, dirs, choice.decision.history.clone());
     let mut history = choice.decision.history.clone();
     // The newest manifest that is in the chosen history, whoever named it.
     let named = survey.manifests();
     let used = named.iter().rev().find(|(lsn, _, m)| history.contains_epoch(*m) && history.at(*lsn).is_some());
     let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, Lsn::NONE);
     if let Some(&(lsn, ..)) = used {
-        let record = reader.record(lsn, 4096).map_err(|faults| ReadError::Lost {
-            page: PageId::ROOT,
-            lsn,
-            slots: SlotFaults(faults),
+        let record = reader.record(lsn, 4096).map_err(|mut faults| {
+            // What the survey found says more than what reading came to.
+            let found = survey.faults().0;
+            faults.retain(|(slot, _)| !found.iter().any(|(s, _)| s == slot));
+            faults.extend(found);
+            faults.sort_by_key(|(slot, _)| *slot);
+            ReadError::Lost { page: PageId::ROOT, lsn, slots: SlotFaults(faults) }
         })?;
         manifest = (record.fields.kind == Kind::Manifest)
             .then(|| Manifest::decode(&record.payload))
@@ -103,7 +112,7 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             bytes_read: 0,
         });
     }
-    let mut scanner = Scanner::new(fleet, survey.geometry, survey.ours());
+    let mut scanner = Scanner::new(fleet, &survey);
     for entry in history.since(redo) {
         if entry.end != Lsn::MAX {
             scanner.closed(*entry, redo, &mut changes)?;
@@ -231,7 +240,7 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
         return Ok(());
     }
     let geometry = recovered.survey.geometry;
-    let mut scanner = Scanner::new(fleet, geometry, recovered.survey.ours());
+    let mut scanner = Scanner::new(fleet, &recovered.survey);
     let epoch = recovered.history.last().epoch;
     let mut files: Vec<Option<Vec<u8>>> = vec![None; SLOTS];
     for slot in took_part.iter() {

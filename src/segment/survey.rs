@@ -203,7 +203,7 @@ fn faults(standings: &[Standing; SLOTS]) -> SlotFaults {
 }
 
 /// A fault again, for another error's list.
-fn copy(fault: &SlotFault) -> SlotFault {
+pub fn copy(fault: &SlotFault) -> SlotFault {
     match fault {
         SlotFault::Missing => SlotFault::Missing,
         SlotFault::TimedOut(t) => SlotFault::TimedOut(*t),

@@ -90,14 +90,12 @@ impl<'a, F: Fleet> Walk<'a, F> {
         let wanted: SlotSet = slots.iter().filter(lacks).collect();
         let (name, offset) = FileName::segment_of(base, self.geometry.pg_size);
         let mut answers = self.fleet.each(wanted, move |_, dir| {
-            let mut bytes = vec![0; format::FRAME as usize];
-            match dir.read_at(name, offset, &mut bytes) {
-                Ok(n) => bytes.truncate(n),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            match dir.read(name, offset, format::FRAME as usize) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 // One unreadable sector must not hide the rest of the frame.
-                Err(_) => bytes = by_block(dir, name, offset)?,
+                Err(_) => by_block(dir, name, offset).map(Some),
+                read => read.map(Some),
             }
-            Ok(Some(bytes))
         });
         let mut read = 0;
         for slot in wanted.iter() {
@@ -162,12 +160,9 @@ impl<'a, F: Fleet> Walk<'a, F> {
 
     fn in_tail(&self, slot: Slot, at: Lsn, epoch: u64) -> Option<Whole<'_>> {
         let place = *self.tails[slot.index()].get(&(at, epoch))?;
-        let mut answers = self.fleet.each(SlotSet::NONE.with(slot), move |_, dir| {
-            let mut bytes = vec![0; place.len as usize];
-            let n = dir.read_at(place.name, place.offset, &mut bytes)?;
-            bytes.truncate(n);
-            Ok(bytes)
-        });
+        let mut answers = self
+            .fleet
+            .each(SlotSet::NONE.with(slot), move |_, dir| dir.read(place.name, place.offset, place.len as usize));
         let bytes = answers[slot.index()].take()?.ok()?;
         let whole = group::verify(&bytes, at, self.seed, |_| ()).is_ok_and(|s| s.header.epoch == epoch);
         whole.then_some(Whole { bytes: Cow::Owned(bytes), name: place.name })

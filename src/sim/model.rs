@@ -60,8 +60,13 @@ pub struct Model {
 
 impl Model {
     /// The MTR's outcome becomes known: it may never flip, and what was acknowledged is there.
-    pub fn settle(&mut self, index: usize, present: bool, by: &str) -> Result<(), String> {
+    /// `past` the promise it may.
+    pub fn settle(&mut self, index: usize, present: bool, by: &str, past: bool) -> Result<(), String> {
         let m = &mut self.mtrs[index];
+        if past {
+            m.seen = Some(present);
+            return Ok(());
+        }
         let name = format!("the MTR of epoch {} that ends at {}", m.epoch, m.end);
         if m.acknowledged && !present {
             return Err(format!("S1: {name} was acknowledged, and {by} says it is gone"));
@@ -86,10 +91,10 @@ impl Model {
     }
 
     /// A new writer is open: every earlier outcome is known now. Returns the state that it must show.
-    pub fn expose(&mut self, history: &History) -> Result<State, String> {
+    pub fn expose(&mut self, history: &History, past: bool) -> Result<State, String> {
         for i in 0..self.mtrs.len() {
             let present = history.holds(self.mtrs[i].epoch, Lsn(self.mtrs[i].end.0 - 1));
-            self.settle(i, present, "an open")?;
+            self.settle(i, present, "an open", past)?;
         }
         self.newest = Some(history.clone());
         let mut present: Vec<&ModelMtr> = self.mtrs.iter().filter(|m| m.seen == Some(true)).collect();

@@ -1,15 +1,18 @@
-//! The simulated disks: six slots, whose files hold what is durable, what sits in a device's cache, and what is still in
-//! flight from processes that may be dead.
+//! The simulated disks: six slots, what is still in flight to them from processes that may be dead, and what goes wrong.
 //!
 //! A write lands when the world lets it: whole or torn, in any order between slots, long after its process was killed.
 //! A power cut ruins every sector that is in flight or not flushed, on all slots: old, new, or garbage.
 
 use crate::core::writer::Look;
-use crate::disk::job::{self, Job};
-use crate::disk::{Disk, Done, LogWrite, SlotDir};
+use crate::disk::Done;
+use crate::disk::job::Job;
+use crate::log::group;
 use crate::log::ring::Frame;
-use crate::lsn::{Lsn, SLOTS, Slot};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
+use crate::sim::atlas::{Atlas, Mode};
+use crate::sim::faults::{Fault, Faults};
+use crate::sim::file::{File, SECTOR};
 use crate::sim::random::Random;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -17,96 +20,27 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-const BLOCK: usize = 4096;
-const SECTOR: usize = 512;
-
-type Block = Box<[u8; BLOCK]>;
-
-/// A file: blocks that were written; others read as zeros.
-#[derive(Clone, Default)]
-pub(super) struct File {
-    pub(super) blocks: BTreeMap<u64, Block>,
-    /// Blocks that a power cut may turn back or ruin, with what is durable below.
-    pub(super) cached: BTreeMap<u64, Option<Block>>,
-    len: u64,
-}
-
-impl File {
-    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
-        let n = (self.len.saturating_sub(offset)).min(buf.len() as u64) as usize;
-        buf[..n].fill(0);
-        let (first, last) = (offset / BLOCK as u64, (offset + n as u64).div_ceil(BLOCK as u64));
-        for (index, block) in self.blocks.range(first..last) {
-            let at = index * BLOCK as u64;
-            let (from, to) = (at.max(offset), (at + BLOCK as u64).min(offset + n as u64));
-            if from < to {
-                buf[(from - offset) as usize..(to - offset) as usize]
-                    .copy_from_slice(&block[(from - at) as usize..(to - at) as usize]);
-            }
-        }
-        n
-    }
-
-    /// Lets the sectors of a block-aligned write land for which `keep` says so. Volatile: a power cut may ruin them.
-    pub(super) fn land(&mut self, offset: u64, bytes: &[u8], durable: bool, mut keep: impl FnMut(usize) -> bool) {
-        assert!(offset.is_multiple_of(BLOCK as u64), "writes are whole blocks");
-        for (i, chunk) in bytes.chunks(BLOCK).enumerate() {
-            let index = offset / BLOCK as u64 + i as u64;
-            let old = self.blocks.get(&index).cloned();
-            let mut new = old.clone().unwrap_or_else(|| Box::new([0; BLOCK]));
-            let mut any = false;
-            for (s, sector) in chunk.chunks(SECTOR).enumerate() {
-                if keep(i * BLOCK / SECTOR + s) {
-                    new[s * SECTOR..s * SECTOR + sector.len()].copy_from_slice(sector);
-                    any = true;
-                }
-            }
-            if !any {
-                continue;
-            }
-            if durable {
-                self.cached.remove(&index);
-            } else {
-                self.cached.entry(index).or_insert(old);
-            }
-            self.blocks.insert(index, new);
-        }
-        self.len = self.len.max(offset + bytes.len() as u64);
-    }
-
-    /// The power goes: what was not flushed is old, new or garbage, sector by sector.
-    fn power_cut(&mut self, random: &mut Random) {
-        for (index, old) in std::mem::take(&mut self.cached) {
-            let old = old.unwrap_or_else(|| Box::new([0; BLOCK]));
-            if let Some(block) = self.blocks.get_mut(&index) {
-                for s in 0..BLOCK / SECTOR {
-                    let range = s * SECTOR..(s + 1) * SECTOR;
-                    match random.below(3) {
-                        0 => block[range.clone()].copy_from_slice(&old[range]),
-                        1 => (),
-                        _ => block[range].copy_from_slice(&random.bytes(SECTOR)),
-                    }
-                }
-            }
-        }
-    }
-}
+pub type Files = BTreeMap<FileName, File>;
 
 /// A write that has not landed.
-struct Flying {
-    id: u64,
-    process: usize,
-    slot: Slot,
-    name: FileName,
-    offset: u64,
-    bytes: Bytes,
+pub(super) struct Flying {
+    pub id: u64,
+    pub process: usize,
+    pub slot: Slot,
+    /// Which directory the file was opened in: a slot's may be replaced.
+    pub generation: u64,
+    pub name: FileName,
+    pub offset: u64,
+    pub bytes: Bytes,
     /// Its process will be told; a dead one's are late.
-    tell: bool,
+    pub tell: bool,
     /// It does not land before this moment.
-    hung_until: Duration,
+    pub hung_until: Duration,
+    /// Writes to the file before it.
+    pub behind: u64,
 }
 
-enum Bytes {
+pub(super) enum Bytes {
     /// From the ring: read when it lands, so that a frame that was reused under it would show.
     Frame {
         frame: Arc<Frame>,
@@ -117,7 +51,7 @@ enum Bytes {
 }
 
 impl Bytes {
-    fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+    pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
         match self {
             Bytes::Own(bytes) => f(bytes),
             // SAFETY: the range was sealed and published before the writer handed it out, and the frame is held.
@@ -138,6 +72,8 @@ pub enum Weather {
     Failing,
     /// Log writes stay out.
     Hanging,
+    /// Log writes take long.
+    Slow,
     /// No more space.
     Full,
 }
@@ -146,43 +82,62 @@ pub enum Weather {
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Counts {
     pub landed: u64,
-    pub late: u64,
-    pub torn: u64,
-    pub lost: u64,
-    pub errors: u64,
-    pub kills: u64,
-    pub power_cuts: u64,
     pub opens: u64,
-    pub forced_opens: u64,
+    pub refused: u64,
+    pub readers: u64,
     pub clean_closes: u64,
     pub commits: u64,
     pub acknowledged: u64,
     pub checkpoints: u64,
     pub merges: u64,
-    pub away: u64,
+    pub reads: u64,
+    pub lost_reads: u64,
+}
+
+/// A group as its writer sent it.
+struct Group {
+    len: usize,
+    crc: u32,
+    vdl: Lsn,
+    pg_size: u64,
 }
 
 /// One process, as the disks see it.
-struct Process {
+pub(super) struct Process {
     alive: bool,
     /// It dies at the call after so many.
     dies_in: Option<u64>,
-    done: Vec<Done>,
-    jobs: Vec<(Slot, Job)>,
-    looks: Vec<Lsn>,
+    pub done: Vec<Done>,
+    pub jobs: Vec<(Slot, Job)>,
+    pub looks: Vec<Lsn>,
     epoch: u64,
+    /// The directories that it knows.
+    pub knows: [u64; SLOTS],
 }
 
 /// All disks and what is in flight to them.
 pub struct Disks {
-    pub(super) files: Vec<BTreeMap<FileName, File>>,
+    pub(super) files: Vec<Files>,
+    /// Counts how often a slot's directory was replaced.
+    pub(super) generations: [u64; SLOTS],
     pub weather: [Weather; SLOTS],
-    flying: Vec<Flying>,
+    pub atlas: Atlas,
+    pub faults: Faults,
+    /// Allocated space reads as zeros, as on our disks; in most lives it is no part of the file, as elsewhere. (Reading
+    /// zeros was most of a life's time.)
+    pub(super) allocating_grows: bool,
+    /// Old states of slots, to be mounted in their places some day.
+    pub images: [Option<Files>; SLOTS],
+    /// Every group that was written, by epoch and address; kept beyond the atlas, where losses are told from lies.
+    groups: BTreeMap<(u64, Lsn), Group>,
+    pub(super) flying: Vec<Flying>,
     next_id: u64,
-    processes: Vec<Process>,
+    pub(super) processes: Vec<Process>,
     pub random: Random,
     pub counts: Counts,
     pub now: Duration,
+    /// The wall clock less the time since the run began.
+    pub wall_us: u64,
     /// Every event goes into it: the same seed gives the same hash on every machine.
     pub hash: u64,
     pub trace: Option<Vec<String>>,
@@ -195,16 +150,27 @@ fn killed() -> io::Error {
 }
 
 impl Disks {
-    pub fn new(seed: u64, trace: bool) -> Disks {
+    /// A world whose faults are bounded as `mode` says; those numbered in `removed` do not strike.
+    pub fn new(seed: u64, trace: bool, mode: Mode, removed: &[u64]) -> Disks {
+        let mut random = Random::new(seed);
+        let hurt_max = random.below(4);
+        let allocating_grows = random.one_in(4);
         Disks {
             files: (0..SLOTS).map(|_| BTreeMap::new()).collect(),
+            generations: [0; SLOTS],
             weather: [Weather::Fair; SLOTS],
+            atlas: Atlas::new(mode, hurt_max),
+            faults: Faults::new(seed, removed),
+            allocating_grows,
+            images: Default::default(),
+            groups: BTreeMap::new(),
             flying: Vec::new(),
             next_id: 0,
             processes: Vec::new(),
-            random: Random::new(seed),
+            random,
             counts: Counts::default(),
             now: Duration::ZERO,
+            wall_us: 1_700_000_000_000_000,
             hash: 0xCBF2_9CE4_8422_2325,
             trace: trace.then(Vec::new),
         }
@@ -236,6 +202,7 @@ impl Disks {
             jobs,
             looks: Vec::new(),
             epoch: 0,
+            knows: self.generations,
         });
         self.processes.len() - 1
     }
@@ -255,7 +222,6 @@ impl Disks {
 
     pub fn kill(&mut self, process: usize) {
         if std::mem::replace(&mut self.processes[process].alive, false) {
-            self.counts.kills += 1;
             self.note(|| format!("p{process} KILLED"));
             let p = &mut self.processes[process];
             (p.done, p.jobs, p.looks) = (Vec::new(), Vec::new(), Vec::new());
@@ -269,9 +235,35 @@ impl Disks {
         }
     }
 
+    /// Out of reach, or without space.
+    pub fn away(&self) -> SlotSet {
+        let away = |s: &Slot| matches!(self.weather[s.index()], Weather::Gone | Weather::Failing | Weather::Full);
+        Slot::ALL.into_iter().filter(away).collect()
+    }
+
+    /// A fault that damages the slot strikes now, once in `n` times, if the atlas lets it.
+    pub fn hurts(&mut self, fault: Fault, n: usize, slot: Slot) -> bool {
+        let allowed = self.atlas.may_hurt(slot, self.away());
+        let struck = self.faults.strikes(fault, n, allowed);
+        if struck {
+            self.atlas.hurts(slot);
+        }
+        struck
+    }
+
+    /// A call to the slot fails now, once in `n` times, if the atlas lets it.
+    pub(super) fn call_fails(&mut self, fault: Fault, n: usize, slot: Slot) -> bool {
+        let allowed = self.atlas.may_strike(slot, self.away());
+        let struck = self.faults.strikes(fault, n, allowed);
+        if struck {
+            self.atlas.strikes(slot);
+            self.note(|| format!("slot {slot}: {}", fault.name()));
+        }
+        struck
+    }
+
     /// Everything stops at once. What was in flight or not flushed is ruined, on all slots.
     pub fn power_cut(&mut self) {
-        self.counts.power_cuts += 1;
         self.note(|| "POWER CUT".into());
         for p in 0..self.processes.len() {
             if self.processes[p].alive {
@@ -282,28 +274,31 @@ impl Disks {
             if matches!(self.weather[f.slot.index()], Weather::Gone | Weather::Failing) || self.is_orphan(&f) {
                 continue;
             }
-            let mut keep: Vec<bool> = Vec::new();
             let sectors = f.bytes.with(<[u8]>::len).div_ceil(SECTOR);
-            let style = self.random.below(4);
-            let cut = self.random.below(sectors + 1);
-            for i in 0..sectors {
-                keep.push(match style {
+            let (style, cut) = (self.random.below(4), self.random.below(sectors + 1));
+            let torn = [Fault::MissingWrite, Fault::TornPrefix, Fault::TornSectors];
+            if let Some(fault) = torn.get(style) {
+                self.faults.count(*fault);
+            }
+            let random = &mut self.random;
+            let keep: Vec<bool> = (0..sectors)
+                .map(|i| match style {
                     0 => false,
                     1 => i < cut,
-                    2 => self.random.one_in(2),
+                    2 => random.one_in(2),
                     _ => true,
-                });
-            }
+                })
+                .collect();
             let file = self.files[f.slot.index()].entry(f.name).or_default();
             f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| keep[i]));
-            self.counts.torn += 1;
         }
         let random = &mut self.random;
-        self.files.iter_mut().flat_map(|s| s.values_mut()).for_each(|f| f.power_cut(random));
+        let ruined: u64 = self.files.iter_mut().flat_map(|s| s.values_mut()).map(|f| f.power_cut(random)).sum();
+        (0..ruined).for_each(|_| self.faults.count(Fault::RuinedSector));
     }
 
     /// A call of a process: an error if it is dead, or dies by it.
-    fn call(&mut self, process: usize) -> io::Result<()> {
+    pub(super) fn call(&mut self, process: usize) -> io::Result<()> {
         let p = &mut self.processes[process];
         if let Some(left) = &mut p.dies_in {
             if *left == 0 {
@@ -316,27 +311,46 @@ impl Disks {
         if self.processes[process].alive { Ok(()) } else { Err(killed()) }
     }
 
-    fn reach(&mut self, slot: Slot, writes: bool) -> io::Result<&mut BTreeMap<FileName, File>> {
+    pub(super) fn reach(&mut self, slot: Slot, writes: bool) -> io::Result<&mut Files> {
         match self.weather[slot.index()] {
             Weather::Gone => Err(io::ErrorKind::NotFound.into()),
-            Weather::Failing => {
-                self.counts.errors += 1;
-                Err(io::Error::from_raw_os_error(5))
-            }
+            Weather::Failing => Err(io::Error::from_raw_os_error(5)),
             Weather::Full if writes => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(&mut self.files[slot.index()]),
         }
     }
 
-    /// Blocks of a slot in order: a blank disk in place of what was there.
-    pub fn blank(&mut self, slot: Slot) {
-        self.note(|| format!("slot {slot} is replaced by a blank one"));
-        self.files[slot.index()].clear();
+    /// Another directory in the slot's place. Open files are of the old one, which nobody will find again.
+    pub fn replace(&mut self, slot: Slot, files: Files) -> Files {
+        self.generations[slot.index()] += 1;
+        std::mem::replace(&mut self.files[slot.index()], files)
     }
 
-    /// The directory was replaced: the open file is one that nobody will find again.
     fn is_orphan(&self, f: &Flying) -> bool {
-        matches!(f.bytes, Bytes::Frame { .. }) && !self.files[f.slot.index()].contains_key(&f.name)
+        let known = self.files[f.slot.index()].contains_key(&f.name);
+        f.generation != self.generations[f.slot.index()] || matches!(f.bytes, Bytes::Frame { .. }) && !known
+    }
+
+    /// Takes a write on its way.
+    pub(super) fn fly(&mut self, process: usize, slot: Slot, name: FileName, offset: u64, bytes: Bytes, tell: bool) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut hung_until = Duration::ZERO;
+        if tell {
+            let slow = self.weather[slot.index()] == Weather::Slow;
+            let hangs = self.faults.strikes(Fault::HungWrite, 100, true);
+            let ms = if hangs {
+                200
+            } else if slow {
+                20 + self.random.below(80) as u64
+            } else {
+                0
+            };
+            hung_until = if ms > 0 { self.now + Duration::from_millis(ms) } else { Duration::ZERO };
+        }
+        let behind = self.files[slot.index()].get(&name).map_or(0, |f| f.writes);
+        let generation = self.generations[slot.index()];
+        self.flying.push(Flying { id, process, slot, generation, name, offset, bytes, tell, hung_until, behind });
     }
 
     /// What the world may do next with writes in flight: their ids.
@@ -345,7 +359,7 @@ impl Disks {
         self.flying.iter().filter(|f| !hangs(f)).map(|f| f.id).collect()
     }
 
-    /// Lets one write in flight land, or go wrong. False if there is none. Returns whose it was.
+    /// Lets one write in flight land, or go wrong. None if there is none. Returns whose it was.
     pub fn land_one(&mut self, faults: bool) -> Option<usize> {
         let ids = self.ready();
         let id = self.random.pick(&ids)?;
@@ -353,73 +367,120 @@ impl Disks {
         let f = self.flying.swap_remove(at);
         let (slot, process) = (f.slot, f.process);
         let weather = self.weather[slot.index()];
-        let len = f.bytes.with(<[u8]>::len);
-        if matches!(weather, Weather::Gone | Weather::Failing | Weather::Full) || faults && self.random.one_in(200) {
-            // It failed: nothing, a part or all of it is there, in the cache or on the disk.
-            let kind = if weather == Weather::Full {
-                io::Error::from_raw_os_error(28)
-            } else {
-                io::Error::from_raw_os_error(5)
-            };
-            self.counts.errors += 1;
-            if !matches!(weather, Weather::Gone) && !self.is_orphan(&f) && self.random.one_in(2) {
-                let cut = self.random.below(len / SECTOR + 1);
-                let file = self.files[slot.index()].entry(f.name).or_default();
-                f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| i < cut));
-                self.counts.torn += 1;
-            }
-            self.note(|| format!("p{process} write of slot {slot} at {} fails", f.offset));
-            if f.tell {
-                self.processes[process].done.push(Done::Wrote { slot, result: Err(kind) });
-            }
+        let out = matches!(weather, Weather::Gone | Weather::Failing | Weather::Full);
+        if out || faults && self.faults.strikes(Fault::WriteError, 200, true) {
+            self.fail(f);
             return Some(process);
         }
+        let told = |w: &mut Disks, f: &Flying| {
+            if f.tell {
+                w.processes[process].done.push(Done::Wrote { slot, result: Ok(()) });
+            }
+        };
         if self.is_orphan(&f) {
             self.note(|| format!("p{process} write of slot {slot} goes to a file that is gone"));
-            if f.tell {
-                self.processes[process].done.push(Done::Wrote { slot, result: Ok(()) });
-            }
+            told(self, &f);
             return Some(process);
         }
-        let file = self.files[slot.index()].entry(f.name).or_default();
-        if f.tell {
-            f.bytes.with(|bytes| file.land(f.offset, bytes, true, |_| true));
-            self.counts.landed += 1;
-            self.processes[process].done.push(Done::Wrote { slot, result: Ok(()) });
-        } else if self.random.one_in(3) {
-            self.counts.lost += 1;
-        } else {
-            // Late: it was not flushed, and whoever reads it now may see it go at a power cut.
-            f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
-            self.counts.late += 1;
+        if !f.tell {
+            self.land_late(&f);
+            return Some(process);
         }
-        let tell = f.tell;
+        if faults && self.hurts(Fault::LostWrite, 1500, slot) {
+            self.note(|| format!("p{process} write of slot {slot} {} at {} is LOST", f.name, f.offset));
+            told(self, &f);
+            return Some(process);
+        }
+        let astray = faults && self.hurts(Fault::Misdirected, 1500, slot);
+        let file = self.files[slot.index()].entry(f.name).or_default();
+        let offset = if astray { file.somewhere(self.faults.random()) } else { f.offset };
+        f.bytes.with(|bytes| file.land(offset, bytes, true, |_| true));
+        self.counts.landed += 1;
+        told(self, &f);
         self.note(|| {
-            format!(
-                "p{process} write of slot {slot} {} at {} lands {len} {}",
-                f.name,
-                f.offset,
-                if tell { "" } else { "LATE" }
-            )
+            let len = f.bytes.with(<[u8]>::len);
+            let astray = if astray { " ASTRAY" } else { "" };
+            format!("p{process} write of slot {slot} {} at {offset} lands {len}{astray}", f.name)
         });
         Some(process)
     }
 
+    /// A write fails: nothing, a part or all of it is there, in the cache or on the disk.
+    fn fail(&mut self, f: Flying) {
+        let (slot, process, weather) = (f.slot, f.process, self.weather[f.slot.index()]);
+        let errno = if weather == Weather::Full { 28 } else { 5 };
+        if weather != Weather::Gone && !self.is_orphan(&f) && self.random.one_in(2) {
+            let sectors = f.bytes.with(<[u8]>::len).div_ceil(SECTOR);
+            let cut = self.random.below(sectors + 1);
+            let file = self.files[slot.index()].entry(f.name).or_default();
+            f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| i < cut));
+        }
+        self.note(|| format!("p{process} write of slot {slot} at {} fails", f.offset));
+        if f.tell {
+            let result = Err(io::Error::from_raw_os_error(errno));
+            self.processes[process].done.push(Done::Wrote { slot, result });
+        }
+    }
+
+    /// A write of a dead process: it is not flushed, and whoever reads it now may see it go at a power cut.
+    fn land_late(&mut self, f: &Flying) {
+        if self.random.one_in(3) {
+            self.faults.count(Fault::DroppedWrite);
+            return;
+        }
+        let file = self.files[f.slot.index()].entry(f.name).or_default();
+        if file.writes > f.behind {
+            self.faults.count(Fault::Reordered);
+        }
+        f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
+        self.faults.count(Fault::LateWrite);
+        self.note(|| format!("p{} write of slot {} {} at {} lands LATE", f.process, f.slot, f.name, f.offset));
+    }
+
     /// What dead processes have in flight to a file lands, or never will.
-    fn drain(&mut self, slot: Slot, name: FileName) {
-        let (out, stay) =
+    pub(super) fn drain(&mut self, slot: Slot, name: FileName) {
+        let (out, stay): (Vec<Flying>, Vec<Flying>) =
             std::mem::take(&mut self.flying).into_iter().partition(|f| f.slot == slot && f.name == name && !f.tell);
         self.flying = stay;
-        let out: Vec<Flying> = out;
         for f in out {
-            if self.random.one_in(2) || self.is_orphan(&f) {
-                self.counts.lost += 1;
-                continue;
+            if self.is_orphan(&f) {
+                self.faults.count(Fault::DroppedWrite);
+            } else {
+                self.land_late(&f);
             }
-            let file = self.files[slot.index()].entry(name).or_default();
-            f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
-            self.counts.late += 1;
         }
+    }
+
+    /// A slot in reach whose segment has, as it was written, a group of the epoch that knows VDL at or above `end`.
+    pub fn witness(&self, epoch: u64, end: Lsn) -> Option<(Slot, Lsn)> {
+        let knows = self.groups.iter().filter(|((e, _), g)| *e == epoch && g.vdl >= end);
+        for ((_, at), group) in knows {
+            for slot in Slot::ALL.into_iter().filter(|s| !self.away().contains(*s)) {
+                let (name, offset) = FileName::segment_of(*at, group.pg_size);
+                let file = self.files[slot.index()].get(&name);
+                let bytes = file.and_then(|f| f.read(offset, group.len)).unwrap_or_default();
+                if crc32fast::hash(&bytes) == group.crc {
+                    return Some((slot, *at));
+                }
+            }
+        }
+        None
+    }
+
+    /// Remembers the groups of a log write.
+    pub(super) fn remember(&mut self, epoch_of: usize, from: Lsn, bytes: &[u8], seed: u32, pg_size: u64) {
+        let (epoch, mut at) = (self.processes[epoch_of].epoch, 0);
+        while let Ok(sum) = group::verify(bytes.get(at..).unwrap_or_default(), from + at as u64, seed, |_| ()) {
+            let len = sum.header.len as usize;
+            let crc = crc32fast::hash(&bytes[at..at + len]);
+            self.groups.insert((epoch, from + at as u64), Group { len, crc, vdl: sum.vdl, pg_size });
+            at += len;
+        }
+    }
+
+    /// Nothing is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.flying.is_empty() && self.processes.iter().all(|p| p.jobs.is_empty() && p.looks.is_empty())
     }
 
     /// No other process is alive.
@@ -451,15 +512,16 @@ impl Disks {
         true
     }
 
-    fn judge(&mut self, process: usize) -> Look {
+    pub(super) fn judge(&mut self, process: usize) -> Look {
         let epoch = self.processes[process].epoch;
-        // At worst only three slots are read.
+        // At worst only three slots are read, but none that is damaged as long as there are three others.
         let mut claims = [None; SLOTS];
         let mut order = Slot::ALL;
         for i in (1..SLOTS).rev() {
             order.swap(i, self.random.below(i + 1));
         }
         let mut read = 0;
+        order.sort_by_key(|s| self.atlas.hurt().contains(*s));
         for slot in order {
             if read == 3 || matches!(self.weather[slot.index()], Weather::Gone | Weather::Failing) {
                 continue;
@@ -473,178 +535,4 @@ impl Disks {
         }
         Look::judge(epoch, &claims)
     }
-}
-
-/// One slot's directory, as one process sees it.
-pub struct SimDir {
-    pub world: World,
-    pub process: usize,
-    pub slot: Slot,
-}
-
-impl SimDir {
-    /// A durable write: it may die in the midst of it, and then land late.
-    fn write(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut w = self.world.lock();
-        let alive_before = w.is_alive(self.process);
-        let called = w.call(self.process);
-        if called.is_err() {
-            if alive_before && w.random.one_in(2) {
-                let id = w.next_id;
-                w.next_id += 1;
-                let bytes = Bytes::Own(bytes.to_vec());
-                let (process, slot, hung_until) = (self.process, self.slot, Duration::ZERO);
-                w.flying.push(Flying { id, process, slot, name, offset, bytes, tell: false, hung_until });
-            }
-            return called;
-        }
-        let (p, slot) = (self.process, self.slot);
-        w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
-        w.reach(self.slot, true)?.entry(name).or_default().land(offset, bytes, true, |_| true);
-        Ok(())
-    }
-}
-
-impl SlotDir for SimDir {
-    fn list(&self) -> io::Result<Vec<FileName>> {
-        let mut w = self.world.lock();
-        w.call(self.process)?;
-        Ok(w.reach(self.slot, false)?.keys().copied().collect())
-    }
-
-    fn create_new(&self, name: FileName) -> io::Result<()> {
-        let mut w = self.world.lock();
-        let alive_before = w.is_alive(self.process);
-        let called = w.call(self.process);
-        // Killed in the call: the file may be there or not.
-        if called.is_err() && !(alive_before && w.random.one_in(2)) {
-            return called;
-        }
-        let (p, slot) = (self.process, self.slot);
-        let files = w.reach(self.slot, true)?;
-        if files.contains_key(&name) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        files.insert(name, File::default());
-        w.note(|| format!("p{p} slot {slot} creates {name}"));
-        called
-    }
-
-    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut w = self.world.lock();
-        w.call(self.process)?;
-        let files = w.reach(self.slot, false)?;
-        files.get(&name).map(|f| f.read(offset, buf)).ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut bytes = bytes.to_vec();
-        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
-        self.write(name, offset, &bytes)
-    }
-
-    fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
-        let mut w = self.world.lock();
-        w.call(self.process)?;
-        let file = w.reach(self.slot, true)?.entry(name).or_default();
-        file.len = file.len.max(offset + len);
-        Ok(())
-    }
-
-    fn flush(&self, name: FileName) -> io::Result<()> {
-        let mut w = self.world.lock();
-        w.call(self.process)?;
-        let file = w.reach(self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
-        file.cached.clear();
-        Ok(())
-    }
-
-    fn drain(&self, name: FileName) -> io::Result<()> {
-        let mut w = self.world.lock();
-        w.call(self.process)?;
-        let (p, slot) = (self.process, self.slot);
-        if w.flying.iter().any(|f| f.slot == slot && f.name == name && f.process != p && f.tell) {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
-        w.drain(slot, name);
-        w.note(|| format!("p{p} slot {slot} drains {name}"));
-        Ok(())
-    }
-
-    fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
-        let mut w = self.world.lock();
-        w.call(self.process)?;
-        let file = w.reach(self.slot, true)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
-        let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
-        file.blocks.retain(|index, _| !range.contains(index));
-        file.cached.retain(|index, _| !range.contains(index));
-        Ok(())
-    }
-
-    fn remove(&self, name: FileName) -> io::Result<()> {
-        let mut w = self.world.lock();
-        w.call(self.process)?;
-        w.reach(self.slot, true)?.remove(&name);
-        Ok(())
-    }
-}
-
-/// The writer's disk, as one process sees it.
-pub struct SimDisk {
-    pub world: World,
-    pub process: usize,
-    pub pg_size: u64,
-}
-
-impl Disk for SimDisk {
-    fn write(&mut self, write: LogWrite) {
-        let mut w = self.world.lock();
-        let (name, offset) = FileName::segment_of(write.from, self.pg_size);
-        let len = (write.to - write.from) as usize;
-        let id = w.next_id;
-        w.next_id += 1;
-        let (process, slot) = (self.process, write.slot);
-        let bytes = Bytes::Frame { frame: write.frame, from: write.from, len };
-        let hung_until = if w.random.one_in(100) { w.now + Duration::from_millis(200) } else { Duration::ZERO };
-        w.flying.push(Flying { id, process, slot, name, offset, bytes, tell: true, hung_until });
-    }
-
-    fn job(&mut self, slot: Slot, job: Job) {
-        self.world.lock().processes[self.process].jobs.push((slot, job));
-    }
-
-    fn look(&mut self, quorum: Lsn) -> Option<Look> {
-        let mut w = self.world.lock();
-        if w.random.one_in(2) {
-            let look = w.judge(self.process);
-            // Unsure would ask through jobs: here the answer simply comes later.
-            if look != Look::Unsure {
-                return Some(look);
-            }
-        }
-        w.processes[self.process].looks.push(quorum);
-        None
-    }
-
-    fn submit(&mut self) {}
-
-    fn reap(&mut self, done: &mut Vec<Done>) {
-        done.append(&mut self.world.lock().processes[self.process].done);
-    }
-}
-
-/// Does one job of a process. True if there was one.
-pub fn do_job(world: &World, process: usize) -> bool {
-    let mut w = world.lock();
-    if w.random.one_in(3) && w.answer_look(process) {
-        return true;
-    }
-    let Some((slot, job)) = w.next_job(process) else { return w.answer_look(process) };
-    let kind = job.kind();
-    w.note(|| format!("p{process} slot {slot} does {kind:?}"));
-    drop(w);
-    let dir = SimDir { world: world.clone(), process, slot };
-    let output = job::run(&dir, job);
-    world.lock().job_done(process, Done::Job { slot, kind, output });
-    true
 }

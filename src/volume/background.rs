@@ -5,6 +5,7 @@ use crate::bugs::{Bug, planted};
 use crate::core::WRITE_QUORUM;
 use crate::log::record::Fields;
 use crate::lsn::Lsn;
+use crate::volume::append::NotAppended;
 use crate::volume::checkpoint::{Checkpoint, Step};
 use crate::volume::error::WriteError;
 use crate::volume::shared::Shared;
@@ -156,7 +157,7 @@ impl Shared {
                 self.pump();
                 Ok(end)
             }
-            Err(crate::volume::shared::NotAppended::Wrong(e)) => Err(e),
+            Err(NotAppended::Wrong(e)) => Err(e),
             Err(_) => Err(WriteError::ReadOnly("no room for a filler now".into())),
         }
     }

@@ -24,6 +24,16 @@ const SPACE_MOST: u64 = format::EXTENT;
 /// Pauses between attempts to bring a slot back.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// Looks at a stall until it is one.
+const STALL_LOOKS: u32 = 16;
+
+/// VCL does not move.
+struct Stall {
+    at: Lsn,
+    /// For so long, as far as the process was there to see: one that was stopped meanwhile has missed nothing yet.
+    seen: Duration,
+    last: Duration,
+}
 
 /// A superblock version that is being written to the slots.
 struct Round {
@@ -71,14 +81,15 @@ pub struct Engine {
     step: u64,
     stretched: Duration,
     full: SlotSet,
+    /// What a slot is asked for at once: less and less where its disk fills up, so that the last of it is used, too.
+    ask: [u64; SLOTS],
     /// Slots whose tail files are merged.
     merged: SlotSet,
     retry_at: [Duration; SLOTS],
     pause: [Duration; SLOTS],
     done: Vec<Done>,
-    /// Since when fewer than four slots are live.
-    /// Where VCL stands while something waits for it, and since when.
-    stalled_since: Option<(Lsn, Duration)>,
+    /// VCL stands still while something waits for it.
+    stall: Option<Stall>,
     stall_max: Duration,
     closing: bool,
 }
@@ -130,11 +141,12 @@ impl Engine {
             step: SPACE_FIRST,
             stretched: Duration::ZERO,
             full: SlotSet::NONE,
+            ask: [SPACE_MOST; SLOTS],
             merged: SlotSet::NONE,
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
             done: Vec::new(),
-            stalled_since: None,
+            stall: None,
             stall_max,
             closing: false,
         }
@@ -202,6 +214,8 @@ impl Engine {
         match output {
             Ok(Output::Allocated(to)) => {
                 self.full = self.full.without(slot);
+                let ask = &mut self.ask[slot.index()];
+                *ask = (*ask * 2).min(SPACE_MOST);
                 self.writer.allocated(slot, to);
                 self.check_space();
             }
@@ -223,7 +237,13 @@ impl Engine {
     }
 
     fn job_failed(&mut self, slot: Slot, kind: JobKind, e: &io::Error, now: Duration) {
+        let ask = &mut self.ask[slot.index()];
         match kind {
+            JobKind::Allocate if why(e) == Away::Full && *ask > SPACE_FIRST => {
+                // At once again, with half as much.
+                *ask = (*ask / 2).max(SPACE_FIRST);
+                return;
+            }
             JobKind::Allocate if why(e) == Away::Full => self.full = self.full.with(slot),
             JobKind::Allocate | JobKind::Super => {
                 self.writer.leave(slot, why(e));
@@ -405,10 +425,8 @@ impl Engine {
             let from = self.writer.allocated_to(slot);
             let waits = self.full.contains(slot) && now < self.retry_at[slot.index()];
             if from < self.target && !waits {
-                self.give(
-                    slot,
-                    Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size, epoch: self.number },
-                );
+                let to = self.target.min(from + self.ask[slot.index()]);
+                self.give(slot, Job::Allocate { from, to, pg_size: self.geometry.pg_size, epoch: self.number });
             }
         }
     }
@@ -443,20 +461,29 @@ impl Engine {
                 }
             }
         }
-        // Slots that hang are live as long as the ring holds what they lack: what counts is that VCL stands still.
-        let vcl = self.writer.vcl();
-        if vcl >= self.front.tail() {
-            self.stalled_since = None;
-        } else if let Some((_, since)) = self.stalled_since.filter(|(at, _)| *at == vcl) {
-            if now >= since + self.stall_max {
-                let able = self.writer.live().iter().filter(|s| self.writer.busy(*s).is_none()).count();
-                self.tickets
-                    .end(Ended::Stalled(format!("only {able} of six slots could be written for {:?}", self.stall_max)));
-            }
-        } else {
-            self.stalled_since = Some((vcl, now));
-        }
         self.pump(now);
+        self.watch_stall(now);
+    }
+
+    /// Slots that hang are live as long as the ring holds what they lack: what counts is that VCL stands still.
+    fn watch_stall(&mut self, now: Duration) {
+        let (vcl, step) = (self.writer.vcl(), self.stall_max / STALL_LOOKS);
+        if vcl >= self.front.tail() {
+            self.stall = None;
+            return;
+        }
+        let Some(stall) = self.stall.as_mut().filter(|s| s.at == vcl) else {
+            self.stall = Some(Stall { at: vcl, seen: Duration::ZERO, last: now });
+            return;
+        };
+        stall.seen += now.saturating_sub(stall.last).min(step);
+        stall.last = now;
+        if stall.seen >= self.stall_max {
+            let able = self.writer.live().iter().filter(|s| self.writer.busy(*s).is_none()).count();
+            let why = format!("only {able} of six slots could be written for {:?}", self.stall_max);
+            self.tickets.end(Ended::Stalled(why));
+            self.pump(now);
+        }
     }
 
     /// A slot that is away gets the newest decision, and its groups are read back.
@@ -472,7 +499,7 @@ impl Engine {
     pub fn next_tick(&self) -> Option<Duration> {
         let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
         let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
-        let stall = self.stalled_since.map(|(_, since)| since + self.stall_max);
+        let stall = self.stall.as_ref().map(|s| s.last + self.stall_max / STALL_LOOKS);
         let wants_look = self.writer.wants_look().is_some() || self.returning.len() > 0;
         let look = (wants_look && self.asking.is_none()).then_some(self.look_at);
         retries.chain(stall).chain(look).min()
@@ -510,6 +537,11 @@ impl Engine {
         } else {
             (round.written.len() + round.waiting.len() < WRITE_QUORUM).then_some(false)
         }
+    }
+
+    /// A superblock is on its way to a live slot.
+    pub fn writes_superblocks(&self) -> bool {
+        self.writer.live().iter().any(|s| self.jobs[s.index()].0[JobKind::Super as usize])
     }
 
     /// Nothing is outstanding to any slot, and every live slot has everything.

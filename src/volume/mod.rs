@@ -1,6 +1,7 @@
 //! The face: create, open, read, commit, close.
 
 pub(crate) mod alloc;
+pub(crate) mod append;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
 pub(crate) mod close;

@@ -8,12 +8,12 @@ use crate::disk::worker::Workers;
 use crate::disk::{Fleet, job};
 use crate::lsn::{Lsn, PageId, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
-use crate::segment::placement::{Azs, Placement};
+use crate::segment::placement::{self, Azs, Placement};
 use crate::segment::recover::{self, Recovered};
 use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, Unknown};
-use crate::volume::health::{Health, SlotHealth};
+use crate::volume::health::{DURABILITY, Health, SlotHealth};
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
 use crate::volume::view::{Reads, View};
@@ -75,7 +75,10 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,
     };
+    workers.stand();
     let reader = LogReader::new(recovered.survey.geometry, workers.dirs(), recovered.history.clone());
+    let absent = SlotSet::ALL.minus(recovered.survey.ours());
+    absent.iter().for_each(|slot| reader.ask_last(slot, true));
     let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
     Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
 }
@@ -216,6 +219,8 @@ impl Reader {
             slots: slots.to_vec(),
             azs: az_health(&self.azs),
             shared_devices: self.azs.shared_devices(),
+            // In an AZ of another volume a lock says nothing of this one, and one that hangs is not asked.
+            holder: placement::holder(&self.azs.only(r.survey.ours())).0,
             volume: geometry.volume,
             epoch: r.choice.decision.number,
             vcl: r.ruling.vcl,
@@ -227,6 +232,7 @@ impl Reader {
             block_size: geometry.block_size,
             pg_size: geometry.pg_size,
             io: "threads",
+            durability: DURABILITY,
             memory_bytes: self.reads.pages.cached_bytes(),
             memory_bytes_max: 0,
             views: self.reads.views.lock().count(),

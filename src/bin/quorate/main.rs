@@ -144,6 +144,12 @@ enum Verb {
         /// Threads, each with lives of its own
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
         workers: u64,
+        /// Let faults go beyond what six copies can bear, and demand honesty alone
+        #[arg(long)]
+        beyond: bool,
+        /// Leave out these faults of the run, by their numbers
+        #[arg(long, value_delimiter = ',')]
+        without: Vec<u64>,
         /// Print every event
         #[arg(long)]
         verbose: bool,
@@ -171,7 +177,7 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Bench { volume, seconds } => bench::run(&io, &volume, seconds),
         Verb::BenchChild { volume } => bench::child(&io, &volume),
         #[cfg(feature = "sim")]
-        Verb::Sim { seed, seeds, minutes, steps, workers, verbose } => {
+        Verb::Sim { seed, seeds, minutes, steps, workers, beyond, without, verbose } => {
             let seeds = match (seed, seeds) {
                 (Some(seed), _) => seed..seed.saturating_add(1),
                 (None, Some(seeds)) => seeds,
@@ -179,7 +185,8 @@ fn run(cli: Cli) -> Result<(), Fail> {
                 (None, None) => 0..1000,
             };
             let most = minutes.map(|m| std::time::Duration::from_secs_f64((m * 60.0).clamp(0.0, 1e9)));
-            sim::run(&io, &sim::Runs { seeds, most, steps, workers: workers as usize, verbose })
+            let workers = workers as usize;
+            sim::run(&io, &sim::Runs { seeds, most, steps, beyond, without, workers, verbose })
         }
         Verb::Demo { directory, file } => demo::run(&io, directory, file),
     }

@@ -1,7 +1,7 @@
 //! `quorate sim`: lifetimes of simulated volumes under seeds. A seed that breaks something is one command to repeat.
 
 use crate::common::{Fail, Io};
-use quorate::sim::{self, Failure, Report};
+use quorate::sim::{Failure, Fault, Life, Mode, Report};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,8 +15,22 @@ pub struct Runs {
     /// Stop after so long, wherever it is.
     pub most: Option<Duration>,
     pub steps: u64,
+    /// Faults go beyond what six copies can bear.
+    pub beyond: bool,
+    /// Faults that do not strike, by their numbers.
+    pub without: Vec<u64>,
     pub workers: usize,
     pub verbose: bool,
+}
+
+/// Runs that are made to shorten a failing life.
+const SHRINKING: usize = 400;
+
+impl Runs {
+    fn life(&self, seed: u64) -> Life {
+        let mode = if self.beyond { Mode::Beyond } else { Mode::Atlas };
+        Life::new(seed).steps(self.steps).mode(mode).without(self.without.clone())
+    }
 }
 
 /// `A..B` as seeds.
@@ -31,6 +45,7 @@ pub fn seeds(text: &str) -> Result<Range<u64>, String> {
 #[derive(Default)]
 struct Found {
     totals: BTreeMap<&'static str, u64>,
+    faults: BTreeMap<Fault, u64>,
     lives: u64,
     /// Of all runs, in whatever order they ended.
     hash: u64,
@@ -50,7 +65,7 @@ pub fn run(io: &Io, runs: &Runs) -> Result<(), Fail> {
                     if seed >= runs.seeds.end || late || failures(&found) >= 10 {
                         return;
                     }
-                    let result = catch_unwind(AssertUnwindSafe(|| sim::run(seed, runs.steps, runs.verbose)));
+                    let result = catch_unwind(AssertUnwindSafe(|| runs.life(seed).trace(runs.verbose).run()));
                     note(&found, seed, runs, result.ok());
                 }
             });
@@ -61,12 +76,35 @@ pub fn run(io: &Io, runs: &Runs) -> Result<(), Fail> {
     match found.failures.first() {
         None => Ok(()),
         Some((seed, what)) => {
-            let (count, steps) = (found.failures.len(), runs.steps);
-            Err(Fail::new(format!(
-                "seed {seed}: {what} ({count} seeds broke); repeat it with: quorate sim --seed {seed} --steps {steps} --verbose"
-            )))
+            let count = found.failures.len();
+            let repeat = shortened(runs, *seed);
+            Err(Fail::new(format!("seed {seed}: {what} ({count} seeds broke); repeat it with: {repeat}")))
         }
     }
+}
+
+/// Shortens a failing life, tells its events, and returns the command that repeats it.
+fn shortened(runs: &Runs, seed: u64) -> String {
+    let mut command = format!("quorate sim --seed {seed}");
+    if runs.beyond {
+        command.push_str(" --beyond");
+    }
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let short = runs.life(seed).shrink(SHRINKING);
+    std::panic::set_hook(hook);
+    let Some((life, failure)) = short else { return format!("{command} --steps {}", runs.steps) };
+    if !runs.verbose {
+        println!("seed {seed}, shortened:");
+        failure.trace.iter().for_each(|line| println!("{line}"));
+        println!("{}", failure.what);
+    }
+    let left_out: Vec<String> = life.left_out().iter().map(u64::to_string).collect();
+    command.push_str(&format!(" --steps {}", life.length()));
+    if !left_out.is_empty() {
+        command.push_str(&format!(" --without {}", left_out.join(",")));
+    }
+    command
 }
 
 fn failures(found: &Mutex<Found>) -> usize {
@@ -81,6 +119,9 @@ fn note(found: &Mutex<Found>, seed: u64, runs: &Runs, result: Option<Result<Repo
             found.hash = found.hash.wrapping_add(report.hash);
             for (name, count) in report.counts {
                 *found.totals.entry(name).or_default() += count;
+            }
+            for (fault, count) in report.faults {
+                *found.faults.entry(fault).or_default() += count;
             }
             (report.trace, None)
         }
@@ -98,9 +139,12 @@ fn tell(io: &Io, runs: &Runs, found: &Found, took: Duration) {
     if io.json {
         let totals: serde_json::Map<_, _> = found.totals.iter().map(|(k, v)| ((*k).to_string(), (*v).into())).collect();
         let failed: Vec<u64> = found.failures.iter().map(|f| f.0).collect();
+        let faults: serde_json::Map<_, _> =
+            found.faults.iter().map(|(f, n)| (f.name().to_string(), (*n).into())).collect();
         let facts = serde_json::json!({
             "from": runs.seeds.start, "lives": found.lives, "seconds": took.as_secs_f64(), "per_s": per_s,
-            "hash": format!("{:016x}", found.hash), "totals": totals, "failed": failed,
+            "hash": format!("{:016x}", found.hash), "totals": totals, "faults": faults,
+            "failed": failed,
         });
         println!("{facts}");
         return;
@@ -108,7 +152,11 @@ fn tell(io: &Io, runs: &Runs, found: &Found, took: Duration) {
     let (from, seconds) = (runs.seeds.start, took.as_secs_f64());
     println!("{} lives from seed {from}, {seconds:.1} s, {per_s:.0} a second, hash {:016x}", found.lives, found.hash);
     for (name, count) in &found.totals {
-        println!("  {name:<14} {count:>10}");
+        println!("  {name:<20} {count:>10}");
+    }
+    println!("faults:");
+    for (fault, count) in &found.faults {
+        println!("  {:<20} {count:>10}", fault.name());
     }
     found.failures.iter().for_each(|(seed, what)| println!("seed {seed}: {what}"));
 }

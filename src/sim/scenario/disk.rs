@@ -6,18 +6,19 @@ use crate::disk::job::Job;
 use crate::disk::{Disk, Done, Fleet, LogWrite, SlotDir};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
+use crate::sim::file::{BLOCK, File};
 use crate::sim::scenario::{Act, Bytes, Call, Flight, Op, PG, Stage};
-use crate::sim::world::{SimDir, World};
 use crate::volume::shared::Clock;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) struct StageClock(pub World);
+pub(super) struct StageClock(pub Stage);
 
 impl Clock for StageClock {
     fn now(&self) -> Duration {
-        self.0.lock().now
+        self.0.0.disks.lock().now
     }
 
     fn wall_us(&self) -> u64 {
@@ -56,24 +57,41 @@ impl Fleet for StageFleet {
 /// One slot's directory: the simulator's, behind the hook.
 pub(super) struct StageDir {
     pub stage: Stage,
-    pub sim: SimDir,
+    pub process: usize,
+    pub slot: Slot,
 }
 
 impl StageDir {
+    /// The slot's files, unless the process is dead or the slot fails.
+    fn files<T>(&self, f: impl FnOnce(&mut BTreeMap<FileName, File>) -> io::Result<T>) -> io::Result<T> {
+        let mut disks = self.stage.0.disks.lock();
+        if !disks.alive[self.process] {
+            return Err(io::Error::other("the process was killed"));
+        }
+        if disks.failing.contains(self.slot) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        f(&mut disks.files[self.slot.index()])
+    }
+
+    fn file<T>(&self, name: FileName, f: impl FnOnce(&mut File) -> T) -> io::Result<T> {
+        self.files(|files| files.get_mut(&name).map(f).ok_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
     /// Makes a call, or dies before or in it.
     fn ask(&self, op: Op, name: Option<FileName>) -> Act {
-        let process = self.sim.process;
+        let process = self.process;
         // A dead process calls nothing any more.
-        let alive = self.stage.0.world.lock().is_alive(process);
+        let alive = self.stage.is_alive(process);
         let hook = self.stage.0.hooks.lock().remove(&process).filter(|_| alive);
         let Some(mut hook) = hook else { return Act::Go };
-        let act = hook(Call { slot: self.sim.slot, op, name });
+        let act = hook(Call { slot: self.slot, op, name });
         self.stage.0.hooks.lock().insert(process, hook);
         act
     }
 
     fn make<T>(&self, op: Op, name: Option<FileName>, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let process = self.sim.process;
+        let process = self.process;
         match self.ask(op, name) {
             Act::Go => call(),
             Act::Die => {
@@ -91,45 +109,61 @@ impl StageDir {
 
 impl SlotDir for StageDir {
     fn list(&self) -> io::Result<Vec<FileName>> {
-        self.make(Op::List, None, || self.sim.list())
+        self.make(Op::List, None, || self.files(|files| Ok(files.keys().copied().collect())))
     }
 
     fn create_new(&self, name: FileName) -> io::Result<()> {
-        self.make(Op::Create, Some(name), || self.sim.create_new(name))
+        self.make(Op::Create, Some(name), || {
+            self.files(|files| match files.contains_key(&name) {
+                true => Err(io::ErrorKind::AlreadyExists.into()),
+                false => {
+                    files.insert(name, File::default());
+                    Ok(())
+                }
+            })
+        })
     }
 
-    fn read_at(&self, name: FileName, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.make(Op::Read, Some(name), || self.sim.read_at(name, offset, buf))
+    fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+        self.make(Op::Read, Some(name), || self.file(name, |file| file.read(offset, most).unwrap_or_default()))
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let (process, slot) = (self.sim.process, self.sim.slot);
+        let (process, slot) = (self.process, self.slot);
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         match self.ask(Op::Write, Some(name)) {
             Act::Go => (),
             Act::Die => self.stage.kill(process),
             Act::DieInIt => {
-                let mut bytes = bytes.to_vec();
-                bytes.resize(bytes.len().next_multiple_of(4096), 0);
-                let bytes = Bytes::Own(bytes);
+                let bytes = Bytes::Own(bytes.clone());
                 let flight = Flight { process, slot, name, offset, bytes, tell: false, hung: false };
                 self.stage.0.flights.lock().push(flight);
                 self.stage.kill(process);
             }
         }
-        self.sim.write_at(name, offset, bytes)
+        self.files(|files| {
+            files.entry(name).or_default().land(offset, &bytes, true, |_| true);
+            Ok(())
+        })
     }
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
-        self.make(Op::Allocate, Some(name), || self.sim.allocate(name, offset, len))
+        self.make(Op::Allocate, Some(name), || {
+            self.files(|files| {
+                files.entry(name).or_default().allocate(offset + len);
+                Ok(())
+            })
+        })
     }
 
     fn flush(&self, name: FileName) -> io::Result<()> {
-        self.make(Op::Flush, Some(name), || self.sim.flush(name))
+        self.make(Op::Flush, Some(name), || self.file(name, File::flush))
     }
 
     /// Waits for what dead processes have in flight to the file: it lands. A zombie's is not waited for.
     fn drain(&self, name: FileName) -> io::Result<()> {
-        let (process, slot) = (self.sim.process, self.sim.slot);
+        let (process, slot) = (self.process, self.slot);
         self.make(Op::Drain, Some(name), || {
             let of_others = |f: &&Flight| f.slot == slot && f.name == name && f.process != process;
             let flights: Vec<(usize, bool)> =
@@ -146,11 +180,16 @@ impl SlotDir for StageDir {
     }
 
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
-        self.make(Op::Punch, Some(name), || self.sim.punch(name, offset, len))
+        self.make(Op::Punch, Some(name), || self.file(name, |file| file.punch(offset, len)))
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
-        self.make(Op::Remove, Some(name), || self.sim.remove(name))
+        self.make(Op::Remove, Some(name), || {
+            self.files(|files| {
+                files.remove(&name);
+                Ok(())
+            })
+        })
     }
 }
 

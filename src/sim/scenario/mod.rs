@@ -20,9 +20,9 @@ use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::name::FileName;
 use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
+use crate::sim::file::{BLOCK, File};
 use crate::sim::model::{Model, ModelMtr, State};
 use crate::sim::scenario::disk::{StageClock, StageDir, StageDisk, StageFleet};
-use crate::sim::world::{Disks, SimDir, Weather, World};
 use crate::volume::error::{OpenError, ReadError};
 use crate::volume::open::{build, redo_layer};
 use crate::volume::options::Options;
@@ -30,7 +30,7 @@ use crate::volume::reader;
 use crate::volume::shared::{Clock, Shared};
 use crate::volume::view::Reads;
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,8 +141,19 @@ struct Hands {
     idle: SlotSet,
 }
 
+/// Nothing random happens to them.
+#[derive(Default)]
+struct Disks {
+    files: [BTreeMap<FileName, File>; SLOTS],
+    /// By process.
+    alive: Vec<bool>,
+    /// Slots on which every call fails.
+    failing: SlotSet,
+    now: Duration,
+}
+
 struct Inner {
-    world: World,
+    disks: Mutex<Disks>,
     model: Mutex<Model>,
     hooks: Mutex<HashMap<usize, Hook>>,
     flights: Mutex<Vec<Flight>>,
@@ -176,7 +187,7 @@ impl Stage {
         let id = uuid::Uuid::from_u128(0x51);
         let geometry = Geometry { volume: id, log: id, page_size: PAGE as u32, block_size: 4096, pg_size: PG };
         Stage(Arc::new(Inner {
-            world: Arc::new(Mutex::new(Disks::new(0, false))),
+            disks: Mutex::default(),
             model: Mutex::default(),
             hooks: Mutex::default(),
             flights: Mutex::default(),
@@ -218,7 +229,11 @@ impl Stage {
     }
 
     fn start(&self) -> usize {
-        let process = self.0.world.lock().start_process();
+        let process = {
+            let mut disks = self.0.disks.lock();
+            disks.alive.push(true);
+            disks.alive.len() - 1
+        };
         let hands =
             Hands { done: Vec::new(), jobs: Vec::new(), sees: SlotSet::ALL, holds_looks: false, idle: SlotSet::NONE };
         self.0.hands.lock().insert(process, hands);
@@ -226,7 +241,7 @@ impl Stage {
     }
 
     fn dir(&self, process: usize, slot: Slot) -> StageDir {
-        StageDir { stage: self.clone(), sim: SimDir { world: self.0.world.clone(), process, slot } }
+        StageDir { stage: self.clone(), process, slot }
     }
 
     /// Opens for writing over the slots that this opener reaches. Refused or dead is what broke.
@@ -247,7 +262,7 @@ impl Stage {
         self.0.hooks.lock().remove(&process);
         self.take_failure()?;
         match opened {
-            _ if !self.0.world.lock().is_alive(process) => Ok(Opening::Died),
+            _ if !self.is_alive(process) => Ok(Opening::Died),
             Ok(opened) => self.stand_up(opened, process).map(Opening::Open),
             Err(e) => {
                 self.kill(process);
@@ -279,16 +294,17 @@ impl Stage {
     fn stand_up(&self, opened: Opened, process: usize) -> Checked<Writer> {
         let (number, history) = (opened.number, opened.history.clone());
         let previous = opened.recovered.choice.decision.number;
-        self.0.world.lock().set_epoch(process, number);
-        let base = self.0.model.lock().expose(&history)?;
+        let base = self.0.model.lock().expose(&history, false)?;
         let fleet = StageFleet { stage: self.clone(), process, visible: SlotSet::ALL };
         let disk = Box::new(StageDisk { stage: self.clone(), process, number });
-        let clock: Arc<dyn Clock> = Arc::new(StageClock(self.0.world.clone()));
+        let clock: Arc<dyn Clock> = Arc::new(StageClock(self.clone()));
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         (options.merge_after, options.stall_max) = (Duration::from_millis(300), Duration::from_secs(1 << 20));
         let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &options);
-        let world = self.0.world.clone();
-        parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
+        // Weak: the writer is the stage's, and not the other way round.
+        let stage = Arc::downgrade(&self.0);
+        let alone = move |alive: &[bool]| alive.iter().enumerate().all(|(p, alive)| p == process || !alive);
+        parts.earlier_gone = Box::new(move || stage.upgrade().is_some_and(|s| alone(&s.disks.lock().alive)));
         #[cfg(feature = "io-uring")]
         let shared = Arc::new(Shared::new(parts, engine, None));
         #[cfg(not(feature = "io-uring"))]
@@ -359,7 +375,7 @@ impl Stage {
                 let (epoch, end) = (model.mtrs[i].epoch, model.mtrs[i].end);
                 let lost = crate::Unknown { lsn: end, epoch };
                 if let Some(present) = reader::outcome(history, settled, decided, lost) {
-                    model.settle(i, present, "a read-only open")?;
+                    model.settle(i, present, "a read-only open", false)?;
                 }
                 let shown = history.holds(epoch, Lsn(end.0 - 1)) && end <= visible;
                 if model.mtrs[i].acknowledged && !shown {
@@ -385,7 +401,7 @@ impl Stage {
     }
 
     fn kill(&self, process: usize) {
-        self.0.world.lock().kill(process);
+        self.0.disks.lock().alive[process] = false;
         self.0.flights.lock().iter_mut().filter(|f| f.process == process).for_each(|f| f.tell = false);
         if let Some(hands) = self.0.hands.lock().get_mut(&process) {
             (hands.done, hands.jobs) = (Vec::new(), Vec::new());
@@ -395,10 +411,10 @@ impl Stage {
     /// Lets the oldest write in flight from a process to a slot land. False if there is none.
     fn land_one(&self, process: usize, slot: Slot) -> bool {
         let Some(f) = self.take_flight(process, slot) else { return false };
-        let mut world = self.0.world.lock();
+        let mut disks = self.0.disks.lock();
         // What a dead process had in flight is not flushed by anybody.
-        world.files[slot.index()].entry(f.name).or_default().land(f.offset, f.bytes.get(), f.tell, |_| true);
-        drop(world);
+        disks.files[slot.index()].entry(f.name).or_default().land(f.offset, f.bytes.get(), f.tell, |_| true);
+        drop(disks);
         self.tell(&f, Ok(()));
         true
     }
@@ -442,8 +458,8 @@ impl Stage {
     /// ... or only these bytes of it.
     pub fn tear(&self, writer: &Writer, name: &str, range: std::ops::Range<u64>) {
         while let Some(f) = self.take_flight(writer.process, slot(name)) {
-            let mut world = self.0.world.lock();
-            let file = world.files[f.slot.index()].entry(f.name).or_default();
+            let mut disks = self.0.disks.lock();
+            let file = disks.files[f.slot.index()].entry(f.name).or_default();
             file.land(f.offset, f.bytes.get(), true, |sector| range.contains(&(sector as u64 * 512)));
         }
     }
@@ -453,24 +469,24 @@ impl Stage {
         let processes: Vec<usize> = self.0.hands.lock().keys().copied().collect();
         processes.into_iter().for_each(|p| self.kill(p));
         let flights = std::mem::take(&mut *self.0.flights.lock());
-        let mut world = self.0.world.lock();
+        let mut disks = self.0.disks.lock();
         for f in flights {
             let garbage = vec![0xA5; f.bytes.get().len()];
-            world.files[f.slot.index()].entry(f.name).or_default().land(f.offset, &garbage, true, |_| true);
+            disks.files[f.slot.index()].entry(f.name).or_default().land(f.offset, &garbage, true, |_| true);
         }
-        for file in world.files.iter_mut().flat_map(|s| s.values_mut()) {
-            for index in std::mem::take(&mut file.cached).into_keys() {
-                file.blocks.insert(index, Box::new([0xA5; 4096]));
-            }
+        for file in disks.files.iter_mut().flat_map(|s| s.values_mut()) {
+            file.unflushed().into_iter().for_each(|at| file.land(at, &[0xA5; BLOCK], true, |_| true));
         }
     }
 
     /// A byte of a file goes bad.
     pub fn rot(&self, name: &str, file: FileName, at: u64) {
-        let mut world = self.0.world.lock();
-        let file = world.files[slot(name).index()].get_mut(&file).expect("stage: the file is there");
-        let block = file.blocks.get_mut(&(at / 4096)).expect("stage: the block was written");
-        block[(at % 4096) as usize] ^= 0x40;
+        let mut disks = self.0.disks.lock();
+        let file = disks.files[slot(name).index()].get_mut(&file).expect("stage: the file is there");
+        let from = at / BLOCK as u64 * BLOCK as u64;
+        let mut block = file.read(from, BLOCK).expect("stage: it can be read");
+        block[(at - from) as usize] ^= 0x40;
+        file.land(from, &block, true, |_| true);
     }
 
     /// ... of a slot's copy of the log.
@@ -481,34 +497,32 @@ impl Stage {
 
     /// A blank disk in place of what was there.
     pub fn blank(&self, set: &str) {
-        slots(set).iter().for_each(|s| self.0.world.lock().blank(s));
+        slots(set).iter().for_each(|s| self.0.disks.lock().files[s.index()].clear());
     }
 
-    /// Slots that nobody reaches, or everybody again.
-    pub fn weather(&self, set: &str, weather: Weather) {
-        slots(set).iter().for_each(|s| self.0.world.lock().weather[s.index()] = weather);
+    fn is_alive(&self, process: usize) -> bool {
+        self.0.disks.lock().alive[process]
     }
 
     pub fn has(&self, name: &str, file: FileName) -> bool {
-        self.0.world.lock().files[slot(name).index()].contains_key(&file)
+        self.0.disks.lock().files[slot(name).index()].contains_key(&file)
     }
 
     /// The group at `at` verifies in the slot's segment, and is of this epoch.
     pub fn verifies(&self, name: &str, at: Lsn, epoch: u64) -> bool {
         let (segment, offset) = FileName::segment_of(at, PG);
-        let mut bytes = vec![0; (1 << 20) - (at.0 % (1 << 20)) as usize];
-        let world = self.0.world.lock();
-        let Some(file) = world.files[slot(name).index()].get(&segment) else { return false };
-        let got = file.read(offset, &mut bytes);
-        group::verify(&bytes[..got], at, self.0.geometry.seed(), |_| ()).is_ok_and(|s| s.header.epoch == epoch)
+        let disks = self.0.disks.lock();
+        let copy = disks.files[slot(name).index()].get(&segment).and_then(|f| f.read(offset, 1 << 20));
+        let sum = group::verify(&copy.unwrap_or_default(), at, self.0.geometry.seed(), |_| ());
+        sum.is_ok_and(|s| s.header.epoch == epoch)
     }
 
     fn judge(&self, process: usize, number: u64) -> Look {
         let sees = self.hands(process, |h| h.sees);
-        let world = self.0.world.lock();
+        let disks = self.0.disks.lock();
         let mut claims = [None; SLOTS];
-        for slot in sees.iter().filter(|s| world.weather[s.index()] == Weather::Fair) {
-            claims[slot.index()] = world.files[slot.index()]
+        for slot in sees.iter().filter(|s| !disks.failing.contains(*s)) {
+            claims[slot.index()] = disks.files[slot.index()]
                 .keys()
                 .filter_map(|name| match name {
                     FileName::Claim(n) | FileName::Epoch(n) => Some(*n),

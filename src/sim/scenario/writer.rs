@@ -5,9 +5,9 @@ use crate::disk::job;
 use crate::lsn::{PageId, SlotSet};
 use crate::sim::model::{Effect, ModelMtr, State};
 use crate::sim::scenario::{Act, Call, Checked, Flight, Made, PAGE, Stage, ensure, slot, slots};
-use crate::sim::world::Weather;
+use crate::volume::append::{NotAppended, Prepared};
 use crate::volume::mtr::{Change, Content, What};
-use crate::volume::shared::{NotAppended, Prepared, Shared};
+use crate::volume::shared::Shared;
 use crate::volume::tickets::Ended;
 use crate::volume::view::View;
 use parking_lot::Mutex;
@@ -132,10 +132,10 @@ impl Writer {
 
     /// The slot's superblock cannot be written: it leaves, whatever is in flight to it.
     pub fn lose_slot(&self, name: &str) -> Checked {
-        self.stage.weather(name, Weather::Failing);
+        self.stage.0.disks.lock().failing = slots(name);
         self.shared.engine().begin_round(None, None);
         self.jobs()?;
-        self.stage.weather(name, Weather::Fair);
+        self.stage.0.disks.lock().failing = SlotSet::NONE;
         ensure(!self.is_live(name), "stage: the slot is still live")
     }
 
@@ -178,7 +178,7 @@ impl Writer {
 
     /// Time passes, and the engine and its workers do what is due.
     pub fn tick(&self, ms: u64) -> Checked {
-        self.stage.0.world.lock().now += Duration::from_millis(ms);
+        self.stage.0.disks.lock().now += Duration::from_millis(ms);
         let now = self.shared.clock.now();
         self.shared.engine().tick(now);
         self.jobs()
@@ -186,7 +186,7 @@ impl Writer {
 
     /// ... the background, too: a merge, a filler.
     pub fn housekeep(&self, ms: u64) -> Checked {
-        self.stage.0.world.lock().now += Duration::from_millis(ms);
+        self.stage.0.disks.lock().now += Duration::from_millis(ms);
         self.shared.housekeep();
         self.jobs()
     }
@@ -204,7 +204,7 @@ impl Writer {
 
     /// The writer takes in what came back. What it acknowledges is noted.
     pub fn tend(&self) -> Checked {
-        if !self.stage.0.world.lock().is_alive(self.process) {
+        if !self.stage.is_alive(self.process) {
             return Ok(());
         }
         self.shared.pump();

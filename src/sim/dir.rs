@@ -1,0 +1,240 @@
+//! What a process sees of the simulated disks: a slot's directory, and the writer's disk.
+
+use crate::core::writer::Look;
+use crate::disk::job::{self, Job};
+use crate::disk::{Disk, Done, LogWrite, SlotDir};
+use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::segment::name::FileName;
+use crate::sim::faults::Fault;
+use crate::sim::file::{BLOCK, File};
+use crate::sim::world::{Bytes, Disks, World};
+use parking_lot::MutexGuard;
+use std::io;
+
+/// Calls that fail, one in so many.
+const CALLS: usize = 400;
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+/// One slot's directory, as one process sees it.
+pub struct SimDir {
+    pub world: World,
+    pub process: usize,
+    pub slot: Slot,
+}
+
+impl SimDir {
+    /// The world, for a call that reads. An error if the process is dead, or dies by it.
+    fn reads(&self) -> io::Result<MutexGuard<'_, Disks>> {
+        let mut w = self.world.lock();
+        w.call(self.process)?;
+        if w.call_fails(Fault::ReadError, 4 * CALLS, self.slot) { Err(eio()) } else { Ok(w) }
+    }
+
+    /// The world, for a call that writes.
+    fn writes(&self) -> io::Result<MutexGuard<'_, Disks>> {
+        let mut w = self.world.lock();
+        w.call(self.process)?;
+        if w.call_fails(Fault::WriteError, CALLS, self.slot) { Err(eio()) } else { Ok(w) }
+    }
+
+    /// A durable write: it may die in the midst of it, and then land late.
+    fn write(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let alive_before = self.world.lock().is_alive(self.process);
+        let mut w = match self.writes() {
+            Ok(w) => w,
+            Err(e) => {
+                let mut w = self.world.lock();
+                if alive_before && !w.is_alive(self.process) && w.random.one_in(2) {
+                    w.fly(self.process, self.slot, name, offset, Bytes::Own(bytes.to_vec()), false);
+                }
+                return Err(e);
+            }
+        };
+        let (p, slot) = (self.process, self.slot);
+        w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
+        w.reach(slot, true)?;
+        // It may be the slot's only superblock that is lost, or written over.
+        let allowed = w.atlas.may_spoil(slot, w.away());
+        let lost = allowed && w.hurts(Fault::LostWrite, 3000, slot);
+        let astray = !lost && allowed && w.hurts(Fault::Misdirected, 3000, slot);
+        if lost || astray {
+            w.atlas.spoils(slot);
+        }
+        let file = w.reach(slot, true)?.entry(name).or_default();
+        if lost {
+            return Ok(());
+        }
+        let mut offset = offset;
+        if astray {
+            let file = file.clone();
+            offset = file.somewhere(w.faults.random());
+        }
+        w.reach(slot, true)?.entry(name).or_default().land(offset, bytes, true, |_| true);
+        Ok(())
+    }
+}
+
+impl SlotDir for SimDir {
+    fn list(&self) -> io::Result<Vec<FileName>> {
+        let mut w = self.reads()?;
+        Ok(w.reach(self.slot, false)?.keys().copied().collect())
+    }
+
+    fn create_new(&self, name: FileName) -> io::Result<()> {
+        let alive_before = self.world.lock().is_alive(self.process);
+        let called = self.writes().map(|_| ());
+        let mut w = self.world.lock();
+        // Killed in the call: the file may be there or not.
+        let died = alive_before && !w.is_alive(self.process);
+        if called.is_err() && !(died && w.random.one_in(2)) {
+            return called;
+        }
+        let (p, slot) = (self.process, self.slot);
+        let files = w.reach(self.slot, true)?;
+        if files.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        files.insert(name, File::default());
+        w.note(|| format!("p{p} slot {slot} creates {name}"));
+        called
+    }
+
+    fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+        let mut w = self.reads()?;
+        let file = w.reach(self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        file.read(offset, most).ok_or_else(eio)
+    }
+
+    fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        self.write(name, offset, &bytes)
+    }
+
+    fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
+        let mut w = self.writes()?;
+        let grows = w.allocating_grows;
+        let file = w.reach(self.slot, true)?.entry(name).or_default();
+        if grows {
+            file.allocate(offset + len);
+        }
+        Ok(())
+    }
+
+    fn flush(&self, name: FileName) -> io::Result<()> {
+        let mut w = self.writes()?;
+        if !w.reach(self.slot, false)?.contains_key(&name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let allowed = w.atlas.may_strike(self.slot, w.away());
+        let fails = allowed && w.hurts(Fault::FlushError, CALLS, self.slot);
+        let Some(file) = w.reach(self.slot, false)?.get_mut(&name) else { return Ok(()) };
+        if fails {
+            file.fail_flush();
+            w.atlas.strikes(self.slot);
+            return Err(eio());
+        }
+        file.flush();
+        Ok(())
+    }
+
+    fn drain(&self, name: FileName) -> io::Result<()> {
+        let mut w = self.writes()?;
+        let (p, slot) = (self.process, self.slot);
+        if w.flying.iter().any(|f| f.slot == slot && f.name == name && f.process != p && f.tell) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        w.drain(slot, name);
+        w.note(|| format!("p{p} slot {slot} drains {name}"));
+        Ok(())
+    }
+
+    fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
+        let mut w = self.writes()?;
+        w.reach(self.slot, true)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?.punch(offset, len);
+        Ok(())
+    }
+
+    fn remove(&self, name: FileName) -> io::Result<()> {
+        let mut w = self.writes()?;
+        w.reach(self.slot, true)?.remove(&name);
+        Ok(())
+    }
+}
+
+/// The writer's disk, as one process sees it.
+pub struct SimDisk {
+    pub world: World,
+    pub process: usize,
+    pub pg_size: u64,
+    /// Of the log's checksums.
+    pub seed: u32,
+}
+
+impl Disk for SimDisk {
+    fn write(&mut self, write: LogWrite) {
+        let (name, offset) = FileName::segment_of(write.from, self.pg_size);
+        let len = (write.to - write.from) as usize;
+        let bytes = Bytes::Frame { frame: write.frame, from: write.from, len };
+        let mut w = self.world.lock();
+        if w.atlas.is_beyond() {
+            bytes.with(|b| w.remember(self.process, write.from, b, self.seed, self.pg_size));
+        }
+        w.fly(self.process, write.slot, name, offset, bytes, true);
+    }
+
+    fn job(&mut self, slot: Slot, job: Job) {
+        self.world.lock().processes[self.process].jobs.push((slot, job));
+    }
+
+    /// A replaced directory is noticed sooner or later.
+    fn lost(&mut self) -> SlotSet {
+        let mut w = self.world.lock();
+        let now = w.generations;
+        let process = &w.processes[self.process];
+        let lost: SlotSet = Slot::ALL.into_iter().filter(|s| process.knows[s.index()] != now[s.index()]).collect();
+        if lost.len() > 0 && w.random.one_in(3) {
+            w.processes[self.process].knows = now;
+            return lost;
+        }
+        SlotSet::NONE
+    }
+
+    fn look(&mut self, quorum: Lsn) -> Option<Look> {
+        let mut w = self.world.lock();
+        if w.random.one_in(2) {
+            let look = w.judge(self.process);
+            // Unsure would ask through jobs: here the answer simply comes later.
+            if look != Look::Unsure {
+                return Some(look);
+            }
+        }
+        w.processes[self.process].looks.push(quorum);
+        None
+    }
+
+    fn submit(&mut self) {}
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        done.append(&mut self.world.lock().processes[self.process].done);
+    }
+}
+
+/// Does one job of a process. True if there was one.
+pub fn do_job(world: &World, process: usize) -> bool {
+    let mut w = world.lock();
+    if w.random.one_in(3) && w.answer_look(process) {
+        return true;
+    }
+    let Some((slot, job)) = w.next_job(process) else { return w.answer_look(process) };
+    let kind = job.kind();
+    w.note(|| format!("p{process} slot {slot} does {kind:?}"));
+    drop(w);
+    let dir = SimDir { world: world.clone(), process, slot };
+    let output = job::run(&dir, job);
+    world.lock().job_done(process, Done::Job { slot, kind, output });
+    true
+}

@@ -1,0 +1,341 @@
+//! One lifetime: what exists in it, and what may happen next, a step at a time.
+
+use crate::lsn::Lsn;
+use crate::sim::dir::do_job;
+use crate::sim::faults::Fault;
+use crate::sim::model::{Model, State};
+use crate::sim::world::{Counts, Disks, Files, World};
+use crate::sim::{Failure, Life, Report};
+use crate::volume::append::Prepared;
+use crate::volume::close::Closing;
+use crate::volume::mtr::Mtr;
+use crate::volume::options::Options;
+use crate::volume::shared::{Clock, Shared};
+use crate::volume::tickets::Ended;
+use crate::volume::view::View;
+use parking_lot::Mutex;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const PAGE: usize = 4096;
+pub const PG: u64 = 64 << 20;
+
+/// A property that broke, in words.
+pub type Checked = Result<(), String>;
+
+pub fn live(life: &Life) -> Result<Report, Box<Failure>> {
+    let sim = Sim::new(life);
+    let result = sim.live(life.steps);
+    let mut world = sim.world.lock();
+    let trace = world.trace.take().unwrap_or_default();
+    match result {
+        Ok(steps) => Ok(Report {
+            seed: life.seed,
+            hash: world.hash,
+            steps,
+            counts: counted(&world.counts),
+            faults: Fault::ALL.map(|f| (f, world.faults.struck(f))).to_vec(),
+            trace,
+        }),
+        Err(what) => {
+            let (step, faults) = (sim.step.get(), world.faults.numbered());
+            Err(Box::new(Failure { seed: life.seed, what, step, faults, trace }))
+        }
+    }
+}
+
+fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
+    vec![
+        ("opens", c.opens),
+        ("opens refused", c.refused),
+        ("read-only opens", c.readers),
+        ("clean closes", c.clean_closes),
+        ("commits", c.commits),
+        ("acknowledged", c.acknowledged),
+        ("checkpoints", c.checkpoints),
+        ("merges", c.merges),
+        ("reads", c.reads),
+        ("reads refused", c.lost_reads),
+        ("writes landed", c.landed),
+    ]
+}
+
+/// The simulator's clocks.
+pub struct SimClock(pub World);
+
+impl Clock for SimClock {
+    fn now(&self) -> Duration {
+        self.0.lock().now
+    }
+
+    fn wall_us(&self) -> u64 {
+        let w = self.0.lock();
+        w.wall_us + w.now.as_micros() as u64
+    }
+}
+
+/// A reserved MTR that is not published yet.
+pub struct Held {
+    pub prepared: Prepared,
+    pub mtr: Mtr,
+    pub index: usize,
+}
+
+/// A process that has the volume open for writing.
+pub struct Running {
+    pub process: usize,
+    pub shared: Arc<Shared>,
+    pub held: Vec<Held>,
+    pub closing: Option<Closing>,
+    pub views: Vec<(View, State)>,
+    /// What it showed when it was opened.
+    pub base: State,
+    /// Its own MTRs, in order of address.
+    pub mtrs: Vec<usize>,
+    /// After everything that it reserved.
+    pub newest: State,
+    /// Of its MTRs, so many are acknowledged.
+    pub acknowledged: usize,
+}
+
+impl Running {
+    pub fn state_at(&self, model: &Model, lsn: Lsn) -> State {
+        let mut state = self.base.clone();
+        let below = self.mtrs.iter().map(|i| &model.mtrs[*i]).take_while(|m| m.end <= lsn);
+        below.flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+        state
+    }
+}
+
+pub struct Sim {
+    pub world: World,
+    pub model: RefCell<Model>,
+    /// At most two: the younger one, and the zombie that it left behind.
+    pub running: [RefCell<Option<Running>>; 2],
+    pub opening: Cell<bool>,
+    pub peace: Cell<bool>,
+    /// An open or a reader met more bad slots than the promise allows: outcomes may flip from then on.
+    pub past_promise: Cell<bool>,
+    pub failure: RefCell<Option<String>>,
+    /// Slots of another volume.
+    pub foreign: RefCell<Vec<Files>>,
+    step: Cell<u64>,
+}
+
+impl Sim {
+    fn new(life: &Life) -> Sim {
+        Sim {
+            world: Arc::new(Mutex::new(Disks::new(life.seed, life.trace, life.mode, &life.removed))),
+            model: RefCell::new(Model::default()),
+            running: [RefCell::new(None), RefCell::new(None)],
+            opening: Cell::new(false),
+            peace: Cell::new(false),
+            past_promise: Cell::new(false),
+            failure: RefCell::new(None),
+            foreign: RefCell::default(),
+            step: Cell::new(0),
+        }
+    }
+
+    pub fn below(&self, n: usize) -> usize {
+        self.world.lock().random.below(n)
+    }
+
+    pub fn one_in(&self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    /// The fault that the run has chosen happens, unless it is to be left out.
+    pub fn happens(&self, fault: Fault) -> bool {
+        self.world.lock().faults.happens(fault)
+    }
+
+    pub fn options() -> Options {
+        let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
+        options.checkpoint_bytes = 256 << 10;
+        options.merge_after = Duration::from_millis(300);
+        options.stall_max = Duration::from_secs(5);
+        options
+    }
+
+    fn live(&self, steps: u64) -> Result<u64, String> {
+        self.create()?;
+        self.world.lock().faults.begin();
+        for n in 0..steps {
+            self.step.set(n);
+            self.step()?;
+        }
+        self.converge()?;
+        Ok(steps)
+    }
+
+    pub fn pass(&self, time: Duration) {
+        self.world.lock().now += time;
+    }
+
+    fn step(&self) -> Checked {
+        let which = self.below(2);
+        let young = self.running[0].borrow().is_some();
+        match self.below(1000) {
+            0..300 => self.disks_step(true),
+            300..420 => self.job_step(),
+            420..620 => self.reserve(which)?,
+            620..760 => self.publish(which),
+            760..830 => {
+                let ms = [1, 5, 50, 400][self.below(4)];
+                self.pass(Duration::from_millis(ms));
+                self.housekeep(which);
+            }
+            830..890 => self.read(which)?,
+            890..910 => self.take_view(which),
+            910..930 => self.read_view(which)?,
+            930..945 => self.change_weather(),
+            945..952 if young => self.kill_one(which),
+            952..956 => self.power_cut(),
+            956..961 if young => self.begin_close(),
+            961..971 => self.read_only()?,
+            971..976 if young => self.take_over()?,
+            976..983 => self.mischief(),
+            _ if !young => self.open(0, false)?,
+            _ => self.disks_step(true),
+        }
+        self.tend(0)?;
+        self.tend(1)?;
+        match self.failure.borrow_mut().take() {
+            Some(what) => Err(what),
+            None => Ok(()),
+        }
+    }
+
+    /// What goes on while an opener is between two calls.
+    pub fn meanwhile(&self) {
+        if !self.opening.get() {
+            return;
+        }
+        for _ in 0..self.below(4) {
+            match self.below(10) {
+                0..4 => self.disks_step(true),
+                4..6 => self.job_step(),
+                6 => self.publish(1),
+                7 => self.keep_failure(self.reserve(1)),
+                8 => self.housekeep(1),
+                _ => self.pass(Duration::from_millis(1)),
+            }
+            self.keep_failure(self.tend(1));
+        }
+    }
+
+    fn keep_failure(&self, result: Checked) {
+        if let Err(what) = result {
+            self.failure.borrow_mut().get_or_insert(what);
+        }
+    }
+
+    pub fn disks_step(&self, faults: bool) {
+        self.world.lock().land_one(faults);
+    }
+
+    fn job_step(&self) {
+        let which = self.below(2);
+        let process = self.running[which].borrow().as_ref().map(|r| r.process);
+        if let Some(process) = process {
+            do_job(&self.world, process);
+        }
+    }
+
+    /// Lets a writer take in what came back; a dead one is taken away; acknowledgements are checked.
+    pub fn tend(&self, which: usize) -> Checked {
+        let mut slot = self.running[which].borrow_mut();
+        let Some(running) = slot.as_mut() else { return Ok(()) };
+        if !self.world.lock().is_alive(running.process) {
+            bury(slot.take());
+            return Ok(());
+        }
+        running.shared.pump();
+        let vdl = running.shared.tickets.vdl();
+        let mut model = self.model.borrow_mut();
+        while let Some(&index) = running.mtrs.get(running.acknowledged)
+            && model.mtrs[index].end <= vdl
+        {
+            if running.held.iter().any(|h| h.index == index) {
+                return Err("VDL passed an MTR that is not published".into());
+            }
+            let told = model.acknowledge(index);
+            if !self.past_promise.get() {
+                told?;
+            }
+            running.acknowledged += 1;
+            self.world.lock().counts.acknowledged += 1;
+        }
+        let (used, most) = running.shared.memory();
+        if used > most {
+            return Err(format!("memory: {used} bytes, promised {most}"));
+        }
+        if let Some(closing) = &mut running.closing
+            && let Some(result) = closing.step(&running.shared)
+        {
+            let mut w = self.world.lock();
+            w.note(|| format!("p{} closes: {result:?}", running.process));
+            w.counts.clean_closes += u64::from(result.is_ok());
+            drop(w);
+            running.shared.tickets.end(Ended::Closed);
+            let process = running.process;
+            bury(slot.take());
+            self.world.lock().kill(process);
+        }
+        Ok(())
+    }
+
+    pub fn housekeep(&self, which: usize) {
+        if let Some(running) = self.running[which].borrow().as_ref() {
+            let before = running.shared.reads.pages.map().generation;
+            let had_merge = running.shared.merge.lock().is_some();
+            running.shared.housekeep();
+            let mut w = self.world.lock();
+            w.counts.merges += u64::from(had_merge && running.shared.merge.lock().is_none());
+            w.counts.checkpoints += u64::from(running.shared.reads.pages.map().generation > before);
+        }
+    }
+}
+
+/// A process that is gone: its handles must not write any more, and its reservations are dropped unpublished.
+pub fn bury(running: Option<Running>) {
+    if let Some(running) = running {
+        drop(running.views);
+        running.shared.tickets.end(Ended::Closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sim::{Life, Mode};
+
+    fn variable(name: &str, or: u64) -> u64 {
+        std::env::var(name).ok().and_then(|s| s.parse().ok()).unwrap_or(or)
+    }
+
+    #[test]
+    fn the_same_seed_is_the_same_run() {
+        let hash = |seed| Life::new(seed).steps(300).run().map(|r| r.hash).map_err(|f| f.what);
+        assert_eq!(hash(7), hash(7));
+    }
+
+    #[test]
+    fn a_hundred_lives() {
+        for seed in variable("SIM_FROM", 0)..variable("SIM_TO", 100) {
+            if let Err(f) = Life::new(seed).steps(variable("SIM_STEPS", 500)).run() {
+                panic!("seed {seed}: {}", f.what);
+            }
+        }
+    }
+
+    #[test]
+    fn beyond_the_atlas_it_is_honest() {
+        for seed in variable("SIM_FROM", 0)..variable("SIM_TO", 50) {
+            if let Err(f) = Life::new(seed).mode(Mode::Beyond).run() {
+                panic!("seed {seed}: {}", f.what);
+            }
+        }
+    }
+}

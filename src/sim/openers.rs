@@ -1,0 +1,284 @@
+//! Openers: for writing, over whatever is there, dying at any call; and for reading. What they show is checked.
+
+use crate::core::history::History;
+use crate::disk::{Fleet, SlotDir};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::page::read::{LogReader, Map, Pages};
+use crate::segment::recover::{self, Recovered};
+use crate::segment::superblock::{Durability, Geometry};
+use crate::sim::dir::{SimDir, SimDisk, do_job};
+use crate::sim::faults::Fault;
+use crate::sim::life::{Checked, PAGE, PG, Running, Sim, SimClock};
+use crate::sim::model::{Effect, ModelMtr, State};
+use crate::volume::error::ReadError;
+use crate::volume::mtr::{Change, Content, What};
+use crate::volume::open::{build, redo_layer};
+use crate::volume::reader;
+use crate::volume::shared::{Clock, Shared};
+use crate::volume::view::Reads;
+use std::io;
+use std::sync::Arc;
+
+/// The fleet of one opener: between its calls the rest of the world goes on.
+pub struct SimFleet<'a> {
+    pub sim: &'a Sim,
+    pub process: usize,
+    pub visible: SlotSet,
+}
+
+impl Fleet for SimFleet<'_> {
+    fn each<T: Send + 'static>(
+        &self,
+        set: SlotSet,
+        call: impl Fn(Slot, &dyn SlotDir) -> io::Result<T> + Send + Sync + 'static,
+    ) -> [Option<io::Result<T>>; SLOTS] {
+        let mut out: [Option<io::Result<T>>; SLOTS] = [const { None }; SLOTS];
+        let mut order: Vec<Slot> = set.iter().collect();
+        for i in (1..order.len()).rev() {
+            order.swap(i, self.sim.below(i + 1));
+        }
+        for slot in order {
+            self.sim.meanwhile();
+            let dir = SimDir { world: self.sim.world.clone(), process: self.process, slot };
+            let answer =
+                if self.visible.contains(slot) { call(slot, &dir) } else { Err(io::ErrorKind::NotFound.into()) };
+            out[slot.index()] = Some(answer);
+        }
+        out
+    }
+
+    fn dirs(&self) -> [Option<Arc<dyn SlotDir>>; SLOTS] {
+        Slot::ALL.map(|slot| {
+            let dir = SimDir { world: self.sim.world.clone(), process: self.process, slot };
+            self.visible.contains(slot).then(|| Arc::new(dir) as Arc<dyn SlotDir>)
+        })
+    }
+}
+
+impl Sim {
+    /// A run begins with a volume that was created in peace.
+    pub fn create(&self) -> Checked {
+        self.make_foreign()?;
+        let process = self.world.lock().start_process();
+        let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
+        let opened = recover::create(&fleet, self.geometry(), Durability::Dsync).map_err(|e| format!("create: {e}"))?;
+        self.stand_up(opened, process, 0)?;
+        let mut slot = self.running[0].borrow_mut();
+        let Some(running) = slot.as_mut() else { return Err("nothing runs after a creation".into()) };
+        let mut content = Content::default();
+        content.changes.push(Change { page: PageId::ROOT, what: What::Zero, fresh: true });
+        // Space comes with the first jobs.
+        for _ in 0..100 {
+            running.shared.pump();
+            while do_job(&self.world, process) {}
+        }
+        running.shared.pump();
+        let prepared = running.shared.prepare(&content).map_err(|e| format!("the root page: {e:?}"))?;
+        let effects = vec![Effect::Put(PageId::ROOT, vec![0; PAGE])];
+        let end = running.shared.finish(prepared);
+        effects[0].apply(&mut running.newest);
+        let mut model = self.model.borrow_mut();
+        running.mtrs.push(model.mtrs.len());
+        model.mtrs.push(ModelMtr { epoch: 1, end, effects, acknowledged: false, seen: None });
+        drop((model, slot));
+        self.until_acknowledged(0)
+    }
+
+    fn geometry(&self) -> Geometry {
+        let mut w = self.world.lock();
+        let (high, low) = (w.random.next(), w.random.next());
+        let id = uuid::Uuid::from_u128(u128::from(high) << 64 | u128::from(low));
+        Geometry { volume: id, log: id, page_size: PAGE as u32, block_size: 4096, pg_size: PG }
+    }
+
+    /// Another volume, whose slots may turn up in ours' places.
+    fn make_foreign(&self) -> Checked {
+        let process = self.world.lock().start_process();
+        let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
+        recover::create(&fleet, self.geometry(), Durability::Dsync).map_err(|e| format!("create another: {e}"))?;
+        let mut w = self.world.lock();
+        w.kill(process);
+        *self.foreign.borrow_mut() = w.files.iter_mut().map(std::mem::take).collect();
+        Ok(())
+    }
+
+    /// Opens for writing. The opener may die at any of its calls.
+    pub fn open(&self, which: usize, forced: bool) -> Checked {
+        let process = self.world.lock().start_process();
+        {
+            let mut w = self.world.lock();
+            w.counts.opens += 1;
+            w.atlas.forget_struck();
+            w.note(|| format!("p{process} OPENS{}", if forced { " by force" } else { "" }));
+            if !self.peace.get() && w.random.one_in(4) && w.faults.happens(Fault::DiesOpening) {
+                let calls = w.random.below(120) as u64;
+                w.dies_in(process, calls);
+            }
+        }
+        let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
+        self.opening.set(true);
+        let opened = recover::open(&fleet, |_, _| Ok(()));
+        self.opening.set(false);
+        if let Some(what) = self.failure.borrow_mut().take() {
+            return Err(what);
+        }
+        let alive = self.world.lock().is_alive(process);
+        match opened {
+            Ok(opened) if alive => self.stand_up(opened, process, which),
+            Err(e) if alive => {
+                let mut w = self.world.lock();
+                w.counts.refused += 1;
+                w.note(|| format!("p{process} cannot open: {e}"));
+                w.kill(process);
+                let promised = w.atlas.is_promised_to_write(w.away());
+                if promised { Err(format!("A1: an open within the promise is refused: {e}")) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An opened volume becomes a running writer, and what it shows is checked.
+    fn stand_up(&self, opened: recover::Opened, process: usize, which: usize) -> Checked {
+        let (geometry, number) = (opened.geometry, opened.number);
+        let history = opened.history.clone();
+        let previous = opened.recovered.choice.decision.number;
+        self.world.lock().set_epoch(process, number);
+        self.world.lock().note(|| format!("p{process} is open: {:?}", history.entries()));
+        let base = self.expose(&history)?;
+        let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
+        let disk =
+            Box::new(SimDisk { world: self.world.clone(), process, pg_size: geometry.pg_size, seed: geometry.seed() });
+        let clock: Arc<dyn Clock> = Arc::new(SimClock(self.world.clone()));
+        let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &Sim::options());
+        let world = self.world.clone();
+        parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
+        #[cfg(feature = "io-uring")]
+        let shared = Arc::new(Shared::new(parts, engine, None));
+        #[cfg(not(feature = "io-uring"))]
+        let shared = Arc::new(Shared::new(parts, engine));
+        shared.engine().tidy(previous);
+        for page in 0..30 {
+            let read = self.check_page(PageId(page), shared.read_newest(PageId(page)), &base, "an open's read");
+            // The opener may die in the midst of it.
+            if !self.world.lock().is_alive(process) {
+                return Ok(());
+            }
+            read?;
+        }
+        let newest = base.clone();
+        let (held, views, mtrs) = (Vec::new(), Vec::new(), Vec::new());
+        let running = Running { process, shared, held, closing: None, views, base, mtrs, newest, acknowledged: 0 };
+        *self.running[which].borrow_mut() = Some(running);
+        Ok(())
+    }
+
+    /// Opens for reading, over three or more slots, beside whatever runs.
+    pub fn read_only(&self) -> Checked {
+        let mut visible = SlotSet::ALL;
+        for _ in 0..self.below(3) {
+            visible = visible.without(Slot(self.below(SLOTS) as u8));
+        }
+        let hidden: SlotSet = Slot::ALL.into_iter().filter(|s| !visible.contains(*s)).collect();
+        {
+            let mut w = self.world.lock();
+            w.atlas.forget_struck();
+            let unseen = hidden.union(w.away());
+            if !w.atlas.is_beyond() && !w.atlas.is_promised(unseen) {
+                return Ok(());
+            }
+            w.counts.readers += 1;
+        }
+        let process = self.world.lock().start_process();
+        let fleet = SimFleet { sim: self, process, visible };
+        let recovered = recover::recover(&fleet);
+        let promised = {
+            let w = self.world.lock();
+            w.atlas.is_promised(hidden.union(w.away()))
+        };
+        if !promised {
+            self.past_promise.set(true);
+        }
+        let result = match recovered {
+            Ok(recovered) => self.check_reader(&fleet, recovered),
+            Err(e) if promised => {
+                Err(format!("A1: a read-only open within the promise is refused: {e} (of {visible:?})"))
+            }
+            Err(_) => Ok(()),
+        };
+        self.world.lock().kill(process);
+        result
+    }
+
+    /// A new writer is open: every earlier outcome is known now. What it must show.
+    fn expose(&self, history: &History) -> Result<State, String> {
+        if !self.promised() {
+            self.past_promise.set(true);
+        }
+        self.check_losses(history)?;
+        let mut model = self.model.borrow_mut();
+        model.expose(history, self.past_promise.get())
+    }
+
+    /// Past the promise what was acknowledged may be lost, but not while a copy that can be read testifies of it.
+    fn check_losses(&self, history: &History) -> Checked {
+        let (model, w) = (self.model.borrow(), self.world.lock());
+        for m in model.mtrs.iter().filter(|m| m.acknowledged && m.seen != Some(false)) {
+            if !history.holds(m.epoch, Lsn(m.end.0 - 1))
+                && let Some((slot, at)) = w.witness(m.epoch, m.end)
+            {
+                return Err(format!(
+                    "silent loss: the acknowledged MTR of epoch {} that ends at {} is gone, though slot {slot}'s group at {at} knows of it",
+                    m.epoch, m.end
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_reader(&self, fleet: &SimFleet<'_>, recovered: Recovered) -> Checked {
+        let (settled, decided) = reader::settled(fleet, &recovered);
+        let visible = recovered.ruling.end;
+        let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
+        self.world.lock().note(|| format!("read-only: decision {choice}, settled {settled}, visible {visible}"));
+        if settled > visible {
+            return Err(format!("a read-only open is settled at {settled}, visible to {visible}"));
+        }
+        let past = self.past_promise.get();
+        let mut model = self.model.borrow_mut();
+        for i in 0..model.mtrs.len() {
+            let (epoch, end) = (model.mtrs[i].epoch, model.mtrs[i].end);
+            let outcome = reader::outcome(&history, settled, decided, crate::Unknown { lsn: end, epoch });
+            if let Some(present) = outcome {
+                model.settle(i, present, "a read-only open", past)?;
+            }
+            let shown = history.last().epoch != epoch && history.holds(epoch, Lsn(end.0 - 1))
+                || history.last().epoch == epoch && end <= visible;
+            if model.mtrs[i].acknowledged && !shown && !past {
+                return Err(format!("S1: a read-only open misses the acknowledged MTR that ends at {end}"));
+            }
+        }
+        let root = Arc::new(recovered.manifest.root.clone());
+        let layer = Arc::new(redo_layer(&recovered, settled));
+        let map = Map { current: layer, frozen: None, root, generation: 0 };
+        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
+        let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
+        // What it shows at a point: exactly the MTRs below.
+        for at in [settled, visible] {
+            let there = |m: &&ModelMtr| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= at;
+            let mut present: Vec<&ModelMtr> = model.mtrs.iter().filter(there).collect();
+            present.sort_by_key(|m| m.end);
+            let mut state = State::new();
+            present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+            let view = reads.view_at(at);
+            for page in 0..30 {
+                let got = view.read(PageId(page));
+                // What is not settled may have a single copy in reach, and the one read of that may fail.
+                if at > settled && matches!(got, Err(ReadError::Lost { .. })) && self.world.lock().atlas.is_struck() {
+                    continue;
+                }
+                self.check_page(PageId(page), got, &state, "a read-only open's read")?;
+            }
+        }
+        Ok(())
+    }
+}
