@@ -1,6 +1,10 @@
 //! Planted bugs: each takes one rule out, to check that the checks see it. Compiled in by `--cfg quorate_bugs` alone,
 //! chosen at run time. Of every bug its variant says what is taken out, and which directed test sees it
-//! (`sim::traces`).
+//! (`sim::traces`). All of them, each with its test:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg quorate_bugs" CARGO_TARGET_DIR=target/bugs cargo test --release --lib --features sim planted
+//! ```
 
 #[cfg(not(quorate_loom))]
 use crate::lsn::Lsn;

@@ -1,4 +1,4 @@
-//! The stage for directed scenarios: openers and writers of the real code over the simulated disks, moved by a script
+//! The stage for directed scenarios: openers and writers of the real code over disks of its own, moved by a script
 //! alone. Nothing here is random. A write lands when the script says so; an opener is stopped at the call that it names.
 //!
 //! What must be true is the model's (S1 an acknowledged MTR is lost or changed, S2 an outcome flips, S3 half an MTR, S6 a
