@@ -10,6 +10,11 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test says where"))]
 
+#[cfg(not(quorate_bugs))]
+mod bugs;
+#[cfg(quorate_bugs)]
+#[doc(hidden)]
+pub mod bugs;
 #[cfg(not(quorate_loom))]
 mod core;
 #[cfg(not(quorate_loom))]

@@ -1,5 +1,6 @@
 //! The epoch history: which addresses belong to which writer. PROTOCOL.md, "Numbers".
 
+use crate::bugs::{Bug, planted};
 use crate::lsn::{Lsn, format};
 
 /// One writer's part of the log: `[begin, end)`; the last entry is open.
@@ -71,7 +72,7 @@ impl History {
         let mut entries = self.0.clone();
         if let Some(last) = entries.last_mut() {
             assert!(last.begin <= end && end <= begin && last.epoch < epoch, "an epoch follows the one before");
-            last.end = end;
+            last.end = if planted(Bug::ForgetEpochEnd) { begin } else { end };
         }
         entries.push(Entry { epoch, begin, end: Lsn::MAX });
         History(entries)

@@ -1,7 +1,8 @@
 //! What an open decides about the open entry of the history. PROTOCOL.md, "Open for writing", steps 3 and 4.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::{self, Entry};
-use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::lsn::{Lsn, Slot, SlotSet, format};
 use std::collections::BTreeMap;
 
 /// A group address that some slot had something valid at.
@@ -50,10 +51,14 @@ pub fn rule(open: Entry, from: Lsn, seen: &Sightings, testified: Lsn) -> Result<
     let known = seen.values().map(|s| s.vdl).max().unwrap_or(Lsn::NONE).max(testified);
     let (mut vcl, mut end) = (from, from);
     while let Some(group) = seen.get(&vcl).filter(|s| s.whole.len() > 0) {
-        end = group.cpl.unwrap_or(end);
+        end = if planted(Bug::HalfMtr) { group.end } else { group.cpl.unwrap_or(end) };
         vcl = group.end;
     }
-    if known > vcl || known > end && known > from {
+    let garbage = seen.get(&vcl).is_some_and(|s| s.whole.len() == 0);
+    if planted(Bug::StrictGarbage) && garbage {
+        return Err(Lost { at: vcl, known });
+    }
+    if (known > vcl || known > end && known > from) && !planted(Bug::MissingEndsLog) {
         return Err(Lost { at: vcl, known });
     }
     let low = known.max(open.begin);
@@ -63,7 +68,13 @@ pub fn rule(open: Entry, from: Lsn, seen: &Sightings, testified: Lsn) -> Result<
         .filter(|(_, s)| s.end > low)
         .map(|(begin, s)| (*begin, s.end))
         .collect();
-    Ok(Ruling { known, vcl, end, tail, next_begin: history::reach(vcl.max(open.begin)) })
+    let next_begin = match () {
+        () if planted(Bug::BeginShort) => Lsn(history::reach(vcl).0 - format::BLOCK_MIN),
+        () if planted(Bug::BeginFromVdl) => history::reach(end),
+        () if planted(Bug::EmptyEpochsShareBegin) && vcl == open.begin => open.begin,
+        () => history::reach(vcl.max(open.begin)),
+    };
+    Ok(Ruling { known, vcl, end, tail, next_begin })
 }
 
 /// What one slot still needs of the tail: the groups that are not whole there.

@@ -3,6 +3,7 @@
 //! The quorum is an order statistic: VCL is the fourth highest cursor of live slots. It moves only after a look that was
 //! begun once the quorum was seen and that found no higher claim.
 
+use crate::bugs::{Bug, planted};
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::log::append::Sealed;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
@@ -240,7 +241,7 @@ impl Writer {
     fn fourth_highest(&self, of: impl Fn(&SlotState) -> Lsn) -> Option<Lsn> {
         let mut all: Vec<Lsn> = self.slots.iter().filter(|s| s.away.is_none()).map(of).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
-        all.get(WRITE_QUORUM - 1).copied()
+        all.get(WRITE_QUORUM - 1 - usize::from(planted(Bug::AckOnThree))).copied()
     }
 
     /// A quorum beyond VCL: begin a look now, and hand its result and this position to [`Writer::looked`].
@@ -281,8 +282,8 @@ impl Writer {
     pub fn rejoin_read(&self, slot: Slot) -> Option<RejoinRead> {
         let s = &self.slots[slot.index()];
         let from = self.vdl_group();
-        (s.away.is_some() && s.busy.is_none() && self.fenced.is_none())
-            .then_some(RejoinRead { from, to: s.submitted.max(from) })
+        let drained = s.busy.is_none() || planted(Bug::RejoinUnderWrite);
+        (s.away.is_some() && drained && self.fenced.is_none()).then_some(RejoinRead { from, to: s.submitted.max(from) })
     }
 
     /// The slot holds the newest claim and decision, and its groups up to `verified` were read back and flushed.
@@ -291,10 +292,17 @@ impl Writer {
         let group = self.vdl_group();
         let sealed_end = self.sealed_end;
         let s = &mut self.slots[slot.index()];
+        if planted(Bug::RejoinUnderWrite) {
+            s.busy = None;
+        }
         if s.away.is_none() || s.busy.is_some() {
             return false;
         }
-        let cursor = if verified >= group && verified <= sealed_end {
+        let cursor = if planted(Bug::RejoinAtTail) {
+            sealed_end
+        } else if planted(Bug::RejoinRewrites) {
+            group
+        } else if verified >= group && verified <= sealed_end {
             verified
         } else if s.submitted <= group {
             group
@@ -316,7 +324,9 @@ impl Writer {
     /// Everything that was sealed is on every live slot, and nothing is outstanding to any slot.
     pub fn is_clean(&self) -> bool {
         self.vcl == self.sealed_end
-            && self.slots.iter().all(|s| s.busy.is_none() && (s.away.is_some() || s.cursor == self.sealed_end))
+            && self.slots.iter().all(|s| {
+                (s.busy.is_none() || planted(Bug::CleanUnderWrite)) && (s.away.is_some() || s.cursor == self.sealed_end)
+            })
     }
 
     /// Where the epoch began.

@@ -1,5 +1,6 @@
 //! Blocking work for one slot beside the log writes: superblocks, claims, space, reading back.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::core::writer::RejoinRead;
@@ -114,6 +115,9 @@ pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()>
     let version = Superblock::newest(&old).map_or(0, |s| s.version).max(superblock.version) + 1;
     let bytes = Superblock { version, ..superblock.clone() }.encode().map_err(io::Error::other)?;
     for at in [first, superblock::PLACE - first] {
+        if planted(Bug::SuperblockOnce) && at != first {
+            break;
+        }
         dir.write_at(name, at as u64, &bytes)?;
     }
     Ok(())
@@ -229,7 +233,7 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
     let names = dir.list()?;
     let mut drained = Vec::new();
     let mut drain = |name: FileName| -> io::Result<()> {
-        if names.contains(&name) && !drained.contains(&name) {
+        if names.contains(&name) && !drained.contains(&name) && !planted(Bug::MergeUndrained) {
             dir.drain(name)?;
             drained.push(name);
         }
@@ -248,7 +252,7 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
             let (segment, offset) = FileName::segment_of(at, g.pg_size);
             drain(segment)?;
             // A block that verifies is not written again.
-            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) {
+            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) || planted(Bug::MergeRewrites) {
                 dir.write_at(segment, offset, bytes)?;
             }
             dir.flush(segment)?;

@@ -3,6 +3,7 @@
 //! Straight-line code over a [`Fleet`]: on real disks the calls of a step run side by side on the slots' workers, in the
 //! simulator each call is a point at which the world may go on, or end.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::History;
 use crate::core::recovery::{self, Ruling, Sightings};
 use crate::core::vote::{self, Choice, Join};
@@ -151,15 +152,18 @@ pub fn open<F: Fleet>(
         vote::choose(&before.voices()).map_err(|e| quorum(format!("the volume cannot be opened: {e}"), &before))?;
     let number = first.claim.max(before.claim()) + 1;
     lock(number, reachable)?;
+    let early = if planted(Bug::ClaimAfterReading) { Some(recover(fleet)?) } else { None };
     let claimed = claim(fleet, &before, reachable, number)?;
 
-    let recovered = recover(fleet)?;
+    let recovered = early.map_or_else(|| recover(fleet), Ok)?;
     if recovered.survey.claim() > number {
         return Err(OpenError::Outbid { epoch: recovered.survey.claim() });
     }
     let (ruling, geometry) = (&recovered.ruling, recovered.survey.geometry);
     let took_part: SlotSet = claimed.iter().filter(|s| recovered.survey.files(*s).is_some()).collect();
-    complete_tail(fleet, &recovered, took_part, number)?;
+    if !planted(Bug::DecisionBeforeTail) {
+        complete_tail(fleet, &recovered, took_part, number)?;
+    }
 
     let history = recovered.history.succeed(ruling.end, number, ruling.next_begin);
     let superblocks = decisions(&recovered, &history, took_part, number);
@@ -172,7 +176,12 @@ pub fn open<F: Fleet>(
     if took_part.len() < WRITE_QUORUM {
         return Err(failed("the decision could not be written to four slots", answers, Some(&recovered.survey)));
     }
-    look(fleet, number)?;
+    if planted(Bug::DecisionBeforeTail) {
+        complete_tail(fleet, &recovered, took_part, number)?;
+    }
+    if !planted(Bug::NoLookAfterDecision) {
+        look(fleet, number)?;
+    }
     let begin = ruling.next_begin;
     Ok(Opened { geometry, number, history, begin, took_part, superblocks, recovered })
 }
@@ -182,19 +191,35 @@ fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) 
     let newest =
         Slot::ALL.into_iter().filter_map(|s| before.files(s)?.newest()).max_by_key(|s| (s.number, s.version)).cloned();
     let Some(newest) = newest else { return Err(quorum("no superblock can be read".into(), before)) };
+    if planted(Bug::NoClaim) {
+        return Ok(reachable);
+    }
     let blank = before.blank();
     let highest = before.claim();
     let answers = fleet.each(reachable, move |slot, dir| {
         job::with_reserve(dir, || {
             if blank.contains(slot) {
+                // An unfinished formatting may have left it there.
+                let carry = || match dir.create_new(FileName::Claim(highest)) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    other => other,
+                };
+                let carries = highest > newest.number && !planted(Bug::FormatWithoutClaim);
+                // The claim first: with its superblock the slot is a voter, and a look may read it.
+                if carries && !planted(Bug::SuperblockBeforeClaim) {
+                    carry()?;
+                }
                 let blank =
                     Superblock { slot, join: Join::Unset, version: 0, incarnation: 1, clean: None, ..newest.clone() };
                 job::write_super(dir, &blank)?;
-                if highest > newest.number {
-                    dir.create_new(FileName::Claim(highest))?;
+                if carries && planted(Bug::SuperblockBeforeClaim) {
+                    carry()?;
                 }
             }
-            dir.create_new(FileName::Claim(number))
+            match dir.create_new(FileName::Claim(number)) {
+                Err(_) if planted(Bug::ClaimNotExclusive) => Ok(()),
+                claimed => claimed,
+            }
         })
     });
     let claimed = succeeded(&answers);
@@ -230,7 +255,8 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
                     &recovered.survey,
                 ));
             };
-            groups.push((begin, bytes));
+            let reseal = |bytes| crate::bugs::reseal(bytes, begin, ruling.end, geometry.seed(), epoch);
+            groups.push((begin, if planted(Bug::Reseal) { reseal(bytes) } else { bytes }));
         }
         if !groups.is_empty() {
             files[slot.index()] = Some(tail::encode(geometry.volume, &groups));
@@ -240,9 +266,12 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
     let files = Arc::new(files);
     let answers = fleet.each(took_part, move |slot, dir| {
         if let Some(bytes) = &files[slot.index()] {
+            if planted(Bug::TailInPlace) {
+                return crate::bugs::in_place(dir, bytes, &geometry);
+            }
             dir.write_at(FileName::Tail(number), 0, bytes)?;
         }
-        flush_all(dir, &tail)
+        if planted(Bug::OpenerCountsUnflushed) { Ok(()) } else { flush_all(dir, &tail) }
     });
     let flushed = succeeded(&answers);
     // Flushed slots have every group now: what they lacked is in their tail file.

@@ -23,7 +23,11 @@ mod model;
 mod openers;
 mod peace;
 mod random;
+#[cfg(test)]
+mod scenario;
 mod shrink;
+#[cfg(test)]
+mod traces;
 mod world;
 
 pub use atlas::Mode;

@@ -1,5 +1,6 @@
 //! Closing, in steps: drain, checkpoint, wait for stragglers, leave the clean mark.
 
+use crate::bugs::{Bug, planted};
 use crate::lsn::Lsn;
 use crate::volume::error::CloseError;
 use crate::volume::shared::Shared;
@@ -73,7 +74,9 @@ impl Closing {
                         continue;
                     }
                     // The background's fillers too: a record behind the clean mark would lie where the next epoch begins.
-                    shared.front.lock().shut();
+                    if !planted(Bug::AppendAfterClean) {
+                        shared.front.lock().shut();
+                    }
                     self.phase = Phase::Stragglers(self.deadline.min(now + STRAGGLERS_MAX), None);
                 }
                 Phase::Stragglers(until, marks) => {

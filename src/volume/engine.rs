@@ -3,6 +3,7 @@
 //! Decisions are the core's ([`Writer`]); here they meet the ring, the disk and the tickets. Whoever has something for
 //! it calls [`Engine::pump`] under its lock: a committing thread, a slot's worker, the background, or the simulator.
 
+use crate::bugs::{Bug, planted};
 use crate::core::WRITE_QUORUM;
 use crate::core::history::History;
 use crate::core::writer::{Away, Look, Writer};
@@ -72,6 +73,9 @@ pub struct Engine {
     looking: Option<Lsn>,
     /// No look before: the last one met fewer than three voters.
     look_at: Duration,
+    /// Slots that are to be brought back after the next look, and after the one that is under way.
+    returning: SlotSet,
+    vouched: SlotSet,
     /// Space is taken up to here on every slot.
     target: Lsn,
     step: u64,
@@ -133,6 +137,8 @@ impl Engine {
             asking: None,
             looking: None,
             look_at: Duration::ZERO,
+            returning: SlotSet::NONE,
+            vouched: SlotSet::NONE,
             target: begin,
             step: SPACE_FIRST,
             stretched: Duration::ZERO,
@@ -272,12 +278,24 @@ impl Engine {
         }
     }
 
-    /// A quorum beyond VCL is worth a look; VCL and VDL move only after it.
+    /// A quorum beyond VCL is worth a look, and so is a slot that comes back; VCL and VDL move only after it.
     fn look(&mut self, now: Duration) -> bool {
+        if planted(Bug::VdlBeforeLook) {
+            let quorum = self.writer.wants_look().unwrap_or(self.writer.vcl());
+            self.writer.looked(quorum, Look::Clear);
+            self.front.set_vdl(self.writer.vdl());
+        }
         if now < self.look_at || self.looking.is_some() || self.asking.is_some() {
             return false;
         }
-        let Some(quorum) = self.writer.wants_look() else { return false };
+        let unacknowledged = planted(Bug::VdlBeforeLook) && self.tickets.vdl() < self.writer.vdl();
+        let wanted = unacknowledged || self.returning.len() > 0;
+        let Some(quorum) = self.writer.wants_look().or(wanted.then(|| self.writer.vcl())) else { return false };
+        self.vouched = std::mem::take(&mut self.returning);
+        if planted(Bug::AckBeforeLook) {
+            self.looked(quorum, Look::Clear);
+            return true;
+        }
         match self.disk.look(quorum) {
             Some(Look::Unsure) => {
                 self.look_at = now + PAUSE_FIRST;
@@ -332,10 +350,13 @@ impl Engine {
     }
 
     fn looked(&mut self, quorum: Lsn, look: Look) {
+        if look == Look::Clear {
+            std::mem::take(&mut self.vouched).iter().for_each(|slot| self.bring_back(slot));
+        }
         let moved = self.writer.looked(quorum, look);
         if let Some(epoch) = self.writer.fenced() {
             self.tickets.end(Ended::Fenced(epoch));
-        } else if moved && self.tickets.ended().is_none() {
+        } else if (moved || planted(Bug::VdlBeforeLook) && look == Look::Clear) && self.tickets.ended().is_none() {
             let vdl = self.writer.vdl();
             self.front.set_vdl(vdl);
             self.tickets.advance(vdl);
@@ -433,15 +454,15 @@ impl Engine {
             let jobs = &mut self.jobs[slot.index()];
             let given_up = self.closing && self.full.contains(slot);
             let free = !*jobs.of(JobKind::Rejoin) && !*jobs.of(JobKind::Super) && !given_up;
-            if free
-                && now >= self.retry_at[slot.index()]
-                && self.tickets.ended().is_none()
-                && let Some(read) = self.writer.rejoin_read(slot)
-            {
+            let due = now >= self.retry_at[slot.index()] && self.tickets.ended().is_none();
+            if free && due && self.writer.rejoin_read(slot).is_some() {
                 self.later(slot, now);
-                let mut superblock = self.superblock(slot);
-                superblock.join = job::join_now(self.writer.vdl(), self.number);
-                self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
+                // Only after a look: a zombie must not format what its successor has claimed, and then take it for a voter.
+                if planted(Bug::RejoinWithoutLook) {
+                    self.bring_back(slot);
+                } else {
+                    self.returning.insert(slot);
+                }
             }
         }
         self.pump(now);
@@ -469,12 +490,22 @@ impl Engine {
         }
     }
 
+    /// A slot that is away gets the newest decision, and its groups are read back.
+    fn bring_back(&mut self, slot: Slot) {
+        if let Some(read) = self.writer.rejoin_read(slot).filter(|_| self.tickets.ended().is_none()) {
+            let mut superblock = self.superblock(slot);
+            superblock.join = job::join_now(self.writer.vdl(), self.number);
+            self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
+        }
+    }
+
     /// When [`Engine::tick`] has something to do next; none if nothing waits for time.
     pub fn next_tick(&self) -> Option<Duration> {
         let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
         let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
         let stall = self.stall.as_ref().map(|s| s.last + self.stall_max / STALL_LOOKS);
-        let look = self.writer.wants_look().filter(|_| self.asking.is_none()).map(|_| self.look_at);
+        let wants_look = self.writer.wants_look().is_some() || self.returning.len() > 0;
+        let look = (wants_look && self.asking.is_none()).then_some(self.look_at);
         retries.chain(stall).chain(look).min()
     }
 

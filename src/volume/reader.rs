@@ -1,5 +1,6 @@
 //! Reading alone: beside a running writer, on a damaged volume, on three slots of six.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
@@ -104,16 +105,18 @@ pub(crate) fn settled<F: Fleet>(fleet: &F, r: &Recovered) -> (Lsn, bool) {
     }
     let open = r.history.last();
     let used = r.ruling.vcl > open.begin;
-    let flushed = recover::flush_what_was_read(fleet, r);
-    let decision = r.choice.holders.and(flushed).len() >= WRITE_QUORUM || used;
+    let unflushed = planted(Bug::ReaderCountsUnflushed);
+    let flushed = if unflushed { SlotSet::ALL } else { recover::flush_what_was_read(fleet, r) };
+    let decision = r.choice.holders.and(flushed).len() >= WRITE_QUORUM || used || planted(Bug::SettledByMinority);
     let mut settled = r.ruling.known;
     if decision {
         settled = settled.max(open.begin.min(r.ruling.end));
         let on_four = |begin: &Lsn| r.seen.get(begin).filter(|s| s.whole.and(flushed).len() >= WRITE_QUORUM);
         // The unbroken run of groups that are whole on four slots each.
         let run = r.ruling.tail.iter().map_while(|(begin, _)| on_four(begin)).filter_map(|group| group.cpl);
-        if let Some(end) = run.max()
-            && is_unclaimed(fleet, r)
+        let any = r.ruling.tail.iter().filter_map(|(begin, _)| on_four(begin)?.cpl);
+        if let Some(end) = if planted(Bug::SettledAcrossGap) { any.max() } else { run.max() }
+            && (planted(Bug::SettledUnderClaim) || is_unclaimed(fleet, r))
         {
             settled = settled.max(end);
         }
