@@ -182,7 +182,11 @@ fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) 
                     Superblock { slot, join: Join::Unset, version: 0, incarnation: 1, clean: None, ..newest.clone() };
                 job::write_super(dir, &blank)?;
                 if highest > newest.number {
-                    dir.create_new(FileName::Claim(highest))?;
+                    match dir.create_new(FileName::Claim(highest)) {
+                        // An opener that died had claimed on it.
+                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (),
+                        other => other?,
+                    }
                 }
             }
             dir.create_new(FileName::Claim(number))

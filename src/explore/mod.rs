@@ -1,0 +1,91 @@
+//! Bounded exhaustive exploration: the real decision code, through every interleaving within bounds.
+
+#[cfg(all(test, feature = "fuzzing"))]
+mod bytes;
+mod disk;
+mod faults;
+mod ledger;
+mod moves;
+mod opening;
+mod rules;
+mod scenarios;
+mod search;
+mod state;
+mod survey;
+mod tell;
+#[cfg(test)]
+mod tests;
+mod writing;
+
+use rules::Setting;
+use search::{End, Limits};
+use state::State;
+use std::time::{Duration, Instant};
+
+/// How far is searched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bounds {
+    /// Seconds: for every change.
+    Small,
+    /// As far as memory and time allow.
+    Full,
+}
+
+/// What became of one scenario.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its name.
+    pub scenario: &'static str,
+    /// Its bounds.
+    pub bounds: String,
+    /// States that differ in more than the names of slots.
+    pub states: usize,
+    /// Moves that were tried.
+    pub moves: u64,
+    /// Moves to the last level that was begun.
+    pub depth: usize,
+    /// Moves up to which every state was seen.
+    pub whole: usize,
+    /// Every state within the bounds was seen; else what ended the search.
+    pub exhausted: bool,
+    /// Why it ended.
+    pub end: &'static str,
+    /// How long it took.
+    pub took: Duration,
+    /// The shortest way to a broken property, and the property.
+    pub broken: Option<(Vec<String>, String)>,
+}
+
+/// Searches every scenario of these bounds, and tells of each as it ends.
+pub fn explore(bounds: Bounds, only: Option<&str>, most: Option<Duration>, mut tell: impl FnMut(&Report)) {
+    let all = scenarios::all(bounds);
+    let all: Vec<_> = all.into_iter().filter(|s| only.is_none_or(|o| s.name.contains(o))).collect();
+    let end = most.map(|m| Instant::now() + m);
+    for (n, scenario) in all.iter().enumerate() {
+        let begun = Instant::now();
+        // What earlier ones left of their share is later ones'.
+        let until = end.map(|e| begun + e.saturating_duration_since(begun) / (all.len() - n) as u32);
+        let setting = Setting { bounds: scenario.bounds, broken: None };
+        let (states, level) =
+            if bounds == Bounds::Full { (28_000_000, 1_000_000) } else { (scenario.states, 1_000_000) };
+        let found = search::search(State::new(), &[], &setting, Limits { states, level, until });
+        tell(&Report {
+            scenario: scenario.name,
+            bounds: format!("{:?}", scenario.bounds),
+            states: found.states,
+            moves: found.moves,
+            depth: found.depth,
+            whole: found.whole,
+            exhausted: found.end == End::Exhausted,
+            end: match found.end {
+                End::Exhausted => "exhausted",
+                End::States => "stopped at the limit of states",
+                End::Trimmed => "some were left out for want of memory",
+                End::Time => "stopped at the limit of time",
+                End::Broken => "BROKEN",
+            },
+            took: begun.elapsed(),
+            broken: found.broken.map(|(way, what)| (tell::tell(&way, &setting), what)),
+        });
+    }
+}
