@@ -9,7 +9,7 @@ use crate::core::writer::Look;
 use crate::explore::disk::OpenerId;
 use crate::explore::opening::Checked;
 use crate::explore::rules::{Rule, Setting};
-use crate::explore::state::{Mtr, Outcome, State};
+use crate::explore::state::{Findings, Mtr, Outcome, State};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::volume::error::Unknown;
 use crate::volume::reader;
@@ -83,6 +83,23 @@ impl State {
             Err(why) if alone => return Err(format!("A1: reading is refused within the promise: {why}")),
             Err(_) => return Ok(()),
         };
+        let (settled, decided) = self.settled(&found, reach, setting);
+        let ruling = &found.ruling;
+        for (i, m) in self.world.clone().mtrs.iter().enumerate() {
+            let present = self.present(&found.history, Some(ruling.end), m, reach, setting)?;
+            if m.acked && !present {
+                return Err(format!("S1: a reader misses the acknowledged MTR at {}", m.begin));
+            }
+            let lost = Unknown { lsn: m.end, epoch: self.world.number(m.by) };
+            if let Some(outcome) = reader::outcome(&found.history, settled, decided, lost) {
+                self.settle(i, outcome)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `reader::settled`: what was read is flushed, and claims are looked at.
+    pub fn settled(&mut self, found: &Findings, reach: SlotSet, setting: &Setting) -> (Lsn, bool) {
         let ours = self.ours(reach);
         if !setting.breaks(Rule::ReaderFlushes) {
             for slot in ours.iter() {
@@ -98,24 +115,10 @@ impl State {
             Look::judge(self.world.number(found.decision), &claims) == Look::Clear
         };
         let (ruling, open) = (&found.ruling, found.history.last());
-        let (mut settled, mut decided) = (ruling.end, true);
-        if !found.clean {
-            (settled, decided) = recovery::settled(open, ruling, &found.seen, found.holders, ours, unclaimed);
+        if found.clean || setting.breaks(Rule::SettledIsNotVisible) {
+            return (ruling.end, true);
         }
-        if setting.breaks(Rule::SettledIsNotVisible) {
-            (settled, decided) = (ruling.end, true);
-        }
-        for (i, m) in self.world.clone().mtrs.iter().enumerate() {
-            let present = self.present(&found.history, Some(ruling.end), m, reach, setting)?;
-            if m.acked && !present {
-                return Err(format!("S1: a reader misses the acknowledged MTR at {}", m.begin));
-            }
-            let lost = Unknown { lsn: m.end, epoch: self.world.number(m.by) };
-            if let Some(outcome) = reader::outcome(&found.history, settled, decided, lost) {
-                self.settle(i, outcome)?;
-            }
-        }
-        Ok(())
+        recovery::settled(open, ruling, &found.seen, found.holders, ours, unclaimed)
     }
 
     /// Within the promise for these reachable slots: enough of them, and at most three bad ones.

@@ -1,4 +1,25 @@
 //! Bounded exhaustive exploration: the real decision code, through every interleaving within bounds.
+//!
+//! A breadth-first search over hashed states. Six slots, alike up to their names; two processes at most, each a writer or
+//! the step of an open; and a ledger of what the outside was told. Every state is met by the shortest way to it, so a
+//! broken property is told as the shortest trace, move by move.
+//!
+//! **Driven, not copied**: `core::writer::Writer` and `Look::judge`; `vote::choose`, `Choice::under`, `Join`;
+//! `recovery::rule`, `lacking` and `settled`; `History` and `history::reach`; `reader::outcome`.
+//!
+//! **Restated**, because it is I/O: `segment::survey`, `segment::scan` and `segment::recover` (`survey`, `opening`), the
+//! engine's driving of the writer (`writing`, `moves`), and of `disk::job` the rejoin, the merge, the tidying and the clean
+//! mark. With feature `fuzzing` a test makes states of random walks into files and compares all of this with the real
+//! functions: what is read, ruled and settled, and every file that an open or a job leaves.
+//!
+//! **Checked** in every step: S1 to S4, S6 and A1, as the module `ledger` says them. A slot that was damaged counts as bad
+//! for good: nothing repairs it yet. That the search would find what it looks for is a test: seventeen rules are broken in
+//! turn, and each shows.
+//!
+//! **Left out**: clocks, space, checkpoints and manifests, the overlay, groups of more than a block (so the LAL never
+//! binds), more than one write of a process to a slot (as in the writer), reads that are not at one moment, a claim that
+//! lands late, one sector of a superblock's two places. With nobody beside, a step of an open goes to all slots at once, or
+//! to some and then it ends: the order is nobody's to see.
 
 #[cfg(all(test, feature = "fuzzing"))]
 mod bytes;

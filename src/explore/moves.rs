@@ -2,7 +2,7 @@
 
 use crate::core::WRITE_QUORUM;
 use crate::core::writer::{Away, Look};
-use crate::explore::disk::{Disk, Held, Late};
+use crate::explore::disk::{Disk, Held, Late, Super};
 use crate::explore::opening::Checked;
 use crate::explore::rules::{Rule, Setting};
 use crate::explore::state::{Opening, Phase, Proc, Running, State};
@@ -29,6 +29,8 @@ pub enum Move {
     ForgetWrite(u8, Slot),
     Close(u8),
     Mark(u8, Slot),
+    Merge(u8, Slot),
+    Tidy(u8, Slot),
     Closed(u8),
     Open(SlotSet),
     Step(u8, Slot),
@@ -90,6 +92,14 @@ impl State {
                 self.close(p.into());
             }
             Move::Mark(p, s) => self.mark(p.into(), s),
+            Move::Merge(p, s) => {
+                self.used.merges += 1;
+                self.merge(p.into(), s);
+            }
+            Move::Tidy(p, s) => {
+                self.used.tidies += 1;
+                self.tidy(p.into(), s);
+            }
             Move::Closed(p) => self.end_process(p.into(), setting),
             Move::Open(reach) => {
                 self.used.opens += 1;
@@ -243,8 +253,29 @@ impl State {
                 }
             }
         }
+        self.housekeeping(p, r, first, setting, out);
         if self.used.closes < b.closes && self.may_close(r, setting) {
             out.push(Move::Close(p));
+        }
+    }
+
+    /// What a writer does on live slots when nobody waits for it. Merging takes a look, and that all others are gone.
+    fn housekeeping(&self, p: u8, r: &Arc<Running>, first: &[Slot], setting: &Setting, out: &mut Vec<Move>) {
+        let b = &setting.bounds;
+        let own = self.world.number(r.by);
+        let alone = self.alive() == 1 && self.judge(own, None) == Look::Clear;
+        for &s in first.iter().filter(|s| r.writer.away(**s).is_none()) {
+            let disk = &self.slot(s).disk;
+            let drained = !self.slot(s).late.iter().any(|l| matches!(l, Late::Groups { .. }));
+            let unmerged = !disk.tails.is_empty() || disk.log.iter().any(|c| c.at >= r.unused.0 && c.at < r.unused.1);
+            let may_merge = alone && (drained || setting.breaks(Rule::MergeWhenDrained));
+            if self.used.merges < b.merges && unmerged && may_merge {
+                out.push(Move::Merge(p, s));
+            }
+            let old = |s: &Super| self.world.number(s.by) < r.previous;
+            if self.used.tidies < b.tidies && disk.supers.iter().any(old) {
+                out.push(Move::Tidy(p, s));
+            }
         }
     }
 

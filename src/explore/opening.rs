@@ -6,7 +6,7 @@ use crate::core::vote::{self, Join};
 use crate::core::writer::Look;
 use crate::explore::disk::{GroupId, Held, Late, OpenerId, Super, Tail};
 use crate::explore::rules::{Rule, Setting};
-use crate::explore::state::{Findings, Opener, Opening, Phase, Proc, Running, State};
+use crate::explore::state::{BLOCK, Findings, Opener, Opening, Phase, Proc, Running, State};
 use crate::lsn::{Lsn, Slot, SlotSet};
 use std::sync::Arc;
 
@@ -232,7 +232,11 @@ impl State {
             _ => return self.refuse(p, setting, "outbid"),
         }
         let Some(found) = found else { return Ok(()) };
-        self.procs[p] = Proc::Running(Arc::new(Running::new(by, found.ruling.next_begin, took)));
+        let ruling = &found.ruling;
+        let mut running = Running::new(by, ruling.next_begin, took);
+        running.previous = self.world.number(found.decision);
+        running.unused.0 = ruling.vcl.max(ruling.end).ceil(BLOCK).min(ruling.next_begin);
+        self.procs[p] = Proc::Running(Arc::new(running));
         for slot in took.iter() {
             self.slot_mut(slot).disk.segment = true;
         }

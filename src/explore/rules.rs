@@ -26,6 +26,9 @@ pub struct Bounds {
     pub rots: u8,
     pub super_rots: u8,
     pub closes: u8,
+    /// Slots whose tail files are merged, and slots whose old superblocks are removed.
+    pub merges: u8,
+    pub tidies: u8,
     /// Slots that are damaged at once.
     pub hurt: usize,
     /// Opens beside a writer that lives.
@@ -68,6 +71,8 @@ pub enum Rule {
     ClaimsAreExclusive,
     /// No clean mark with a write outstanding.
     CleanWithNothingOutstanding,
+    /// Tail files are merged once nothing of an older writer's is on its way.
+    MergeWhenDrained,
     /// A reader tells what is settled from what is visible.
     SettledIsNotVisible,
     /// ... and flushes what it counts.

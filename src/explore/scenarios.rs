@@ -41,6 +41,20 @@ pub fn all(size: Size) -> Vec<Scenario> {
             Bounds { zombies: true, flight: true, opens: n(1, 2), kills: n(0, 1), cuts: n(0, 1), mtrs: 2, ..b },
         ),
         s("openers that race", Bounds { zombies: true, opens: n(2, 3), kills: n(1, 2), reads: n(0, 1), mtrs: 1, ..b }),
+        s(
+            "merging and tidying",
+            Bounds {
+                flight: true,
+                cuts: 1,
+                merges: n(1, 2),
+                tidies: n(1, 2),
+                opens: n(1, 2),
+                kills: n(1, 2),
+                super_rots: n(0, 1),
+                hurt: n(0, 1).into(),
+                ..b
+            },
+        ),
         s("clean ends", Bounds { closes: n(1, 2), opens: 2, kills: 1, flight: full, leaves: 1, zombies: full, ..b }),
         s(
             "past the promise",

@@ -145,6 +145,10 @@ pub struct Running {
     pub verified: [Option<Lsn>; SLOTS],
     /// It closes: slots that still get the mark, and slots that have it.
     pub closing: Option<(SlotSet, SlotSet)>,
+    /// The decision that it found: what is older may be tidied away.
+    pub previous: u64,
+    /// Addresses between the log's end as it was found and the epoch's begin.
+    pub unused: (Lsn, Lsn),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,6 +173,8 @@ pub struct Used {
     pub rots: u8,
     pub super_rots: u8,
     pub closes: u8,
+    pub merges: u8,
+    pub tidies: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -264,7 +270,16 @@ impl Running {
         let mut writer = Writer::new(begin, took_part);
         // Space is the engine's business.
         Slot::ALL.iter().for_each(|s| writer.allocated(*s, Lsn(1 << 60)));
-        Running { by, writer, half: None, looking: None, verified: [None; SLOTS], closing: None }
+        Running {
+            by,
+            writer,
+            half: None,
+            looking: None,
+            verified: [None; SLOTS],
+            closing: None,
+            previous: 0,
+            unused: (begin, begin),
+        }
     }
 }
 
@@ -301,7 +316,7 @@ impl Proc {
                 }
             }
             Proc::Running(r) => {
-                (2u8, r.by, r.half, r.looking, r.closing.is_some()).hash(h);
+                (2u8, r.by, r.half, r.looking, r.closing.is_some(), r.previous, r.unused).hash(h);
                 r.writer.hash_rest(h);
             }
         }

@@ -58,6 +58,8 @@ impl State {
             Move::ForgetWrite(p, s) => format!("{} forgets its write to {}", who(p), name(s)),
             Move::Close(p) => format!("{} closes", who(p)),
             Move::Mark(p, s) => format!("{} marks {} clean", who(p), name(s)),
+            Move::Merge(p, s) => format!("{} merges the tail file of {}", who(p), name(s)),
+            Move::Tidy(p, s) => format!("{} removes what is old on {}", who(p), name(s)),
             Move::Closed(p) => format!("{} has closed", who(p)),
             Move::Open(reach) => format!("somebody opens with {}", names(reach)),
             Move::Step(p, s) => format!("{} {} {}", who(p), self.phase(p), name(s)),

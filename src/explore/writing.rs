@@ -3,7 +3,7 @@
 use crate::core::WRITE_QUORUM;
 use crate::core::vote::Join;
 use crate::core::writer::{Away, Look};
-use crate::explore::disk::{Held, Late, Super};
+use crate::explore::disk::{Cell, GroupId, Held, Late, Super};
 use crate::explore::opening::Checked;
 use crate::explore::rules::{Rule, Setting};
 use crate::explore::state::{BLOCK, CPL, Group, Mtr, Outcome, Proc, Running, State};
@@ -176,6 +176,38 @@ impl State {
         if let Some((from, to)) = busy {
             self.slot_mut(slot).late.push(Late::Groups { by, from, to });
         }
+    }
+
+    /// `job::merge`: tail files go into the segment where it does not verify, and unused addresses are given back.
+    pub fn merge(&mut self, p: usize, slot: Slot) {
+        let world = self.world.clone();
+        let Proc::Running(r) = &self.procs[p] else { return };
+        let (by, unused) = (r.by, r.unused);
+        let Some(history) = &world.openers[usize::from(by)].history else { return };
+        let disk = &mut self.slot_mut(slot).disk;
+        for g in disk.in_tails().collect::<Vec<_>>() {
+            let at = world.group(g).begin;
+            let holds = |g: GroupId| history.holds(world.epoch(g), at);
+            let there = |c: &Cell| matches!(c.visible(), Held::Whole(g) if holds(g));
+            if holds(g) && !disk.cell(at).is_some_and(there) {
+                disk.put_stable(at, Held::Whole(g));
+            }
+            if holds(g) {
+                disk.flush(at);
+            }
+        }
+        disk.tails.clear();
+        disk.log.retain(|c| c.at < unused.0 || c.at >= unused.1);
+    }
+
+    /// `job::tidy`: claims and superblocks from before the decision that was found.
+    pub fn tidy(&mut self, p: usize, slot: Slot) {
+        let world = self.world.clone();
+        let Proc::Running(r) = &self.procs[p] else { return };
+        let below = r.previous;
+        let disk = &mut self.slot_mut(slot).disk;
+        disk.claims &= !((1 << below) - 1);
+        disk.supers.retain(|s| world.number(s.by) >= below);
     }
 
     pub fn may_close(&self, r: &Running, setting: &Setting) -> bool {
