@@ -254,7 +254,7 @@ fn compare_opening(state: &State, reach: SlotSet, setting: &Setting) -> bool {
 fn a_blank_disk_that_a_dead_opener_had_claimed_takes_part() {
     let four = Slot::ALL.into_iter().take(4).collect::<SlotSet>();
     let bounds = Bounds { blanks: 1, hurt: 1, kills: 2, opens: 2, ..Bounds::default() };
-    let setting = Setting { bounds, broken: None };
+    let setting = Setting { bounds, ..Setting::default() };
     let mut state = State::new();
     for m in [Move::Kill(0), Move::Open(four), Move::Blank(Slot(0)), Move::Steps(0, four), Move::Kill(0)] {
         state.apply(m, &setting).unwrap();
@@ -313,7 +313,7 @@ fn the_restated_glue_is_the_real_one() {
     };
     let (mut read, mut opened, mut refused, mut jobs) = (0, 0, 0, 0);
     for n in 0..160 {
-        let setting = Setting { bounds: Bounds { beyond: n % 2 == 1, ..bounds }, broken: None };
+        let setting = Setting { bounds: Bounds { beyond: n % 2 == 1, ..bounds }, ..Setting::default() };
         let mut state = State::new();
         for _ in 0..60 {
             let all = state.moves(&setting);
@@ -343,7 +343,7 @@ fn the_restated_glue_is_the_real_one() {
             let mut back = state.clone();
             back.power_back();
             // Any set of slots, also past the promise.
-            let beyond = Setting { bounds: Bounds { beyond: true, ..bounds }, broken: None };
+            let beyond = Setting { bounds: Bounds { beyond: true, ..bounds }, ..Setting::default() };
             compare_reading(&back, reach, &beyond);
             read += 1;
             let usable = back.ours(reach).len() + back.blank(reach).len();

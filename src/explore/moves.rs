@@ -215,13 +215,13 @@ impl State {
             out.push(Move::Looked(p));
         } else if w.wants_look().is_some() {
             let own = self.world.number(r.by);
-            if self.judge(own, None) == Look::Clear || setting.breaks(Rule::LookBeforeAck) {
+            if self.judge(own, None, setting) == Look::Clear || setting.breaks(Rule::LookBeforeAck) {
                 out.push(Move::Look(p, false));
                 if b.split {
                     out.push(Move::LookApart(p));
                 }
             }
-            if matches!(self.judge(own, Some(SlotSet::ALL)), Look::Claimed(_)) {
+            if matches!(self.judge(own, Some(SlotSet::ALL), setting), Look::Claimed(_)) {
                 out.push(Move::Look(p, true));
             }
         }
@@ -246,7 +246,7 @@ impl State {
             }
             if r.verified[s.index()].is_some() {
                 out.push(Move::Rejoined(p, s));
-            } else if self.used.rejoins < b.rejoins && w.rejoin_read(s).is_some() {
+            } else if self.used.rejoins < b.rejoins && w.rejoin_read(s).is_some() && self.may_rejoin(r, setting) {
                 out.push(Move::Rejoin(p, s));
                 if b.split {
                     out.push(Move::RejoinApart(p, s));
@@ -259,11 +259,15 @@ impl State {
         }
     }
 
+    fn may_rejoin(&self, r: &Running, setting: &Setting) -> bool {
+        !setting.rejoin_looks || self.judge(self.world.number(r.by), None, setting) == Look::Clear
+    }
+
     /// What a writer does on live slots when nobody waits for it. Merging takes a look, and that all others are gone.
     fn housekeeping(&self, p: u8, r: &Arc<Running>, first: &[Slot], setting: &Setting, out: &mut Vec<Move>) {
         let b = &setting.bounds;
         let own = self.world.number(r.by);
-        let alone = self.alive() == 1 && self.judge(own, None) == Look::Clear;
+        let alone = self.alive() == 1 && self.judge(own, None, setting) == Look::Clear;
         for &s in first.iter().filter(|s| r.writer.away(**s).is_none()) {
             let disk = &self.slot(s).disk;
             let drained = !self.slot(s).late.iter().any(|l| matches!(l, Late::Groups { .. }));
@@ -284,10 +288,10 @@ impl State {
             Phase::Read => out.push(Move::Read(p)),
             Phase::Look => {
                 let own = self.world.number(o.by);
-                if self.judge(own, None) == Look::Clear || setting.breaks(Rule::LookBeforeOpening) {
+                if self.judge(own, None, setting) == Look::Clear || setting.breaks(Rule::LookBeforeOpening) {
                     out.push(Move::LastLook(p, false));
                 }
-                if matches!(self.judge(own, Some(o.reach)), Look::Claimed(_)) {
+                if matches!(self.judge(own, Some(o.reach), setting), Look::Claimed(_)) {
                     out.push(Move::LastLook(p, true));
                 }
             }

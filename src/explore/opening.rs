@@ -226,7 +226,7 @@ impl State {
         let Proc::Opening(o) = &self.procs[p] else { return Ok(()) };
         let (by, took, found) = (o.by, o.took, o.found.clone());
         let (number, reach) = (self.world.number(by), o.reach);
-        match self.judge(number, wide.then_some(reach)) {
+        match self.judge(number, wide.then_some(reach), setting) {
             _ if setting.breaks(Rule::LookBeforeOpening) => (),
             Look::Clear => (),
             _ => return self.refuse(p, setting, "outbid"),

@@ -84,6 +84,8 @@ pub enum Rule {
 pub struct Setting {
     pub bounds: Bounds,
     pub broken: Option<Rule>,
+    /// A slot is taken back only after a look: PROTOCOL.md says so, and the engine does not yet.
+    pub rejoin_looks: bool,
 }
 
 impl Setting {

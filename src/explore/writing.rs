@@ -74,14 +74,14 @@ impl State {
 
     /// A look at the claims: of all slots in a set, or, at its worst, where only slots without a higher claim answer. A damaged slot may
     /// have lost one, but three that are not damaged are among any that are read within the promise.
-    pub fn judge(&self, own: u64, wide: Option<SlotSet>) -> Look {
+    pub fn judge(&self, own: u64, wide: Option<SlotSet>, setting: &Setting) -> Look {
         let mut claims = [None; SLOTS];
         let mut healthy = 0;
         for slot in Slot::ALL {
             let claim = self.slot(slot).disk.highest_claim(&self.world);
             if claim > 0 && wide.map_or(claim <= own, |set| set.contains(slot)) {
                 claims[slot.index()] = Some(claim);
-                healthy += usize::from(!self.slot(slot).hurt);
+                healthy += usize::from(!self.slot(slot).hurt || setting.bounds.beyond);
             }
         }
         if wide.is_none() && healthy < crate::core::READ_QUORUM { Look::Unsure } else { Look::judge(own, &claims) }
@@ -92,7 +92,11 @@ impl State {
         let Proc::Running(r) = &self.procs[p] else { return Ok(()) };
         let Some(quorum) = r.writer.wants_look() else { return Ok(()) };
         let blind = setting.breaks(Rule::LookBeforeAck);
-        let look = if blind { Look::Clear } else { self.judge(self.world.number(r.by), wide.then_some(SlotSet::ALL)) };
+        let look = if blind {
+            Look::Clear
+        } else {
+            self.judge(self.world.number(r.by), wide.then_some(SlotSet::ALL), setting)
+        };
         if apart && look == Look::Clear {
             if let Some(r) = self.running(p) {
                 r.looking = Some(quorum);
