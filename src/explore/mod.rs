@@ -80,7 +80,12 @@ pub struct Report {
     pub broken: Option<(Vec<String>, String)>,
 }
 
-/// Searches every scenario of these bounds, and tells of each as it ends.
+/// What 4 GiB hold: states that were met, and states of a level that are gone on from.
+const STATES_MAX: usize = 28_000_000;
+const LEVEL_MAX: usize = 1_000_000;
+
+/// Searches every scenario of these bounds, and tells of each as it ends. Given a time, small bounds too are searched as
+/// far as memory allows; else to a fixed number of states, the same on every machine.
 pub fn explore(bounds: Bounds, only: Option<&str>, most: Option<Duration>, mut tell: impl FnMut(&Report)) {
     let all = scenarios::all(bounds);
     let all: Vec<_> = all.into_iter().filter(|s| only.is_none_or(|o| s.name.contains(o))).collect();
@@ -90,8 +95,8 @@ pub fn explore(bounds: Bounds, only: Option<&str>, most: Option<Duration>, mut t
         // What earlier ones left of their share is later ones'.
         let until = end.map(|e| begun + e.saturating_duration_since(begun) / (all.len() - n) as u32);
         let setting = Setting { bounds: scenario.bounds, ..Setting::default() };
-        let (states, level) =
-            if bounds == Bounds::Full { (28_000_000, 1_000_000) } else { (scenario.states, 1_000_000) };
+        let deep = bounds == Bounds::Full || most.is_some();
+        let (states, level) = (if deep { STATES_MAX } else { scenario.states }, LEVEL_MAX);
         let found = search::search(State::new(), &[], &setting, Limits { states, level, until });
         tell(&Report {
             scenario: scenario.name,

@@ -40,6 +40,10 @@ pub fn all(size: Size) -> Vec<Scenario> {
             "zombies with late writes",
             Bounds { zombies: true, flight: true, opens: n(1, 2), kills: n(0, 1), cuts: n(0, 1), mtrs: 2, ..b },
         ),
+        s(
+            "zombies and blank disks",
+            Bounds { zombies: true, blanks: n(1, 2), hurt: n(1, 2).into(), rejoins: 1, opens: 1, kills: n(0, 1), ..b },
+        ),
         s("openers that race", Bounds { zombies: true, opens: n(2, 3), kills: n(1, 2), reads: n(0, 1), mtrs: 1, ..b }),
         s(
             "merging and tidying",

@@ -153,13 +153,13 @@ enum Verb {
     /// Search every interleaving of writers, openers and faults within bounds; tells what was not exhausted
     #[cfg(feature = "sim")]
     Explore {
-        /// How far: small takes less than a minute, full as long as it is let
+        /// How much may happen: with small it takes less than a minute, with full as long as it is let
         #[arg(long, value_enum, default_value = "small")]
         bounds: explore::Size,
         /// Only scenarios whose names hold this
         #[arg(long)]
         only: Option<String>,
-        /// Stop after so many minutes, shared among the scenarios
+        /// Go as far as memory allows, for so many minutes, shared among the scenarios
         #[arg(long)]
         minutes: Option<f64>,
     },
