@@ -19,6 +19,8 @@ pub mod bugs;
 mod core;
 #[cfg(not(quorate_loom))]
 mod disk;
+#[cfg(all(any(test, feature = "sim"), not(quorate_loom)))]
+pub mod explore;
 #[cfg(all(feature = "fuzzing", not(quorate_loom)))]
 #[doc(hidden)]
 pub mod fuzzing;

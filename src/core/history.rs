@@ -4,7 +4,7 @@ use crate::bugs::{Bug, planted};
 use crate::lsn::{Lsn, format};
 
 /// One writer's part of the log: `[begin, end)`; the last entry is open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Entry {
     pub epoch: u64,
     pub begin: Lsn,
@@ -13,7 +13,7 @@ pub struct Entry {
 }
 
 /// Entries in order of address. Never empty, and only the last is open.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct History(Vec<Entry>);
 
 /// Why a list of entries is not a history.

@@ -6,7 +6,7 @@ use crate::core::history::History;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 
 /// From where on a slot's silence about a record is a no.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Join {
     /// It was there from the beginning.
     Founder,

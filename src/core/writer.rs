@@ -10,7 +10,7 @@ use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use std::collections::VecDeque;
 
 /// Why a slot does not count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Away {
     /// It was not reachable when the volume was opened.
@@ -24,7 +24,7 @@ pub enum Away {
 }
 
 /// A stretch of the log that a slot lacks: a hint for repair.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Gap {
     /// Where it begins.
     pub from: Lsn,
@@ -35,7 +35,7 @@ pub struct Gap {
 /// At most so many gaps are kept for a slot; more are merged into their hull, which is still true as a hint.
 const GAPS_MAX: usize = 16;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct SlotState {
     away: Option<Away>,
     /// Durable without a gap since its last gap.
@@ -83,6 +83,7 @@ pub struct RejoinRead {
 }
 
 /// The state of one epoch's writer.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Writer {
     begin: Lsn,
     vcl: Lsn,
@@ -168,7 +169,7 @@ impl Writer {
         self.sealed.push_back(group);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub fn sealed_end(&self) -> Lsn {
         self.sealed_end
     }
@@ -332,6 +333,19 @@ impl Writer {
     /// Where the epoch began.
     pub fn begin(&self) -> Lsn {
         self.begin
+    }
+}
+
+/// For the exploration, to which slots are alike: what is one slot's is hashed apart from the rest.
+#[cfg(any(test, feature = "sim"))]
+impl Writer {
+    pub fn hash_slot(&self, slot: Slot, hasher: &mut impl std::hash::Hasher) {
+        std::hash::Hash::hash(&self.slots[slot.index()], hasher);
+    }
+
+    pub fn hash_rest(&self, hasher: &mut impl std::hash::Hasher) {
+        let Writer { begin, vcl, vdl, sealed_end, sealed, slots: _, fenced } = self;
+        std::hash::Hash::hash(&(begin, vcl, vdl, sealed_end, sealed, fenced), hasher);
     }
 }
 

@@ -52,7 +52,7 @@ struct Pending {
 }
 
 /// A closed group: it can be written once it is published.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Sealed {
     pub begin: Lsn,
     pub end: Lsn,

@@ -3,7 +3,7 @@
 use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
-use crate::core::{READ_QUORUM, WRITE_QUORUM};
+use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, job};
 use crate::lsn::{Lsn, PageId, Slot, SlotSet};
@@ -103,25 +103,10 @@ pub(crate) fn settled<F: Fleet>(fleet: &F, r: &Recovered) -> (Lsn, bool) {
     if r.clean {
         return (r.ruling.end, true);
     }
-    let open = r.history.last();
-    let used = r.ruling.vcl > open.begin;
     let unflushed = planted(Bug::ReaderCountsUnflushed);
     let flushed = if unflushed { SlotSet::ALL } else { recover::flush_what_was_read(fleet, r) };
-    let decision = r.choice.holders.and(flushed).len() >= WRITE_QUORUM || used || planted(Bug::SettledByMinority);
-    let mut settled = r.ruling.known;
-    if decision {
-        settled = settled.max(open.begin.min(r.ruling.end));
-        let on_four = |begin: &Lsn| r.seen.get(begin).filter(|s| s.whole.and(flushed).len() >= WRITE_QUORUM);
-        // The unbroken run of groups that are whole on four slots each.
-        let run = r.ruling.tail.iter().map_while(|(begin, _)| on_four(begin)).filter_map(|group| group.cpl);
-        let any = r.ruling.tail.iter().filter_map(|(begin, _)| on_four(begin)?.cpl);
-        if let Some(end) = if planted(Bug::SettledAcrossGap) { any.max() } else { run.max() }
-            && (planted(Bug::SettledUnderClaim) || is_unclaimed(fleet, r))
-        {
-            settled = settled.max(end);
-        }
-    }
-    (settled.min(r.ruling.end), decision)
+    let unclaimed = || planted(Bug::SettledUnderClaim) || is_unclaimed(fleet, r);
+    recovery::settled(r.history.last(), &r.ruling, &r.seen, r.choice.holders, flushed, unclaimed)
 }
 
 /// A look after the reading finds no claim above the chosen decision.
