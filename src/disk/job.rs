@@ -273,8 +273,17 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
 }
 
 /// Removes claims and epochs that a newer decision made needless; tail files stay until they are merged.
+///
+/// Only beside a superblock that is not older, and verifies: the directory may be an old image of the slot by now, and
+/// nothing but its superblock tells whose files they are.
 fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
-    for name in dir.list()? {
+    let names = dir.list()?;
+    let newest = names.iter().filter_map(|n| matches!(n, FileName::Epoch(e) if *e >= below).then_some(*n)).max();
+    let Some(newest) = newest else { return Ok(()) };
+    if Superblock::newest(&read_whole(dir, newest, 2 * superblock::PLACE)?).is_err() {
+        return Ok(());
+    }
+    for name in names {
         if let FileName::Claim(n) | FileName::Epoch(n) = name
             && n < below
         {

@@ -183,19 +183,16 @@ impl Sim {
         {
             let mut w = self.world.lock();
             w.atlas.forget_struck();
-            let unseen = hidden.union(w.away());
-            if !w.atlas.is_beyond() && !w.atlas.is_promised(unseen) {
+            if !w.atlas.is_beyond() && !w.atlas.is_promised(hidden.union(w.away())) {
                 return Ok(());
             }
+            w.hidden = hidden;
             w.counts.readers += 1;
         }
         let process = self.world.lock().start_process();
         let fleet = SimFleet { sim: self, process, visible };
         let recovered = recover::recover(&fleet);
-        let promised = {
-            let w = self.world.lock();
-            w.atlas.is_promised(hidden.union(w.away()))
-        };
+        let promised = self.promised();
         if !promised {
             self.past_promise.set(true);
         }
@@ -206,7 +203,9 @@ impl Sim {
             }
             Err(_) => Ok(()),
         };
-        self.world.lock().kill(process);
+        let mut w = self.world.lock();
+        w.hidden = SlotSet::NONE;
+        w.kill(process);
         result
     }
 

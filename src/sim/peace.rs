@@ -22,7 +22,7 @@ const QUIET: usize = 16;
 /// Until every commit is acknowledged. Of 1 ms.
 const ACKNOWLEDGED_WITHIN: usize = 3000;
 /// Superblock files of a slot, once it is settled: this epoch's, the decision before, and those of openers that gave up.
-const EPOCHS_MAX: usize = 4;
+const EPOCHS_MAX: usize = 8;
 /// Until a close has ended. Of 1 ms.
 const CLOSED_WITHIN: usize = 5000;
 

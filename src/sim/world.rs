@@ -121,6 +121,8 @@ pub struct Disks {
     /// Counts how often a slot's directory was replaced.
     pub(super) generations: [u64; SLOTS],
     pub weather: [Weather; SLOTS],
+    /// Out of a reader's sight, while it opens and reads.
+    pub hidden: SlotSet,
     pub atlas: Atlas,
     pub faults: Faults,
     /// Allocated space reads as zeros, as on our disks; in most lives it is no part of the file, as elsewhere. (Reading
@@ -159,6 +161,7 @@ impl Disks {
             files: (0..SLOTS).map(|_| BTreeMap::new()).collect(),
             generations: [0; SLOTS],
             weather: [Weather::Fair; SLOTS],
+            hidden: SlotSet::NONE,
             atlas: Atlas::new(mode, hurt_max),
             faults: Faults::new(seed, removed),
             allocating_grows,
@@ -238,7 +241,7 @@ impl Disks {
     /// Out of reach, or without space.
     pub fn away(&self) -> SlotSet {
         let away = |s: &Slot| matches!(self.weather[s.index()], Weather::Gone | Weather::Failing | Weather::Full);
-        Slot::ALL.into_iter().filter(away).collect()
+        Slot::ALL.into_iter().filter(away).collect::<SlotSet>().union(self.hidden)
     }
 
     /// A fault that damages the slot strikes now, once in `n` times, if the atlas lets it.

@@ -119,7 +119,7 @@ impl Shared {
             return Some(from - now);
         }
         let gone = (self.earlier_gone)() || planted(Bug::MergeBesideZombie);
-        if gone && self.engine().merge(unused) {
+        if gone && self.engine().merge(unused, now) {
             *merge = None;
             return None;
         }

@@ -51,6 +51,21 @@ impl Outstanding {
     }
 }
 
+/// What, like VDL, is acted on only after a look that was begun later.
+#[derive(Default)]
+struct Deeds {
+    /// Slots that are to come back: a zombie must not format what its successor has claimed, and then take it for a voter.
+    returning: SlotSet,
+    /// Tail files are to be merged, and these addresses to be given back.
+    merge: Option<(Lsn, Lsn)>,
+}
+
+impl Deeds {
+    fn any(&self) -> bool {
+        self.returning.len() > 0 || self.merge.is_some()
+    }
+}
+
 /// A look that asks the slots' workers.
 struct Asking {
     quorum: Lsn,
@@ -73,9 +88,10 @@ pub struct Engine {
     looking: Option<Lsn>,
     /// No look before: the last one met fewer than three voters.
     look_at: Duration,
-    /// Slots that are to be brought back after the next look, and after the one that is under way.
-    returning: SlotSet,
-    vouched: SlotSet,
+    /// Waits for a look that is still to be begun.
+    waiting: Deeds,
+    /// The look that is under way answers for it.
+    vouched: Deeds,
     /// Space is taken up to here on every slot.
     target: Lsn,
     step: u64,
@@ -137,8 +153,8 @@ impl Engine {
             asking: None,
             looking: None,
             look_at: Duration::ZERO,
-            returning: SlotSet::NONE,
-            vouched: SlotSet::NONE,
+            waiting: Deeds::default(),
+            vouched: Deeds::default(),
             target: begin,
             step: SPACE_FIRST,
             stretched: Duration::ZERO,
@@ -289,9 +305,9 @@ impl Engine {
             return false;
         }
         let unacknowledged = planted(Bug::VdlBeforeLook) && self.tickets.vdl() < self.writer.vdl();
-        let wanted = unacknowledged || self.returning.len() > 0;
+        let wanted = unacknowledged || self.waiting.any();
         let Some(quorum) = self.writer.wants_look().or(wanted.then(|| self.writer.vcl())) else { return false };
-        self.vouched = std::mem::take(&mut self.returning);
+        self.vouched = std::mem::take(&mut self.waiting);
         if planted(Bug::AckBeforeLook) {
             self.looked(quorum, Look::Clear);
             return true;
@@ -351,7 +367,11 @@ impl Engine {
 
     fn looked(&mut self, quorum: Lsn, look: Look) {
         if look == Look::Clear {
-            std::mem::take(&mut self.vouched).iter().for_each(|slot| self.bring_back(slot));
+            let vouched = std::mem::take(&mut self.vouched);
+            vouched.returning.iter().for_each(|slot| self.bring_back(slot));
+            if let Some(unused) = vouched.merge {
+                self.merge_now(unused);
+            }
         }
         let moved = self.writer.looked(quorum, look);
         if let Some(epoch) = self.writer.fenced() {
@@ -457,11 +477,10 @@ impl Engine {
             let due = now >= self.retry_at[slot.index()] && self.tickets.ended().is_none();
             if free && due && self.writer.rejoin_read(slot).is_some() {
                 self.later(slot, now);
-                // Only after a look: a zombie must not format what its successor has claimed, and then take it for a voter.
                 if planted(Bug::RejoinWithoutLook) {
                     self.bring_back(slot);
                 } else {
-                    self.returning.insert(slot);
+                    self.waiting.returning.insert(slot);
                 }
             }
         }
@@ -504,7 +523,7 @@ impl Engine {
         let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
         let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
         let stall = self.stall.as_ref().map(|s| s.last + self.stall_max / STALL_LOOKS);
-        let wants_look = self.writer.wants_look().is_some() || self.returning.len() > 0;
+        let wants_look = self.writer.wants_look().is_some() || self.waiting.any();
         let look = (wants_look && self.asking.is_none()).then_some(self.look_at);
         retries.chain(stall).chain(look).min()
     }
@@ -577,26 +596,20 @@ impl Engine {
         self.full
     }
 
-    /// Every earlier process is gone: live slots' tail files are merged, and `unused` addresses given back. True once
-    /// that was done on all six.
-    pub fn merge(&mut self, unused: (Lsn, Lsn)) -> bool {
-        // Like VDL, a punch is acted on only after a look.
-        match self.disk.look(self.writer.vcl()) {
-            Some(Look::Clear) => (),
-            Some(look) => {
-                self.looked(self.writer.vcl(), look);
-                return false;
-            }
-            None => {
-                self.looking = Some(self.writer.vcl());
-                return false;
-            }
+    /// Every earlier process is gone: after a look, live slots' tail files are merged, and `unused` addresses given back.
+    /// True once that was done on all six.
+    pub fn merge(&mut self, unused: (Lsn, Lsn), now: Duration) -> bool {
+        if self.merged != SlotSet::ALL {
+            self.waiting.merge = Some(unused);
+            self.pump(now);
         }
+        self.merged == SlotSet::ALL
+    }
+
+    fn merge_now(&mut self, unused: (Lsn, Lsn)) {
         for slot in self.writer.live().iter().filter(|s| !self.merged.contains(*s)).collect::<Vec<_>>() {
             self.give(slot, Job::Merge { geometry: self.geometry, history: self.history.clone(), unused });
         }
-        self.disk.submit();
-        self.merged == SlotSet::ALL
     }
 
     /// Where the newest manifest lies, and where redo begins with it.

@@ -346,10 +346,13 @@ pub(crate) fn build(
         next_page: recovered.manifest.next_page.max(used),
         pages: recovered.manifest.pages,
         redo: recovered.manifest.redo.max(Lsn(format::BLOCK_MIN)),
-        merge: (!recovered.clean || recovered.survey.has_tails()).then(|| {
-            let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
-            (from.min(begin), begin)
-        }),
+        // Tail files may lie on a slot that was not seen, too.
+        merge: (!recovered.clean || recovered.survey.has_tails() || recovered.survey.ours() != SlotSet::ALL).then(
+            || {
+                let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
+                (from.min(begin), begin)
+            },
+        ),
         clock,
         earlier_gone: Box::new(|| false),
     };
