@@ -26,6 +26,7 @@ mod random;
 #[cfg(test)]
 mod scenario;
 mod shrink;
+mod temper;
 #[cfg(test)]
 mod traces;
 mod world;

@@ -1,5 +1,6 @@
 //! Openers: for writing, over whatever is there, dying at any call; and for reading. What they show is checked.
 
+use crate::core::READ_QUORUM;
 use crate::core::history::History;
 use crate::disk::{Fleet, SlotDir};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
@@ -116,9 +117,13 @@ impl Sim {
             }
         }
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
-        self.opening.set(true);
+        let openers = self.opening.get();
+        if openers == 0 {
+            self.raced.set(false);
+        }
+        self.opening.set(openers + 1);
         let opened = recover::open(&fleet, |_, _| Ok(()));
-        self.opening.set(false);
+        self.opening.set(openers);
         if let Some(what) = self.failure.borrow_mut().take() {
             return Err(what);
         }
@@ -131,7 +136,11 @@ impl Sim {
                 w.note(|| format!("p{process} cannot open: {e}"));
                 w.kill(process);
                 let promised = w.atlas.is_promised_to_write(w.away());
-                if promised { Err(format!("A1: an open within the promise is refused: {e}")) } else { Ok(()) }
+                if promised && !self.raced.get() {
+                    Err(format!("A1: an open within the promise is refused: {e}"))
+                } else {
+                    Ok(())
+                }
             }
             _ => Ok(()),
         }
@@ -219,17 +228,21 @@ impl Sim {
         model.expose(history, self.past_promise.get())
     }
 
-    /// Past the promise what was acknowledged may be lost, but not while a copy that can be read testifies of it.
+    /// Past the promise what was acknowledged may be lost, but not while a copy that can be read testifies of it, and not
+    /// where fewer than three slots in reach can remember anything: blank ones have no vote.
     fn check_losses(&self, history: &History) -> Checked {
         let (model, w) = (self.model.borrow(), self.world.lock());
+        let remember = Slot::ALL.iter().filter(|s| !w.away().union(w.blank).contains(**s)).count();
         for m in model.mtrs.iter().filter(|m| m.acknowledged && m.seen != Some(false)) {
-            if !history.holds(m.epoch, Lsn(m.end.0 - 1))
-                && let Some((slot, at)) = w.witness(m.epoch, m.end)
-            {
-                return Err(format!(
-                    "silent loss: the acknowledged MTR of epoch {} that ends at {} is gone, though slot {slot}'s group at {at} knows of it",
-                    m.epoch, m.end
-                ));
+            if history.holds(m.epoch, Lsn(m.end.0 - 1)) {
+                continue;
+            }
+            let lost = format!("silent loss: the acknowledged MTR of epoch {} that ends at {} is gone", m.epoch, m.end);
+            if let Some((slot, at)) = w.witness(m.epoch, m.end) {
+                return Err(format!("{lost}, though slot {slot}'s group at {at} knows of it"));
+            }
+            if remember < READ_QUORUM {
+                return Err(format!("{lost}, though only {remember} slots in reach can remember anything"));
             }
         }
         Ok(())

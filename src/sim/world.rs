@@ -121,6 +121,10 @@ pub struct Disks {
     /// Counts how often a slot's directory was replaced.
     pub(super) generations: [u64; SLOTS],
     pub weather: [Weather; SLOTS],
+    /// Replaced by blank ones in this life.
+    pub blank: SlotSet,
+    /// Replaced by another volume's in this life.
+    pub foreign: SlotSet,
     /// Out of a reader's sight, while it opens and reads.
     pub hidden: SlotSet,
     pub atlas: Atlas,
@@ -161,6 +165,8 @@ impl Disks {
             files: (0..SLOTS).map(|_| BTreeMap::new()).collect(),
             generations: [0; SLOTS],
             weather: [Weather::Fair; SLOTS],
+            blank: SlotSet::NONE,
+            foreign: SlotSet::NONE,
             hidden: SlotSet::NONE,
             atlas: Atlas::new(mode, hurt_max),
             faults: Faults::new(seed, removed),

@@ -3,6 +3,8 @@
 //! Exit status 0 only on success, 2 for bad usage, 1 else. An error is one line on stderr that says what to do next.
 
 mod bench;
+#[cfg(all(feature = "sim", quorate_bugs))]
+mod bugs;
 mod common;
 mod create;
 mod demo;
@@ -156,6 +158,15 @@ enum Verb {
         #[arg(long)]
         verbose: bool,
     },
+    /// Run simulated lives with each planted bug, until it is seen
+    #[cfg(all(feature = "sim", quorate_bugs))]
+    Bugs {
+        /// Lives for each bug
+        #[arg(long, default_value_t = 2000)]
+        lives: u64,
+        /// Only these
+        only: Vec<String>,
+    },
     /// Search every interleaving of writers, openers and faults within bounds; tells what was not exhausted
     #[cfg(feature = "sim")]
     Explore {
@@ -203,6 +214,8 @@ fn run(cli: Cli) -> Result<(), Fail> {
             let workers = workers as usize;
             sim::run(&io, &sim::Runs { seeds, most, steps, beyond, without, workers, verbose })
         }
+        #[cfg(all(feature = "sim", quorate_bugs))]
+        Verb::Bugs { lives, only } => bugs::run(&io, lives, &only),
         #[cfg(feature = "sim")]
         Verb::Explore { bounds, only, minutes } => {
             let most = minutes.map(|m| std::time::Duration::from_secs_f64((m * 60.0).clamp(0.0, 1e9)));
