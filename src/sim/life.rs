@@ -164,7 +164,6 @@ impl Sim {
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         options.checkpoint_bytes = 256 << 10;
         options.merge_after = Duration::from_millis(300);
-        options.stall_max = Duration::from_secs(5);
         options
     }
 

@@ -234,7 +234,7 @@ impl Sim {
         let (model, w) = (self.model.borrow(), self.world.lock());
         let remember = Slot::ALL.iter().filter(|s| !w.away().union(w.blank).contains(**s)).count();
         for m in model.mtrs.iter().filter(|m| m.acknowledged && m.seen != Some(false)) {
-            if history.holds(m.epoch, Lsn(m.end.0 - 1)) {
+            if m.epoch >= history.last().epoch || history.holds(m.epoch, Lsn(m.end.0 - 1)) {
                 continue;
             }
             let lost = format!("silent loss: the acknowledged MTR of epoch {} that ends at {} is gone", m.epoch, m.end);

@@ -68,10 +68,12 @@ impl Sim {
             self.tend(0)?;
         }
         for round in 0..2 {
+            // One that a successor has overtaken does not know it yet.
+            let newest = self.model.borrow().newest.as_ref().map_or(0, |h| h.last().epoch);
             let ended = self.running[0]
                 .borrow()
                 .as_ref()
-                .is_some_and(|r| r.shared.tickets.ended().is_some() || r.closing.is_some());
+                .is_some_and(|r| r.shared.tickets.ended().is_some() || r.closing.is_some() || r.shared.number < newest);
             if ended {
                 self.kill_one(0);
                 self.tend(0)?;
