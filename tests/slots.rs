@@ -406,7 +406,7 @@ fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
     let fixture = Fixture::new();
     type Make = fn(&Path, &Fixture);
     type Is = fn(&SlotFault) -> bool;
-    let cases: [(&str, Make, Is, usize); 4] = [
+    let cases: [(&str, Make, Is, usize); 5] = [
         (
             "four blank slots",
             |at, _| [0, 1, 2, 3].iter().for_each(|s| empty(&slot(at, *s))),
@@ -424,6 +424,12 @@ fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
             |at, _| [0, 1].iter().for_each(|s| exchange(&slot(at, *s), &slot(at, s + 2))),
             |f| matches!(f, SlotFault::Swapped(_)),
             4,
+        ),
+        (
+            "three slots of each of two volumes",
+            |at, f| [0, 2, 4].iter().for_each(|s| replace(&slot(at, *s), &slot(&f.at("other"), *s))),
+            |f| matches!(f, SlotFault::Foreign(_)),
+            6,
         ),
         (
             "no superblock on four",
