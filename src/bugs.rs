@@ -122,6 +122,10 @@ bugs! {
     PruneEarly,
     /// Redo begins in the midst of a group. `redo_begins_at_a_group`.
     RedoNotAtGroup,
+    /// A process that was stopped counts the time as a stall. `a_stopped_process_is_no_stall`.
+    StallByTheClock,
+    /// A slot is tidied whatever it holds. `an_old_image_keeps_its_superblock`.
+    TidyBlindly,
 }
 
 /// Whether the bug is switched on: never, in this build.

@@ -43,6 +43,9 @@ const PAGES: u64 = 10;
 /// What broke, if anything did. "stage:" where the script itself does not fit the code any more.
 pub type Checked<T = ()> = Result<T, String>;
 
+/// How long a stall may last: longer than a script lets time jump.
+pub const STALL_MAX: Duration = Duration::from_secs(1 << 20);
+
 /// Slots by their names in FINDINGS.md: `"ABF"`.
 pub fn slots(names: &str) -> SlotSet {
     names.bytes().map(|b| Slot(b - b'A')).collect()
@@ -299,7 +302,7 @@ impl Stage {
         let disk = Box::new(StageDisk { stage: self.clone(), process, number });
         let clock: Arc<dyn Clock> = Arc::new(StageClock(self.clone()));
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
-        (options.merge_after, options.stall_max) = (Duration::from_millis(300), Duration::from_secs(1 << 20));
+        (options.merge_after, options.stall_max) = (Duration::from_millis(300), STALL_MAX);
         let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &options);
         // Weak: the writer is the stage's, and not the other way round.
         let stage = Arc::downgrade(&self.0);
@@ -498,6 +501,15 @@ impl Stage {
     /// A blank disk in place of what was there.
     pub fn blank(&self, set: &str) {
         slots(set).iter().for_each(|s| self.0.disks.lock().files[s.index()].clear());
+    }
+
+    /// The slot as it is, to be mounted again later.
+    pub fn image(&self, name: &str) -> BTreeMap<FileName, File> {
+        self.0.disks.lock().files[slot(name).index()].clone()
+    }
+
+    pub fn mount(&self, name: &str, image: BTreeMap<FileName, File>) {
+        self.0.disks.lock().files[slot(name).index()] = image;
     }
 
     fn is_alive(&self, process: usize) -> bool {

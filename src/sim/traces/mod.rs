@@ -80,6 +80,8 @@ traces! {
     writer::publishing_in_order [PublishOutOfOrder "S1"]
     writer::no_clean_mark_under_a_write [CleanUnderWrite "W2"]
     writer::nothing_behind_the_clean_mark [AppendAfterClean "S1"]
+    writer::a_stopped_process_is_no_stall [StallByTheClock "L2"]
+    writer::an_old_image_keeps_its_superblock [TidyBlindly "A1"]
     writer::a_manifest_above_vdl [ManifestAboveVdl "A1"]
     writer::versions_stay_while_they_are_needed [PruneEarly "S1"]
     writer::redo_begins_at_a_group [RedoNotAtGroup "A1"]

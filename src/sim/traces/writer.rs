@@ -1,6 +1,7 @@
 //! The writer's own house: checksums, ring, publishing, checkpoints, closing.
 
-use crate::sim::scenario::{Checked, Stage, Writer, ensure};
+use crate::segment::name::FileName;
+use crate::sim::scenario::{Checked, STALL_MAX, Stage, Writer, ensure};
 use crate::volume::close::Closing;
 use crate::volume::error::CloseError;
 use std::time::Duration;
@@ -173,4 +174,41 @@ pub fn redo_begins_at_a_group() -> Checked {
     w.land_on("ABCDEF")?;
     w.kill();
     stage.open("ABCDEF").map(drop)
+}
+
+/// x is in flight while the process is stopped for longer than a stall may last; then it goes on, and x lands.
+/// Rule: a stall counts as far as the process was there to see it. (The simulator's seed 3776.)
+pub fn a_stopped_process_is_no_stall() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = w.append(&[(1, 1)])?;
+    w.tick(1)?;
+    let most = STALL_MAX.as_millis() as u64;
+    w.tick(2 * most)?;
+    w.land_on("ABCD")?;
+    ensure(w.acknowledged(x), "L2: x is not acknowledged, though the process was only stopped")?;
+    let y = w.append(&[(2, 2)])?;
+    for _ in 0..20 {
+        w.tick(most / 16)?;
+    }
+    w.land_on("ABCD")?;
+    ensure(!w.acknowledged(y), "stage: what stood still for longer is no stall")
+}
+
+/// While a writer of epoch 2 works, an image of F from the time of epoch 1 is mounted in its place, and tidied.
+/// Rule: a slot is tidied only beside a superblock of its own that is not older. (Seeds 40000360, 47125.)
+pub fn an_old_image_keeps_its_superblock() -> Checked {
+    let stage = Stage::new();
+    let first = stage.create()?;
+    first.append(&[(1, 1)])?;
+    first.land_on("ABCDEF")?;
+    first.kill();
+    let image = stage.image("F");
+    let w = stage.open("ABCDEF")?;
+    w.append(&[(2, 2)])?;
+    w.land_on("ABCDEF")?;
+    stage.mount("F", image);
+    w.shared.engine().tidy(2);
+    w.jobs()?;
+    ensure(stage.has("F", FileName::Epoch(1)), "A1: nothing tells any more whose the files of F are")
 }
