@@ -26,13 +26,11 @@ pub fn run(io: &Io, lives: u64, only: &[String]) -> Result<(), Fail> {
         let name = format!("{bug:?}");
         let found = seen(*bug, lives);
         if io.json {
-            let (seed, what) = found.clone().unzip();
-            println!("{}", serde_json::json!({ "bug": name, "seed": seed, "what": what }));
+            let (lives, what) = found.clone().unzip();
+            println!("{}", serde_json::json!({ "bug": name, "lives": lives, "what": what }));
         } else {
             match &found {
-                Some((seed, what)) => {
-                    println!("{name:<24} {n:>6}  {}", what.chars().take(120).collect::<String>())
-                }
+                Some((n, what)) => println!("{name:<24} {n:>6}  {}", what.chars().take(120).collect::<String>()),
                 None => println!("{name:<24}      -  not in {lives} lives"),
             }
         }
