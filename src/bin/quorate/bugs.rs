@@ -2,17 +2,19 @@
 
 use crate::common::{Fail, Io};
 use quorate::bugs::{Bug, with};
-use quorate::sim::Life;
+use quorate::sim::{Life, Mode};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Lives of the simulator with a bug switched on, until something breaks. A panic is seen, too.
 fn seen(bug: Bug, lives: u64) -> Option<(u64, String)> {
-    (0..lives).find_map(|seed| {
-        let life = || with(bug, || Life::new(seed).run());
+    (0..lives).find_map(|n| {
+        // By turns within the atlas and beyond it.
+        let mode = if n % 2 == 0 { Mode::Atlas } else { Mode::Beyond };
+        let life = || with(bug, || Life::new(n).mode(mode).run());
         match catch_unwind(AssertUnwindSafe(life)) {
             Ok(Ok(_)) => None,
-            Ok(Err(failure)) => Some((seed, failure.what.clone())),
-            Err(_) => Some((seed, "it panics".into())),
+            Ok(Err(failure)) => Some((n + 1, failure.what.clone())),
+            Err(_) => Some((n + 1, "it panics".into())),
         }
     })
 }
