@@ -124,7 +124,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    fn new(life: &Life) -> Sim {
+    pub fn new(life: &Life) -> Sim {
         Sim {
             world: Arc::new(Mutex::new(Disks::new(life.seed, life.trace, life.mode, &life.removed))),
             model: RefCell::new(Model::default()),

@@ -145,7 +145,7 @@ impl Volume {
 
     /// The directory of a slot.
     pub fn slot_path(&self, slot: Slot) -> std::path::PathBuf {
-        self.handle.azs.slot(slot)
+        self.handle.slot_path(slot)
     }
 
     /// Makes everything durable, writes a checkpoint and the clean mark, and gives up the lock. Clones, MTRs and views
