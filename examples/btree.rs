@@ -81,9 +81,6 @@ impl Node {
             below += 3 + self.entries[at].0.len() + self.entries[at].1.len();
             at += 1;
         }
-        // The entry in the middle goes where it makes the halves more alike.
-        let last = 3 + self.entries[at - 1].0.len() + self.entries[at - 1].1.len();
-        at -= usize::from(below - half > last / 2);
         Node { level: self.level, entries: self.entries.split_off(at) }
     }
 }
@@ -131,7 +128,7 @@ impl Map {
         let mut mtr = self.0.begin();
         let first = self.read(&mut mtr, PageId::ROOT)?;
         let old = page_id(&first);
-        let Some(node) = self.change_below(&mut mtr, old, key, value)? else { return mtr.commit() };
+        let Some(node) = self.below(&mut mtr, old, key, value)? else { return mtr.commit() };
         let mut root = old;
         if node.size() > PAGE {
             // The tree grows: a new root above the old one, which is split.
@@ -153,19 +150,13 @@ impl Map {
     }
 
     /// Changes what is below a page. Returns its node if that changed: not written yet, perhaps too full or too empty.
-    fn change_below(
-        &self,
-        mtr: &mut Mtr,
-        page: PageId,
-        key: &[u8],
-        value: Option<&[u8]>,
-    ) -> Result<Option<Node>, WriteError> {
+    fn below(&self, mtr: &mut Mtr, page: PageId, key: &[u8], value: Option<&[u8]>) -> Result<Option<Node>, WriteError> {
         let mut node = Node::decode(&self.read(mtr, page)?);
         if node.level == 0 {
             return Ok(node.set(key, value).then_some(node));
         }
         let at = node.position(key);
-        let Some(child) = self.change_below(mtr, node.child(at), key, value)? else { return Ok(None) };
+        let Some(child) = self.below(mtr, node.child(at), key, value)? else { return Ok(None) };
         Ok(self.settle(mtr, &mut node, at, child)?.then_some(node))
     }
 
@@ -186,10 +177,7 @@ impl Map {
         let joined = right.is_some();
         if child.size() > PAGE {
             let upper = child.split();
-            let page = match right.take() {
-                Some(page) => page,
-                None => mtr.alloc()?,
-            };
+            let page = right.map_or_else(|| mtr.alloc(), Ok)?;
             node.entries.insert(left + 1, (upper.entries[0].0.clone(), page.0.to_le_bytes().into()));
             mtr.put(page, upper.encode());
             mtr.put(node.child(left), child.encode());
@@ -207,6 +195,12 @@ impl Map {
         mtr.expect(&page);
         Ok(page)
     }
+}
+
+/// What a check has come by.
+struct Reached {
+    all: Entries,
+    pages: BTreeSet<PageId>,
 }
 
 /// The map at one moment. It needs no lock, whatever is written meanwhile.
@@ -249,38 +243,32 @@ impl Snapshot {
     /// Checks the tree itself: order, fill, depth, and that the volume has its pages, each once, and no others. Returns all
     /// entries, and the number of levels.
     fn check(&self) -> Result<(Entries, u8), Box<dyn Error>> {
-        let (mut all, mut pages) = (Vec::new(), BTreeSet::from([PageId::ROOT]));
         let root = self.root()?;
-        let levels = self.node(root)?.level + 1;
-        self.check_below(root, levels - 1, true, &mut all, &mut pages)?;
+        let top = self.node(root)?.level;
+        let mut reached = Reached { all: Vec::new(), pages: BTreeSet::from([PageId::ROOT]) };
+        self.walk(root, top, true, &mut reached)?;
+        let Reached { all, pages } = reached;
         ensure(all.is_sorted_by(|a, b| a.0 < b.0), "the keys are in order")?;
         ensure(self.0.pages()?.into_iter().eq(pages), "the volume's pages are the tree's")?;
-        Ok((all, levels))
+        Ok((all, top + 1))
     }
 
-    fn check_below(
-        &self,
-        page: PageId,
-        level: u8,
-        is_root: bool,
-        all: &mut Entries,
-        pages: &mut BTreeSet<PageId>,
-    ) -> Result<(), Box<dyn Error>> {
-        ensure(pages.insert(page), "a page is reached once")?;
+    fn walk(&self, page: PageId, level: u8, is_root: bool, reached: &mut Reached) -> Result<(), Box<dyn Error>> {
+        ensure(reached.pages.insert(page), "a page is reached once")?;
         let node = self.node(page)?;
         ensure(node.level == level, "all leaves are at one depth")?;
         ensure(is_root || node.size() >= LEAST, "a node is full enough")?;
         if level == 0 {
-            all.extend(node.entries);
+            reached.all.extend(node.entries);
             return Ok(());
         }
         ensure(!is_root || node.entries.len() > 1, "a root above others has two children")?;
         for (at, (least, _)) in node.entries.iter().enumerate() {
-            let before = all.len();
-            self.check_below(node.child(at), level - 1, false, all, pages)?;
+            let before = reached.all.len();
+            self.walk(node.child(at), level - 1, false, reached)?;
             let most = node.entries.get(at + 1).map(|(key, _)| key);
             let inside = |(key, _): &(Vec<u8>, Vec<u8>)| key >= least && most.is_none_or(|most| key < most);
-            ensure(all[before..].iter().all(inside), "a child's keys are between its bounds")?;
+            ensure(reached.all[before..].iter().all(inside), "a child's keys are between its bounds")?;
         }
         Ok(())
     }
@@ -320,8 +308,8 @@ struct Outside {
     untold: Vec<(Unknown, Vec<u8>, Option<Vec<u8>>)>,
     // For the summary.
     told: u64,
-    survived: u64,
-    vanished: u64,
+    /// So many commits without an answer have vanished, so many survived.
+    answers: [u64; 2],
     levels: u8,
 }
 
@@ -342,8 +330,7 @@ impl Outside {
             if survived {
                 self.apply(key, value);
             }
-            (self.survived, self.vanished) =
-                (self.survived + u64::from(survived), self.vanished + u64::from(!survived));
+            self.answers[usize::from(survived)] += 1;
         }
         let map = Map::open(volume)?;
         let (all, levels) = map.snapshot().check()?;
@@ -384,20 +371,14 @@ fn play(seed: u64) -> Result<(Report, Outside), Box<Failure>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seeds: Range<u64> = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => 0..100,
-        ["--seeds", range] => {
-            let (from, to) = range.split_once("..").ok_or("write --seeds A..B")?;
-            from.parse()?..to.parse()?
-        }
-        _ => return Err("usage: btree [--seeds A..B]".into()),
-    };
+    let seeds = std::env::args().skip_while(|a| a != "--seeds").nth(1).unwrap_or("0..100".into());
+    let (from, to) = seeds.split_once("..").ok_or("write --seeds A..B")?;
+    let seeds: Range<u64> = from.parse()?..to.parse()?;
     let (begun, mut sum, mut processes, mut struck, mut hash) = (std::time::Instant::now(), [0; 3], 0, 0, 0u64);
     let (mut levels, count) = (0, seeds.end.saturating_sub(seeds.start));
     for seed in seeds {
-        let (report, outside) = play(seed)?;
-        sum = [sum[0] + outside.told, sum[1] + outside.survived, sum[2] + outside.vanished];
+        let (report, outside) = play(seed).map_err(|failure| failure.to_string())?;
+        sum = [sum[0] + outside.told, sum[1] + outside.answers[1], sum[2] + outside.answers[0]];
         levels = levels.max(outside.levels);
         processes += report.counts.iter().find(|(name, _)| *name == "processes").map_or(0, |(_, n)| *n);
         struck += report.faults.iter().map(|(_, n)| n).sum::<u64>();
