@@ -16,9 +16,9 @@ impl Random {
         Random { generator: Pcg64Mcg::new(state), given: Vec::new() }
     }
 
-    /// A stream whose choices are these bytes, from the last to the first, as long as they last.
-    pub fn of_bytes(seed: u64, given: &[u8]) -> Random {
-        Random { given: given.to_vec(), ..Random::new(seed) }
+    /// The next choices are these bytes, from the last to the first, as long as they last.
+    pub fn give(&mut self, bytes: &[u8]) {
+        self.given = bytes.to_vec();
     }
 
     pub fn next(&mut self) -> u64 {

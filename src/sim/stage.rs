@@ -1,5 +1,6 @@
 //! A stage: somebody's own code on a simulated volume, process after process, under the faults of a seed.
 
+use crate::Volume;
 use crate::disk::Fleet;
 use crate::lsn::{SLOTS, SlotSet};
 use crate::segment::recover::{self, Opened};
@@ -16,7 +17,6 @@ use crate::volume::open::{Handle, build};
 use crate::volume::options::Options;
 use crate::volume::shared::{Clock, Driver, Shared};
 use crate::volume::tickets::Ended;
-use crate::{Volume, sim::random::Random};
 use parking_lot::Mutex;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -99,7 +99,7 @@ impl Stage {
         self
     }
 
-    /// The world's choices are these bytes, from the last to the first, then the seed's.
+    /// The world's choices are these bytes, from the last to the first, then the seed's; in peace the seed's alone.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn given(mut self, bytes: &[u8]) -> Stage {
         self.given = bytes.to_vec();
@@ -175,7 +175,7 @@ impl Stagehand {
         stage: &Stage,
         process: &mut dyn FnMut(Volume) -> Result<(), Box<dyn Error>>,
     ) -> Result<(), String> {
-        let mut volume = self.create()?;
+        let mut volume = self.create(stage)?;
         loop {
             let result = process(volume.clone());
             let (over, verdict) = {
@@ -212,7 +212,7 @@ impl Stagehand {
     }
 
     /// A play begins with a volume that was created in peace.
-    fn create(self: &Arc<Self>) -> Result<Volume, String> {
+    fn create(self: &Arc<Self>, stage: &Stage) -> Result<Volume, String> {
         let handle = {
             let mut scene = self.0.lock();
             scene.options.check().map_err(|e| e.to_string())?;
@@ -224,7 +224,10 @@ impl Stagehand {
             self.stand_up(&mut scene, opened, process)
         };
         handle.make_root().map_err(|e| format!("create: {e}"))?;
-        self.0.lock().sim.world.lock().faults.begin();
+        let scene = self.0.lock();
+        let mut w = scene.sim.world.lock();
+        w.faults.begin();
+        w.random.give(&stage.given);
         Ok(Volume::from(handle))
     }
 
@@ -282,9 +285,6 @@ fn running(process: usize, shared: Arc<Shared>) -> Running {
 impl Scene {
     fn new(stage: &Stage) -> Scene {
         let sim = Sim::new(&stage.life);
-        if !stage.given.is_empty() {
-            sim.world.lock().random = Random::of_bytes(stage.life.seed, &stage.given);
-        }
         let mut options = stage.options.clone();
         options.checkpoint_bytes = options.checkpoint_bytes.min(256 << 10);
         options.merge_after = Duration::from_millis(300);
@@ -307,37 +307,36 @@ impl Scene {
         }
         let (sim, peace) = (&self.sim, self.sim.peace.get());
         match sim.below(1000) {
-            0..500 => self.land(),
-            500..750 => self.work(),
-            750..800 => {
-                sim.pass(Duration::from_millis([1, 5, 50, 400][sim.below(4)]));
-                self.housekeep();
-            }
+            // Where nothing else can move, time does.
+            0..500 if self.lands() || self.works() => (),
+            500..750 if self.works() || self.lands() => (),
+            0..750 => self.pass(10),
+            // In peace it is not to outrun the work: a close has its time.
+            750..800 => self.pass(if peace { 1 } else { [1, 5, 50, 400][sim.below(4)] }),
             800..812 => sim.change_weather(),
             812..816 => sim.mischief(),
             816 | 817 if !peace => (0..2).for_each(|which| sim.kill_one(which)),
             818 => sim.power_cut(),
             819 => self.take_over(),
-            _ => self.land(),
+            _ => _ = self.lands(),
         }
         self.tend();
     }
 
-    /// A write lands. If none can, time passes until one does, or until somebody does something about it.
-    fn land(&self) {
-        if self.sim.world.lock().land_one(true).is_none() {
-            self.sim.pass(Duration::from_millis(10));
-            self.housekeep();
-        }
+    /// A write lands. False if none can now.
+    fn lands(&self) -> bool {
+        self.sim.world.lock().land_one(true).is_some()
     }
 
-    /// The slots' workers do a job.
-    fn work(&self) {
+    /// The slots' workers do a job. False if there is none.
+    fn works(&self) -> bool {
         let of = |which: usize| self.sim.running[which].borrow().as_ref().map(|r| r.process);
-        let did = [0, 1].into_iter().filter_map(of).any(|process| do_job(&self.sim.world, process));
-        if !did {
-            self.land();
-        }
+        [0, 1].into_iter().filter_map(of).any(|process| do_job(&self.sim.world, process))
+    }
+
+    fn pass(&self, ms: u64) {
+        self.sim.pass(Duration::from_millis(ms));
+        self.housekeep();
     }
 
     fn housekeep(&self) {
@@ -442,6 +441,8 @@ impl Scene {
         let mut w = self.sim.world.lock();
         w.weather = [Weather::Fair; SLOTS];
         w.faults.end();
+        // Chance alone comes right in bounded time.
+        w.random.give(&[]);
         w.atlas.forget_struck();
         w.spare();
         w.note(|| "the faults are over".into());
