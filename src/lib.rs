@@ -10,10 +10,17 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test says where"))]
 
+#[cfg(not(quorate_bugs))]
+mod bugs;
+#[cfg(quorate_bugs)]
+#[doc(hidden)]
+pub mod bugs;
 #[cfg(not(quorate_loom))]
 mod core;
 #[cfg(not(quorate_loom))]
 mod disk;
+#[cfg(all(any(test, feature = "sim"), not(quorate_loom)))]
+pub mod explore;
 #[cfg(all(feature = "fuzzing", not(quorate_loom)))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -63,7 +70,7 @@ pub use crate::{
     volume::Volume,
     volume::commit::Commit,
     volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError},
-    volume::health::{AzHealth, Health, SlotHealth},
+    volume::health::{AzHealth, Health, Holder, SlotHealth},
     volume::mtr::Mtr,
     volume::options::Options,
     volume::page::Page,

@@ -130,6 +130,11 @@ impl SlotSet {
         SlotSet(self.0 & other.0)
     }
 
+    /// Those that are not in the other.
+    pub fn minus(self, other: SlotSet) -> SlotSet {
+        SlotSet(self.0 & !other.0)
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Slot> {
         Slot::ALL.into_iter().filter(move |s| self.contains(*s))
     }

@@ -14,7 +14,7 @@ use crate::lsn::{Lsn, format};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::volume::tickets::{Ended, Parked, Status, Tickets, Waiter};
-use crate::volume::wake::Background;
+use crate::volume::wake::{Background, Progress};
 use loom::thread;
 use std::time::Duration;
 
@@ -416,5 +416,30 @@ fn the_background_misses_nothing() {
         // Nobody stops it: it ends once it has seen both.
         thread.join().unwrap();
         assert_eq!(done.load(Ordering::Relaxed), 2);
+    });
+}
+
+/// What moves between a look at it and the wait for it is not missed, and neither is the second of two moves.
+#[test]
+fn no_move_is_missed() {
+    loom::model(|| {
+        let (progress, moves) = (Arc::new(Progress::new()), Arc::new(AtomicU64::new(0)));
+        let mover = {
+            let (progress, moves) = (progress.clone(), moves.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    moves.fetch_add(1, Ordering::AcqRel);
+                    progress.moved();
+                }
+            })
+        };
+        loop {
+            let turn = progress.turn();
+            if moves.load(Ordering::Acquire) == 2 {
+                break;
+            }
+            progress.wait(turn, EVER);
+        }
+        mover.join().unwrap();
     });
 }

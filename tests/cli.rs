@@ -323,6 +323,8 @@ fn info_tells_of_damage_and_beside_a_writer() {
     let oks = |info: &serde_json::Value| info["slots"].as_array().unwrap().iter().filter(|s| s["ok"] == true).count();
     let whole = info(0);
     assert_eq!((oks(&whole), whole["shared_devices"].as_array().unwrap().len()), (6, 3));
+    assert!(whole["durability"] == "dsync" && ok(&["info", v]).contains("durability    dsync"));
+    assert!(whole["writer"].is_null() && ok(&["info", v]).contains("writer        none"));
     assert!(whole["slots"][5]["bytes_allocated"].as_u64().unwrap() > 3_000_000 && whole["settled"] == whole["vdl"]);
     assert!(whole["azs"][0]["file_system"].is_string() && whole["io_uring"]["available"].is_boolean());
 
@@ -335,6 +337,10 @@ fn info_tells_of_damage_and_beside_a_writer() {
     let beside = info(0);
     assert_eq!(beside["epoch"].as_u64(), Some(whole["epoch"].as_u64().unwrap() + 1));
     assert!(beside["settled"].as_u64().unwrap() >= commit.lsn().0, "what was acknowledged is certain");
+    let (pid, epoch) = (std::process::id(), beside["epoch"].as_u64().unwrap());
+    assert_eq!(beside["writer"], serde_json::json!({ "pid": pid, "epoch": epoch }));
+    let said = format!("writer        process {pid} has it open for writing (epoch {epoch})");
+    assert!(ok(&["info", v]).contains(&said));
     assert!(export(&at, "file") == contents && ok(&["verify", v]).contains("records"));
     writer.close().unwrap();
 

@@ -103,6 +103,8 @@ fn all_full_is_told_before_anything_is_accepted() {
     for io_uring in [true, false] {
         let Some(disks) = Disks::new([32; 3]) else { return };
         let options = options().io_uring(io_uring).stall_max(Duration::from_secs(10));
+        let free = |m: &Mount| rustix::fs::statvfs(&m.path).map(|s| s.f_bavail * s.f_bsize).unwrap();
+        let room = disks.mounts.iter().map(free).min().unwrap() / 2;
         let volume = Volume::create(disks.at(), &options).unwrap();
         let mut tickets = Vec::new();
         let begun = Instant::now();
@@ -116,7 +118,10 @@ fn all_full_is_told_before_anything_is_accepted() {
             assert!(begun.elapsed() < Duration::from_secs(60), "it is never full");
         };
         assert!(matches!(e, WriteError::OutOfSpace { .. }), "{e:?}");
-        println!("{n} pages of {PAGE} on 32 MiB disks, in {:?}", begun.elapsed());
+        // Two slots share a disk, and what one was given of a step that failed stays with it: the other has that much less.
+        let log = volume.health().tail.0;
+        println!("{n} pages of {PAGE}, {} KiB of log, in {:?}; {} KiB a slot", log >> 10, begun.elapsed(), room >> 10);
+        assert!(log + (2 << 20) > room, "{log} bytes of log where {room} could be");
         // What was accepted is acknowledged; reads work; it goes on refusing, at once.
         tickets.iter().for_each(|t| t.wait().unwrap());
         assert_eq!(number(&volume, PageId::ROOT), n);
@@ -226,7 +231,8 @@ fn closing_and_opening_beside_a_hung_az() {
         }
     };
     step("close", 15);
-    step("open", 12);
+    // One time limit of 5 s in all, whatever is asked of the disk that hangs.
+    step("open", 8);
     step("a commit", 5);
     step("drop", 5);
     disks.mounts[2].thaw();

@@ -5,118 +5,14 @@
 
 mod common;
 
-use quorate::{Lsn, OpenError, Options, PageId, ReadError, Slot, SlotFault, SlotFaults, SuperFault, Volume};
+use common::fixture::{Fixture, PAGE, empty, open, read_only, replace, slot, unreachable};
+use quorate::{OpenError, PageId, Slot, SlotFault, SlotFaults, SuperFault};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
-
-const PAGE: u32 = 4096;
-const PAGES: u64 = 24;
-
-fn options() -> Options {
-    Options::default().page_size(PAGE).idle_after(Duration::from_millis(10))
-}
-
-/// What the pages hold.
-type Expected = BTreeMap<PageId, Vec<u8>>;
-
-/// One volume, at three moments: closed long ago, closed clean, and as a kill leaves it; and another volume.
-struct Fixture {
-    dir: tempfile::TempDir,
-    expected: Expected,
-}
-
-impl Fixture {
-    fn new() -> Fixture {
-        let dir = common::dir();
-        let (live, old) = (dir.path().join("live"), dir.path().join("old"));
-        let other = dir.path().join("other");
-        for at in [&live, &other] {
-            fs::create_dir(at).unwrap();
-            common::make_azs(at);
-        }
-        Volume::create(common::placement(&other), &options()).unwrap().close().unwrap();
-
-        let mut expected = Expected::new();
-        let volume = Volume::create(common::placement(&live), &options()).unwrap();
-        let mut mtr = volume.begin();
-        for i in 1..=PAGES {
-            let page = mtr.alloc().unwrap();
-            let image = vec![i as u8; PAGE as usize];
-            mtr.put(page, image.clone());
-            expected.insert(page, image);
-        }
-        mtr.commit().unwrap().wait().unwrap();
-        volume.close().unwrap();
-        common::copy(&live, &old);
-
-        // Log since: some in an epoch that is closed, some in the open one.
-        let mut change = |volume: &Volume, turn: u8| {
-            for i in (1..=PAGES).step_by(1 + usize::from(turn)) {
-                let page = PageId(i);
-                common::patch(volume, page, u32::from(turn) * 100, &[turn; 50]);
-                expected.get_mut(&page).unwrap()[usize::from(turn) * 100..][..50].fill(turn);
-            }
-        };
-        let volume = Volume::open(common::placement(&live), &options()).unwrap();
-        change(&volume, 1);
-        // As a kill leaves it, and recovered from.
-        drop(volume);
-        let volume = Volume::open(common::placement(&live), &options()).unwrap();
-        change(&volume, 2);
-        // The filler after idleness speaks for the last commit.
-        std::thread::sleep(Duration::from_millis(150));
-        common::copy(&live, &dir.path().join("killed"));
-        volume.close().unwrap();
-        common::copy(&live, &dir.path().join("closed"));
-        Fixture { dir, expected }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A fresh copy of one of the moments.
-    fn fresh(&self, of: &str) -> PathBuf {
-        // Each thread has its own, so that cases wait for the disk side by side.
-        let at = self.at(&format!("volume-{:?}", std::thread::current().id()));
-        let _ = fs::remove_dir_all(&at);
-        common::copy(&self.at(of), &at);
-        at
-    }
-
-    fn check(&self, read: impl Fn(PageId) -> Result<quorate::Page, ReadError>, what: &str) {
-        for (page, want) in &self.expected {
-            let got = read(*page).unwrap_or_else(|e| panic!("{what}: {e}"));
-            assert!(got[..] == want[..], "{what}: page {page} has other bytes");
-        }
-    }
-}
-
-fn read_only(at: &Path) -> Result<quorate::Reader, OpenError> {
-    Volume::open_read_only(common::placement(at), &options())
-}
-
-fn open(at: &Path) -> Result<Volume, OpenError> {
-    Volume::open(common::placement(at), &options())
-}
-
-fn slot(at: &Path, s: u8) -> PathBuf {
-    common::slot(at, s)
-}
-
-fn empty(dir: &Path) {
-    fs::remove_dir_all(dir).unwrap();
-    fs::create_dir(dir).unwrap();
-}
-
-fn replace(dir: &Path, by: &Path) {
-    fs::remove_dir_all(dir).unwrap();
-    common::copy(by, dir);
-}
 
 fn exchange(a: &Path, b: &Path) {
     let aside = a.with_extension("aside");
@@ -155,12 +51,6 @@ fn forge(dir: &Path, at: usize, byte: u8) {
         }
         fs::write(path, bytes).unwrap();
     }
-}
-
-/// A slot made unreachable: what is there is no directory.
-fn unreachable(at: &Path, s: u8) {
-    fs::remove_dir_all(slot(at, s)).unwrap();
-    fs::write(slot(at, s), "").unwrap();
 }
 
 struct Case {
@@ -516,7 +406,7 @@ fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
     let fixture = Fixture::new();
     type Make = fn(&Path, &Fixture);
     type Is = fn(&SlotFault) -> bool;
-    let cases: [(&str, Make, Is, usize); 4] = [
+    let cases: [(&str, Make, Is, usize); 5] = [
         (
             "four blank slots",
             |at, _| [0, 1, 2, 3].iter().for_each(|s| empty(&slot(at, *s))),
@@ -534,6 +424,12 @@ fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
             |at, _| [0, 1].iter().for_each(|s| exchange(&slot(at, *s), &slot(at, s + 2))),
             |f| matches!(f, SlotFault::Swapped(_)),
             4,
+        ),
+        (
+            "three slots of each of two volumes",
+            |at, f| [0, 2, 4].iter().for_each(|s| replace(&slot(at, *s), &slot(&f.at("other"), *s))),
+            |f| matches!(f, SlotFault::Foreign(_)),
+            6,
         ),
         (
             "no superblock on four",
@@ -594,121 +490,6 @@ fn a_replaced_az_has_its_vote_also_when_its_decision_left_the_superblocks() {
         assert_eq!(volume.read(*page).unwrap()[0], 4);
     }
     volume.close().unwrap();
-}
-
-/// The page's newest record on disk: its address from the page itself.
-fn flip(at: &Path, lsn: Lsn, slots: impl IntoIterator<Item = u8>) {
-    for s in slots {
-        let file = fs::File::options().read(true).write(true).open(slot(at, s).join("seg-00000000")).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, lsn.0 + 40).unwrap();
-        file.write_all_at(&[byte[0] ^ 0x40], lsn.0 + 40).unwrap();
-    }
-}
-
-fn all_of(slots: &SlotFaults) -> bool {
-    let mut told: Vec<u8> = slots.0.iter().map(|(s, _)| s.0).collect();
-    told.sort_unstable();
-    told == [0, 1, 2, 3, 4, 5] && slots.0.iter().all(|(_, f)| matches!(f, SlotFault::Damaged(_)))
-}
-
-#[test]
-fn a_rotten_copy_is_answered_from_another_and_six_are_an_error_that_names_them() {
-    let fixture = Fixture::new();
-    for of in ["closed", "killed"] {
-        for bad in 1..=6u8 {
-            for first in 0..if bad == 6 { 1 } else { 6 } {
-                let at = fixture.fresh(of);
-                let lsn = read_only(&at).unwrap().view().read(PageId(7)).unwrap().lsn();
-                let what = format!("{of}, record {lsn} rotten on {bad} slots from {first} on");
-                flip(&at, lsn, (0..bad).map(|i| (first + i) % 6));
-                if bad < 6 {
-                    let reader = read_only(&at).unwrap_or_else(|e| panic!("{what}: {e}"));
-                    fixture.check(|p| reader.view().read(p), &what);
-                    if first == 0 {
-                        let volume = open(&at).unwrap_or_else(|e| panic!("{what}: {e}"));
-                        fixture.check(|p| volume.read(p), &what);
-                        volume.close().unwrap();
-                    }
-                    continue;
-                }
-                if of == "closed" {
-                    // Below the manifest: the open does not read it, and whoever needs it is told.
-                    let lost = |e: ReadError| match e {
-                        ReadError::Lost { page, lsn: at, slots } => {
-                            assert!(page == PageId(7) && at == lsn && all_of(&slots), "{what}: {page} {at} {slots}");
-                        }
-                        other => panic!("{what}: {other:?}"),
-                    };
-                    let reader = read_only(&at).unwrap();
-                    lost(reader.view().read(PageId(7)).unwrap_err());
-                    let volume = open(&at).unwrap();
-                    lost(volume.read(PageId(7)).unwrap_err());
-                    assert_eq!(volume.read(PageId(8)).unwrap()[..], fixture.expected[&PageId(8)][..]);
-                    // Writing it anew whole mends the page.
-                    let mut mtr = volume.begin();
-                    mtr.put(PageId(7), vec![9; PAGE as usize]);
-                    mtr.commit().unwrap().wait().unwrap();
-                    assert_eq!(volume.read(PageId(7)).unwrap()[0], 9);
-                    volume.close().unwrap();
-                } else {
-                    // Past the manifest: a later record says that VDL was beyond it, so it is no end of the log.
-                    let before = common::bytes_below(&at);
-                    for e in [read_only(&at).err(), open(&at).err()] {
-                        match e.unwrap_or_else(|| panic!("{what}: it opened")) {
-                            OpenError::Lost { lsn: at, known, slots } => {
-                                assert!(at <= lsn && lsn < known && all_of(&slots), "{what}: {at} {known} {slots}");
-                            }
-                            other => panic!("{what}: {other:?}"),
-                        }
-                    }
-                    // The damaged log is as it was: only claims may have come.
-                    for (path, bytes) in common::bytes_below(&at) {
-                        let claim = path.to_str().unwrap().contains("claim-");
-                        assert!(claim || before.get(&path) == Some(&bytes), "{what}: {}", path.display());
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn damage_anywhere_in_the_log_never_shortens_it() {
-    let fixture = Fixture::new();
-    let end = read_only(&fixture.fresh("killed")).unwrap().visible();
-    let begin = read_only(&fixture.fresh("killed")).unwrap().health().redo;
-    assert!(begin > Lsn(0) && begin < end);
-    let mut lost = 0;
-    // A block after another is ruined on all six, from where redo begins to the last that something speaks for.
-    let mut at_block = begin.0 / 4096 * 4096;
-    while at_block + 8192 < end.0 {
-        let at = fixture.fresh("killed");
-        for s in 0..6 {
-            let file = fs::File::options().write(true).open(slot(&at, s).join("seg-00000000")).unwrap();
-            file.write_all_at(&[0x5A; 4096], at_block).unwrap();
-        }
-        match read_only(&at) {
-            Err(OpenError::Lost { lsn, slots, .. }) => {
-                assert!(lsn.0 <= at_block && slots.0.len() == 6, "{slots}");
-                lost += 1;
-            }
-            // The manifest itself.
-            Err(OpenError::Read(ReadError::Lost { lsn, slots, .. })) => {
-                assert!(at_block <= lsn.0 && lsn.0 < at_block + 4096 && all_of(&slots));
-                lost += 1;
-            }
-            Ok(reader) => {
-                // Between epochs there is nothing to lose.
-                assert_eq!(reader.visible(), end, "block {at_block} was ruined, and the log is shorter");
-                fixture.check(|p| reader.view().read(p), &format!("block {at_block}"));
-            }
-            Err(e) => panic!("block {at_block}: {e}"),
-        }
-        // Extents between epochs are long; step over them.
-        at_block += if at_block % (1 << 20) > 256 << 10 { 1 << 20 } else { 4096 };
-    }
-    assert!(lost >= 3, "{lost} blocks were missed");
 }
 
 /// What a directory holds once its own writer's first jobs are done: they remove and create files beside us.

@@ -82,3 +82,34 @@ fn a_cached_page_is_not_copied() {
     patch(&volume, b"two");
     assert_eq!((&first[..3], &volume.read(PageId::ROOT).unwrap()[..3]), (&b"one"[..], &b"two"[..]));
 }
+
+/// Both versions in the slot's newest superblock file have the clean mark.
+fn is_marked(slot: &std::path::Path) -> bool {
+    let number = |name: String| name.strip_prefix("epoch-")?.parse::<u64>().ok();
+    let names = std::fs::read_dir(slot).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let newest = names.filter_map(number).max().unwrap();
+    let file = std::fs::read(slot.join(format!("epoch-{newest}"))).unwrap();
+    file.len() == 32 << 10 && file.chunks(16 << 10).all(|place| place[114] == 1)
+}
+
+#[test]
+fn a_volume_that_was_closed_is_whole_on_six_when_it_is_copied() {
+    let dir = dir();
+    let options = Options::default();
+    let volume = Volume::create(dir.path(), &options).unwrap();
+    volume.close().unwrap();
+    for round in 0..40 {
+        let volume = Volume::open(dir.path(), &options).unwrap();
+        let slots: Vec<_> = (0..6).map(|s| volume.slot_path(quorate::Slot(s))).collect();
+        patch(&volume, b"one");
+        let t = Instant::now();
+        volume.close().unwrap();
+        assert!(t.elapsed() < Duration::from_secs(2), "{:?}", t.elapsed());
+        if t.elapsed() > Duration::from_millis(100) {
+            // A busy disk is waited for so long at most.
+            continue;
+        }
+        let without: Vec<usize> = (0..6).filter(|s| !is_marked(&slots[*s])).collect();
+        assert!(without.is_empty(), "round {round}: slots {without:?} have no clean mark");
+    }
+}

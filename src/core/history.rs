@@ -1,9 +1,10 @@
 //! The epoch history: which addresses belong to which writer. PROTOCOL.md, "Numbers".
 
+use crate::bugs::{Bug, planted};
 use crate::lsn::{Lsn, format};
 
 /// One writer's part of the log: `[begin, end)`; the last entry is open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Entry {
     pub epoch: u64,
     pub begin: Lsn,
@@ -12,7 +13,7 @@ pub struct Entry {
 }
 
 /// Entries in order of address. Never empty, and only the last is open.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct History(Vec<Entry>);
 
 /// Why a list of entries is not a history.
@@ -71,7 +72,7 @@ impl History {
         let mut entries = self.0.clone();
         if let Some(last) = entries.last_mut() {
             assert!(last.begin <= end && end <= begin && last.epoch < epoch, "an epoch follows the one before");
-            last.end = end;
+            last.end = if planted(Bug::ForgetEpochEnd) { begin } else { end };
         }
         entries.push(Entry { epoch, begin, end: Lsn::MAX });
         History(entries)

@@ -1,7 +1,9 @@
 //! What an open decides about the open entry of the history. PROTOCOL.md, "Open for writing", steps 3 and 4.
 
+use crate::bugs::{Bug, planted};
+use crate::core::WRITE_QUORUM;
 use crate::core::history::{self, Entry};
-use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::lsn::{Lsn, Slot, SlotSet, format};
 use std::collections::BTreeMap;
 
 /// A group address that some slot had something valid at.
@@ -21,7 +23,7 @@ pub struct Seen {
 pub type Sightings = BTreeMap<Lsn, Seen>;
 
 /// What the union of the reachable slots says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Ruling {
     /// VDL is known to have been here.
     pub known: Lsn,
@@ -50,10 +52,14 @@ pub fn rule(open: Entry, from: Lsn, seen: &Sightings, testified: Lsn) -> Result<
     let known = seen.values().map(|s| s.vdl).max().unwrap_or(Lsn::NONE).max(testified);
     let (mut vcl, mut end) = (from, from);
     while let Some(group) = seen.get(&vcl).filter(|s| s.whole.len() > 0) {
-        end = group.cpl.unwrap_or(end);
+        end = if planted(Bug::HalfMtr) { group.end } else { group.cpl.unwrap_or(end) };
         vcl = group.end;
     }
-    if known > vcl || known > end && known > from {
+    let garbage = seen.get(&vcl).is_some_and(|s| s.whole.len() == 0);
+    if planted(Bug::StrictGarbage) && garbage {
+        return Err(Lost { at: vcl, known });
+    }
+    if (known > vcl || known > end && known > from) && !planted(Bug::MissingEndsLog) {
         return Err(Lost { at: vcl, known });
     }
     let low = known.max(open.begin);
@@ -63,13 +69,48 @@ pub fn rule(open: Entry, from: Lsn, seen: &Sightings, testified: Lsn) -> Result<
         .filter(|(_, s)| s.end > low)
         .map(|(begin, s)| (*begin, s.end))
         .collect();
-    Ok(Ruling { known, vcl, end, tail, next_begin: history::reach(vcl.max(open.begin)) })
+    let next_begin = match () {
+        () if planted(Bug::BeginShort) => Lsn(history::reach(vcl).0 - format::BLOCK_MIN),
+        () if planted(Bug::BeginFromVdl) => history::reach(end),
+        () if planted(Bug::EmptyEpochsShareBegin) && vcl == open.begin => open.begin,
+        () => history::reach(vcl.max(open.begin)),
+    };
+    Ok(Ruling { known, vcl, end, tail, next_begin })
 }
 
 /// What one slot still needs of the tail: the groups that are not whole there.
 pub fn lacking(ruling: &Ruling, seen: &Sightings, slot: Slot) -> Vec<(Lsn, Lsn)> {
     let missing = |begin: &Lsn| seen.get(begin).is_none_or(|s| !s.whole.contains(slot));
     ruling.tail.iter().filter(|(begin, _)| missing(begin)).copied().collect()
+}
+
+/// How far what a reader found is certain, and whether the chosen decision is. PROTOCOL.md, "Read-only".
+///
+/// `holders` have the decision; of `flushed`, what was read is durable. `unclaimed` looks, after all of that was read.
+pub fn settled(
+    open: Entry,
+    ruling: &Ruling,
+    seen: &Sightings,
+    holders: SlotSet,
+    flushed: SlotSet,
+    unclaimed: impl FnOnce() -> bool,
+) -> (Lsn, bool) {
+    let used = ruling.vcl > open.begin;
+    let decision = holders.and(flushed).len() >= WRITE_QUORUM || used || planted(Bug::SettledByMinority);
+    let mut settled = ruling.known;
+    if decision {
+        settled = settled.max(open.begin.min(ruling.end));
+        let on_four = |begin: &Lsn| seen.get(begin).filter(|s| s.whole.and(flushed).len() >= WRITE_QUORUM);
+        // The unbroken run of groups that are whole on four slots each.
+        let run = ruling.tail.iter().map_while(|(begin, _)| on_four(begin)).filter_map(|group| group.cpl);
+        let any = ruling.tail.iter().filter_map(|(begin, _)| on_four(begin)?.cpl);
+        if let Some(end) = if planted(Bug::SettledAcrossGap) { any.max() } else { run.max() }
+            && unclaimed()
+        {
+            settled = settled.max(end);
+        }
+    }
+    (settled.min(ruling.end), decision)
 }
 
 #[cfg(test)]

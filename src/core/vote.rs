@@ -1,11 +1,12 @@
 //! Votes and decisions: what the superblocks of the reachable slots say together. PROTOCOL.md, "Files of a slot".
 
+use crate::bugs::{Bug, planted};
 use crate::core::READ_QUORUM;
 use crate::core::history::History;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 
 /// From where on a slot's silence about a record is a no.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Join {
     /// It was there from the beginning.
     Founder,
@@ -20,9 +21,9 @@ impl Join {
     pub fn votes_from(self, history: &History) -> Option<Lsn> {
         match self {
             Join::Founder => Some(Lsn::NONE),
-            Join::Unset => None,
+            Join::Unset => planted(Bug::FormattedVotes).then_some(Lsn::NONE),
             // A join point that came with a passed-over decision is none.
-            Join::At { at, by } => history.contains_epoch(by).then_some(at),
+            Join::At { at, by } => (history.contains_epoch(by) || planted(Bug::PassedOverJoin)).then_some(at),
         }
     }
 
@@ -83,8 +84,14 @@ pub fn choose(voices: &Voices) -> Result<Choice, NoChoice> {
     let known = voices.iter().flatten();
     let decided = known.clone().filter_map(|v| v.decision.as_ref());
     let readers = known.clone().filter(|v| v.decision.is_some()).count();
-    let Some(best) = decided.max_by_key(|d| (d.number, d.clean)).cloned() else { return Err(NoChoice::Voters(0)) };
-    if readers < READ_QUORUM {
+    let held = |d: &Decision| match planted(Bug::MostWins) {
+        true => known.clone().filter(|v| v.decision.as_ref().is_some_and(|o| o.number == d.number)).count(),
+        false => 0,
+    };
+    let Some(best) = decided.max_by_key(|d| (held(d), d.number, d.clean)).cloned() else {
+        return Err(NoChoice::Voters(0));
+    };
+    if readers < READ_QUORUM && !planted(Bug::BlankVotes) {
         return Err(NoChoice::Voters(readers));
     }
     let of = |f: &dyn Fn(&Voice) -> bool| -> SlotSet {
@@ -93,7 +100,7 @@ pub fn choose(voices: &Voices) -> Result<Choice, NoChoice> {
     let first = best.history.entries()[0].epoch;
     let may_vote = |j: Join| !j.needs_one(&best.history) || matches!(j, Join::At { by, .. } if by < first);
     let voters = of(&|v| v.decision.is_some() && may_vote(v.join));
-    if voters.len() < READ_QUORUM {
+    if voters.len() < READ_QUORUM && !planted(Bug::BlankVotes) {
         return Err(NoChoice::Voters(voters.len()));
     }
     Ok(Choice {
@@ -114,7 +121,8 @@ impl Choice {
         };
         self.voters = Slot::ALL.into_iter().filter(|s| votes_from(s).is_some()).collect();
         self.join = Slot::ALL.iter().filter_map(votes_from).max().unwrap_or(Lsn::NONE);
-        if self.voters.len() < READ_QUORUM { Err(NoChoice::Voters(self.voters.len())) } else { Ok(()) }
+        let few = self.voters.len() < READ_QUORUM && !planted(Bug::BlankVotes);
+        if few { Err(NoChoice::Voters(self.voters.len())) } else { Ok(()) }
     }
 }
 

@@ -3,13 +3,14 @@
 //! The quorum is an order statistic: VCL is the fourth highest cursor of live slots. It moves only after a look that was
 //! begun once the quorum was seen and that found no higher claim.
 
+use crate::bugs::{Bug, planted};
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::log::append::Sealed;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use std::collections::VecDeque;
 
 /// Why a slot does not count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Away {
     /// It was not reachable when the volume was opened.
@@ -23,7 +24,7 @@ pub enum Away {
 }
 
 /// A stretch of the log that a slot lacks: a hint for repair.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Gap {
     /// Where it begins.
     pub from: Lsn,
@@ -34,7 +35,7 @@ pub struct Gap {
 /// At most so many gaps are kept for a slot; more are merged into their hull, which is still true as a hint.
 const GAPS_MAX: usize = 16;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct SlotState {
     away: Option<Away>,
     /// Durable without a gap since its last gap.
@@ -82,6 +83,7 @@ pub struct RejoinRead {
 }
 
 /// The state of one epoch's writer.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Writer {
     begin: Lsn,
     vcl: Lsn,
@@ -167,7 +169,7 @@ impl Writer {
         self.sealed.push_back(group);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub fn sealed_end(&self) -> Lsn {
         self.sealed_end
     }
@@ -240,7 +242,7 @@ impl Writer {
     fn fourth_highest(&self, of: impl Fn(&SlotState) -> Lsn) -> Option<Lsn> {
         let mut all: Vec<Lsn> = self.slots.iter().filter(|s| s.away.is_none()).map(of).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
-        all.get(WRITE_QUORUM - 1).copied()
+        all.get(WRITE_QUORUM - 1 - usize::from(planted(Bug::AckOnThree))).copied()
     }
 
     /// A quorum beyond VCL: begin a look now, and hand its result and this position to [`Writer::looked`].
@@ -281,8 +283,8 @@ impl Writer {
     pub fn rejoin_read(&self, slot: Slot) -> Option<RejoinRead> {
         let s = &self.slots[slot.index()];
         let from = self.vdl_group();
-        (s.away.is_some() && s.busy.is_none() && self.fenced.is_none())
-            .then_some(RejoinRead { from, to: s.submitted.max(from) })
+        let drained = s.busy.is_none() || planted(Bug::RejoinUnderWrite);
+        (s.away.is_some() && drained && self.fenced.is_none()).then_some(RejoinRead { from, to: s.submitted.max(from) })
     }
 
     /// The slot holds the newest claim and decision, and its groups up to `verified` were read back and flushed.
@@ -291,10 +293,17 @@ impl Writer {
         let group = self.vdl_group();
         let sealed_end = self.sealed_end;
         let s = &mut self.slots[slot.index()];
+        if planted(Bug::RejoinUnderWrite) {
+            s.busy = None;
+        }
         if s.away.is_none() || s.busy.is_some() {
             return false;
         }
-        let cursor = if verified >= group && verified <= sealed_end {
+        let cursor = if planted(Bug::RejoinAtTail) {
+            sealed_end
+        } else if planted(Bug::RejoinRewrites) {
+            group
+        } else if verified >= group && verified <= sealed_end {
             verified
         } else if s.submitted <= group {
             group
@@ -316,12 +325,27 @@ impl Writer {
     /// Everything that was sealed is on every live slot, and nothing is outstanding to any slot.
     pub fn is_clean(&self) -> bool {
         self.vcl == self.sealed_end
-            && self.slots.iter().all(|s| s.busy.is_none() && (s.away.is_some() || s.cursor == self.sealed_end))
+            && self.slots.iter().all(|s| {
+                (s.busy.is_none() || planted(Bug::CleanUnderWrite)) && (s.away.is_some() || s.cursor == self.sealed_end)
+            })
     }
 
     /// Where the epoch began.
     pub fn begin(&self) -> Lsn {
         self.begin
+    }
+}
+
+/// For the exploration, to which slots are alike: what is one slot's is hashed apart from the rest.
+#[cfg(any(test, feature = "sim"))]
+impl Writer {
+    pub fn hash_slot(&self, slot: Slot, hasher: &mut impl std::hash::Hasher) {
+        std::hash::Hash::hash(&self.slots[slot.index()], hasher);
+    }
+
+    pub fn hash_rest(&self, hasher: &mut impl std::hash::Hasher) {
+        let Writer { begin, vcl, vdl, sealed_end, sealed, slots: _, fenced } = self;
+        std::hash::Hash::hash(&(begin, vcl, vdl, sealed_end, sealed, fenced), hasher);
     }
 }
 

@@ -23,14 +23,32 @@ pub enum Reads {
     Uring(crate::disk::uring::ReadRings),
 }
 
-impl Reads {
-    /// By io_uring if it is there and wanted.
-    pub fn new(io_uring: bool) -> Reads {
-        #[cfg(feature = "io-uring")]
-        if io_uring && let Some(rings) = crate::disk::uring::ReadRings::new() {
-            return Reads::Uring(rings);
-        }
+/// What the slots of a volume share for their reads.
+pub struct Shared {
+    #[cfg(feature = "io-uring")]
+    rings: Option<Arc<crate::disk::uring::IdleRings>>,
+}
+
+impl Shared {
+    /// With io_uring if it is there and wanted.
+    pub fn new(io_uring: bool) -> Shared {
+        #[cfg(not(feature = "io-uring"))]
         let _ = io_uring;
+        Shared {
+            #[cfg(feature = "io-uring")]
+            rings: io_uring.then(crate::disk::uring::IdleRings::new).flatten().map(Arc::new),
+        }
+    }
+}
+
+impl Reads {
+    /// Of one slot.
+    pub fn new(shared: &Shared) -> Reads {
+        #[cfg(feature = "io-uring")]
+        if let Some(rings) = &shared.rings {
+            return Reads::Uring(crate::disk::uring::ReadRings::new(rings.clone()));
+        }
+        let _ = shared;
         Reads::Threads(Mutex::new(None))
     }
 

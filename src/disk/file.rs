@@ -49,14 +49,14 @@ pub struct FileDir {
 
 #[derive(Default)]
 struct Files {
-    open: HashMap<FileName, (Arc<OwnedFd>, u64)>,
+    open: HashMap<FileName, (Arc<OwnedFd>, u64), foldhash::fast::FixedState>,
     clock: u64,
 }
 
 impl FileDir {
     /// Of a directory that exists, or will be made by the first write.
-    pub fn new(path: PathBuf, block: usize, buffered: bool, io_uring: bool) -> FileDir {
-        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default(), reads: Reads::new(io_uring) }
+    pub fn new(path: PathBuf, block: usize, buffered: bool, reads: Reads) -> FileDir {
+        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default(), reads }
     }
 
     pub fn path(&self) -> &Path {
@@ -109,7 +109,12 @@ impl FileDir {
     fn open_new(&self, name: FileName, create: bool) -> io::Result<OwnedFd> {
         let path = self.path.join(name.to_string());
         let flags = OFlags::RDWR | OFlags::CLOEXEC | if self.buffered { OFlags::empty() } else { OFlags::DIRECT };
-        match rustix::fs::open(&path, flags, Mode::empty()) {
+        // A read need not change the inode, which the next write would have to take to the disk. Owners may say so.
+        let open = |flags| match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::open(&path, flags, Mode::empty()),
+            other => other,
+        };
+        match open(flags) {
             Err(Errno::NOENT) if create => {
                 if !self.path.exists() {
                     self.make_directory()?;
@@ -122,7 +127,7 @@ impl FileDir {
             // A directory on read-only media can still be read.
             Err(Errno::ROFS | Errno::ACCESS) if !create => {
                 let flags = (flags - OFlags::RDWR) | OFlags::RDONLY;
-                Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+                Ok(open(flags)?)
             }
             other => Ok(other?),
         }
@@ -286,10 +291,11 @@ pub fn write_durably(fd: impl AsFd, bytes: &[u8], offset: u64) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::bounded;
 
     fn dir() -> (tempfile::TempDir, FileDir) {
         let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, true);
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, Reads::new(&bounded::Shared::new(true)));
         (temp, dir)
     }
 

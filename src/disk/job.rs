@@ -1,5 +1,6 @@
 //! Blocking work for one slot beside the log writes: superblocks, claims, space, reading back.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::core::writer::RejoinRead;
@@ -114,6 +115,9 @@ pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()>
     let version = Superblock::newest(&old).map_or(0, |s| s.version).max(superblock.version) + 1;
     let bytes = Superblock { version, ..superblock.clone() }.encode().map_err(io::Error::other)?;
     for at in [first, superblock::PLACE - first] {
+        if planted(Bug::SuperblockOnce) && at != first {
+            break;
+        }
         dir.write_at(name, at as u64, &bytes)?;
     }
     Ok(())
@@ -229,7 +233,7 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
     let names = dir.list()?;
     let mut drained = Vec::new();
     let mut drain = |name: FileName| -> io::Result<()> {
-        if names.contains(&name) && !drained.contains(&name) {
+        if names.contains(&name) && !drained.contains(&name) && !planted(Bug::MergeUndrained) {
             dir.drain(name)?;
             drained.push(name);
         }
@@ -248,7 +252,7 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
             let (segment, offset) = FileName::segment_of(at, g.pg_size);
             drain(segment)?;
             // A block that verifies is not written again.
-            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) {
+            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) || planted(Bug::MergeRewrites) {
                 dir.write_at(segment, offset, bytes)?;
             }
             dir.flush(segment)?;
@@ -269,8 +273,18 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
 }
 
 /// Removes claims and epochs that a newer decision made needless; tail files stay until they are merged.
+///
+/// Only beside a superblock that is not older, and verifies: the directory may be an old image of the slot by now, and
+/// nothing but its superblock tells whose files they are.
 fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
-    for name in dir.list()? {
+    let names = dir.list()?;
+    let newest = names.iter().filter_map(|n| matches!(n, FileName::Epoch(e) if *e >= below).then_some(*n)).max();
+    let verifies =
+        |name| Ok::<_, io::Error>(Superblock::newest(&read_whole(dir, name, 2 * superblock::PLACE)?).is_ok());
+    if !newest.map_or(Ok(false), verifies)? && !planted(Bug::TidyBlindly) {
+        return Ok(());
+    }
+    for name in names {
         if let FileName::Claim(n) | FileName::Epoch(n) = name
             && n < below
         {
@@ -283,4 +297,28 @@ fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
 /// The join point of a slot that is formatted by a running writer: VDL, by the writer's own decision.
 pub fn join_now(vdl: Lsn, epoch: u64) -> Join {
     Join::At { at: vdl, by: epoch }
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+    use crate::disk::bounded::{self, Reads};
+    use crate::disk::file::FileDir;
+
+    #[test]
+    fn a_file_is_read_whole_and_takes_the_memory_that_it_needs() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let reads = Reads::new(&bounded::Shared::new(false));
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, false, reads);
+        let name = FileName::Tail(3);
+        assert!(read_whole(&dir, name, tail::BYTES_MAX).unwrap().is_empty());
+        for len in [4096, 64 << 10, 68 << 10, 1 << 20, 3 << 20] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i / 9) as u8).collect();
+            dir.write_at(name, 0, &bytes).unwrap();
+            let got = read_whole(&dir, name, tail::BYTES_MAX).unwrap();
+            assert!(got == bytes, "{len}");
+            assert!(got.capacity() <= 2 * len + (64 << 10), "{len} bytes in {}", got.capacity());
+            assert!(read_whole(&dir, name, len - 100).unwrap() == bytes[..len - 100], "{len}: bounded");
+        }
+    }
 }

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const RWF_DSYNC: i32 = 2;
@@ -178,29 +179,43 @@ impl Waiter {
     }
 }
 
-/// Rings for page reads: each serves one read at a time.
+/// Rings for page reads that no read uses now; all slots take from here. The one that was used last goes first: its
+/// buffer is in the processor's caches, and the kernel remembers a thread's last ring.
+pub struct IdleRings(Mutex<Vec<ReadRing>>);
+
+/// A slot's page reads: each has a ring of its own.
 pub struct ReadRings {
-    idle: Mutex<Vec<ReadRing>>,
-    /// Reads that stayed out, with all that the kernel may still write to.
+    idle: Arc<IdleRings>,
+    /// Reads that stayed out, with all that the kernel may still write to; and how many.
     stuck: Mutex<Vec<ReadRing>>,
+    stuck_count: AtomicUsize,
 }
 
 struct ReadRing {
     ring: IoUring,
     buffer: MmapMut,
+    /// The kernel holds the buffer's pages for good, and need not take them for each read: a sixth of a read from RAM.
+    registered: bool,
+    /// Of a read that stays out.
     fd: Option<Arc<OwnedFd>>,
 }
 
 /// Reads of one slot that may stay out; beyond, the slot is taken for hanging without asking.
 const STUCK_MAX: usize = 8;
-/// Rings that are kept for the next readers.
-const IDLE_MAX: usize = 8;
+/// Rings of a volume that are kept for the next readers.
+const IDLE_MAX: usize = 32;
+
+impl IdleRings {
+    /// None if the kernel has no io_uring or denies it.
+    pub fn new() -> Option<IdleRings> {
+        let first = ReadRing::new(64 << 10).ok()?;
+        Some(IdleRings(Mutex::new(vec![first])))
+    }
+}
 
 impl ReadRings {
-    /// None if the kernel has no io_uring or denies it.
-    pub fn new() -> Option<ReadRings> {
-        let first = ReadRing::new(64 << 10).ok()?;
-        Some(ReadRings { idle: Mutex::new(vec![first]), stuck: Mutex::default() })
+    pub fn new(idle: Arc<IdleRings>) -> ReadRings {
+        ReadRings { idle, stuck: Mutex::default(), stuck_count: AtomicUsize::new(0) }
     }
 
     /// See [`Reads::read`](crate::disk::bounded::Reads::read).
@@ -212,33 +227,43 @@ impl ReadRings {
         most: Duration,
         f: &mut dyn FnMut(&[u8]),
     ) -> io::Result<()> {
-        let taken = self.idle.lock().pop();
+        if self.hangs() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let taken = self.idle.0.lock().pop();
         let mut ring = match taken {
             Some(ring) if ring.buffer.len() >= len => ring,
-            _ => {
-                let mut stuck = self.stuck.lock();
-                stuck.retain_mut(|r| !r.has_ended());
-                if stuck.len() >= STUCK_MAX {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                ReadRing::new(len.next_power_of_two().max(64 << 10))?
-            }
+            _ => ReadRing::new(len.next_power_of_two().max(64 << 10))?,
         };
         match ring.read(fd, offset, len, most) {
             Some(result) => {
                 let result = result.map(|got| f(&ring.buffer[..got]));
                 // After an error the queue may hold an entry that was never submitted: the ring goes.
-                let mut idle = self.idle.lock();
+                let mut idle = self.idle.0.lock();
                 if result.is_ok() && idle.len() < IDLE_MAX {
                     idle.push(ring);
                 }
                 result
             }
             None => {
-                self.stuck.lock().push(ring);
+                ring.fd = Some(fd.clone());
+                let mut stuck = self.stuck.lock();
+                stuck.push(ring);
+                self.stuck_count.store(stuck.len(), Ordering::Relaxed);
                 Err(io::ErrorKind::TimedOut.into())
             }
         }
+    }
+
+    /// As many reads are stuck as may be. Lets go of those that came back.
+    fn hangs(&self) -> bool {
+        if self.stuck_count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut stuck = self.stuck.lock();
+        stuck.retain_mut(|r| !r.has_ended());
+        self.stuck_count.store(stuck.len(), Ordering::Relaxed);
+        stuck.len() >= STUCK_MAX
     }
 }
 
@@ -255,42 +280,52 @@ impl ReadRing {
         if !ring.params().is_feature_ext_arg() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(ReadRing { ring, buffer: MmapMut::map_anon(len)?, fd: None })
+        let mut buffer = MmapMut::map_anon(len)?;
+        let whole = [io::IoSliceMut::new(&mut buffer)];
+        // It may be refused (`RLIMIT_MEMLOCK`): then reads name the buffer as any other memory.
+        // SAFETY: an `IoSliceMut` is an iovec. The mapping lives as long as its ring, and the kernel writes to it only in a
+        // read, while `ReadRing::read` has it or the ring counts as stuck.
+        let registered = unsafe {
+            let iovecs = std::slice::from_raw_parts(whole.as_ptr().cast(), whole.len());
+            ring.submitter().register_buffers(iovecs)
+        }
+        .is_ok();
+        Ok(ReadRing { ring, buffer, registered, fd: None })
     }
 
     /// The read's result; none if it stays out.
     fn read(&mut self, fd: &Arc<OwnedFd>, offset: u64, len: usize, most: Duration) -> Option<io::Result<usize>> {
-        let entry = opcode::Read::new(Fd(fd.as_raw_fd()), self.buffer.as_mut_ptr(), len as u32)
-            .offset(offset)
-            .build()
-            .user_data(0);
-        self.fd = Some(fd.clone());
+        let (file, to) = (Fd(fd.as_raw_fd()), self.buffer.as_mut_ptr());
+        let entry = if self.registered {
+            opcode::ReadFixed::new(file, to, len as u32, 0).offset(offset).build()
+        } else {
+            opcode::Read::new(file, to, len as u32).offset(offset).build()
+        };
         // SAFETY: the buffer is at least `len` long, and lives with its ring until the completion was seen: a ring whose
-        // read stays out is kept, and at the end forgotten.
+        // read stays out is kept, with the descriptor, and at the end forgotten.
         if unsafe { self.ring.submission().push(&entry) }.is_err() {
             return Some(Err(io::ErrorKind::ResourceBusy.into()));
         }
         let begun = std::time::Instant::now();
+        // At first without waiting: a read from RAM has ended by then, and to wait for what is there takes longer than a
+        // second call, which only slower disks need.
+        let mut failed = self.ring.submit().err();
         loop {
-            let time = Timespec::from(most.saturating_sub(begun.elapsed()));
-            let waited = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
             if let Some(c) = self.ring.completion().next() {
-                self.fd = None;
                 return Some(match c.result() {
                     e if e < 0 => Err(io::Error::from_raw_os_error(-e)),
                     n => Ok(n as usize),
                 });
             }
-            if begun.elapsed() >= most {
-                return None;
+            let left = most.saturating_sub(begun.elapsed());
+            let failed_for_good = failed.filter(|e| !matches!(e.raw_os_error(), Some(EINTR) | Some(ETIME)));
+            if failed_for_good.is_some() || left.is_zero() {
+                // Not even submitted, the entry is still ours. Otherwise it stays out.
+                let ours = !self.ring.submission().is_empty();
+                return ours.then(|| Err(failed_for_good.unwrap_or_else(|| io::ErrorKind::TimedOut.into())));
             }
-            match waited {
-                Err(e) if !matches!(e.raw_os_error(), Some(EINTR) | Some(ETIME) | Some(EAGAIN)) => {
-                    // Not even submitted: the entry is still ours.
-                    return if self.ring.submission().is_empty() { None } else { Some(Err(e)) };
-                }
-                _ => (),
-            }
+            let time = Timespec::from(left);
+            failed = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time)).err();
         }
     }
 
@@ -300,3 +335,55 @@ impl ReadRing {
 }
 
 const ETIME: i32 = rustix::io::Errno::TIME.raw_os_error();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::time::Instant;
+
+    /// A pipe without a writer's bytes is a disk that hangs.
+    #[test]
+    fn a_read_that_hangs_is_given_up_and_other_slots_go_on() {
+        let Some(idle) = IdleRings::new().map(Arc::new) else {
+            println!("skipped: no io_uring");
+            return;
+        };
+        let (hung, healthy) = (ReadRings::new(idle.clone()), ReadRings::new(idle));
+        let (from, mut to) = io::pipe().unwrap();
+        let hangs = Arc::new(OwnedFd::from(from));
+        let file =
+            Arc::new(OwnedFd::from(std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap()));
+        let most = Duration::from_millis(20);
+        let mut got = Vec::new();
+        let begun = Instant::now();
+        for _ in 0..3 * STUCK_MAX {
+            let e = hung.read(&hangs, 0, 4096, most, &mut |_| panic!("nothing was read")).unwrap_err();
+            assert_eq!(e.kind(), io::ErrorKind::TimedOut);
+            healthy.read(&file, 0, 9, most, &mut |bytes| got = bytes.to_vec()).unwrap();
+            assert_eq!(got, b"[package]");
+        }
+        assert_eq!(hung.stuck.lock().len(), STUCK_MAX, "more are not asked");
+        assert!(begun.elapsed() >= most * STUCK_MAX as u32);
+        to.write_all(&[7; 4096]).unwrap();
+        drop(to);
+        // What was stuck ends, and the slot is asked again: the pipe has an end now.
+        while hung.read(&hangs, 0, 4096, most, &mut |bytes| got = bytes.to_vec()).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+        }
+        assert_eq!((got.len(), hung.stuck.lock().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_buffer_that_may_not_be_registered_reads_as_well() {
+        let Ok(mut ring) = ReadRing::new(64 << 10) else { return };
+        let file =
+            Arc::new(OwnedFd::from(std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap()));
+        for registered in [ring.registered, false] {
+            ring.registered = registered;
+            ring.buffer[..9].fill(0);
+            assert_eq!(ring.read(&file, 0, 9, Duration::from_secs(1)).unwrap().unwrap(), 9);
+            assert_eq!(&ring.buffer[..9], b"[package]");
+        }
+    }
+}

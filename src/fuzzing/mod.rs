@@ -8,7 +8,7 @@
 mod api;
 pub mod bench;
 mod codec;
-mod memory;
+pub(crate) mod memory;
 mod tails;
 
 pub use api::api;

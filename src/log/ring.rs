@@ -4,6 +4,7 @@
 //! neither stop the volume nor receive newer bytes at older offsets. Spares are bounded by what can be outstanding.
 #![allow(unsafe_code)]
 
+use crate::bugs::{Bug, planted};
 use crate::lsn::{Lsn, format};
 use crate::sync::{Arc, Mutex};
 use std::ops::Range;
@@ -120,6 +121,12 @@ impl Ring {
 impl Table {
     /// A frame that nobody holds any more.
     fn reuse(&mut self, base: Lsn) -> Option<Arc<Frame>> {
+        if planted(Bug::ReuseHungFrame) && !self.held.is_empty() {
+            let frame = self.held.swap_remove(0);
+            // SAFETY: none, it is the bug: whoever holds the frame sees it change.
+            unsafe { (*Arc::as_ptr(&frame).cast_mut()).base = base };
+            return Some(frame);
+        }
         // `get_mut` is the proof that nobody else holds it; it also orders their last reads before our first write.
         let free = (0..self.held.len()).find(|&i| Arc::get_mut(&mut self.held[i]).is_some())?;
         let mut frame = self.held.swap_remove(free);

@@ -1,5 +1,6 @@
 //! The overlay: the pages changed since the last checkpoint, each with the versions that somebody may still ask for.
 
+use crate::bugs::{Bug, planted};
 use crate::lsn::{Lsn, PageId};
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -71,6 +72,7 @@ impl Layer {
         debug_assert!(versions.last().is_none_or(|v| v.lsn < version.lsn));
         let before = versions.len();
         versions.push(version);
+        let (vdl, pins) = if planted(Bug::PruneEarly) { (Lsn::MAX, [].as_slice()) } else { (vdl, pins) };
         if versions.len() > 2 || before > 0 && versions[1].lsn < vdl {
             prune(versions, vdl, pins);
         }

@@ -11,7 +11,7 @@ use crate::page::overlay::{Layer, Version};
 use crate::page::table::{self, Entry, Root};
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
-use crate::segment::tail;
+use crate::segment::{survey, tail};
 use crate::volume::error::{ReadError, SlotFault, SlotFaults};
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
@@ -93,7 +93,9 @@ impl LogReader {
             let Some(dir) = &self.dirs[slot.index()] else { continue };
             match self.copy(&**dir, lsn, hint) {
                 Ok(record) => {
-                    self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                    if !faults.is_empty() {
+                        self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                    }
                     return Ok(record);
                 }
                 Err(fault) => {
@@ -113,6 +115,13 @@ impl LogReader {
                 return Ok(record);
             }
         }
+        // No file there may mean no disk there.
+        for (slot, fault) in faults.iter_mut().filter(|(_, f)| matches!(f, SlotFault::NoCopy)) {
+            if let Some(Err(e)) = self.dirs[slot.index()].as_ref().map(|d| d.list()) {
+                *fault = survey::fault_of(e);
+            }
+        }
+        faults.sort_by_key(|(slot, _)| *slot);
         Err(faults)
     }
 
@@ -223,8 +232,8 @@ pub struct Pages {
     map: RwLock<Arc<Map>>,
 }
 
-/// A chain is never longer: the cap of 32, and as many deltas as the longest MTR can add to one page.
-const CHAIN_MAX: usize = 64 + (format::MTR_MAX / record::HEADER as u64) as usize;
+/// A reader gives up here. Writers keep chains to 32.
+pub(crate) const CHAIN_MAX: usize = 64;
 
 impl Pages {
     pub fn new(reader: LogReader, front: Option<Arc<Front>>, cache_bytes: u64, map: Map) -> Pages {
@@ -333,7 +342,9 @@ impl Pages {
         let mut deltas: Vec<Owned> = Vec::new();
         let mut at = head;
         let image = loop {
-            if let Some(bytes) = self.cache.get(&at).filter(|_| at != head) {
+            if at != head
+                && let Some(bytes) = self.cache.get(&at)
+            {
                 break bytes;
             }
             let record = self.record(page, at, page_size + 96)?;

@@ -2,6 +2,7 @@
 
 use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::volume::error::OpenError;
+use crate::volume::health::Holder;
 use rustix::fs::{Mode, OFlags, StatxFlags};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -81,6 +82,8 @@ impl<P: Into<PathBuf>> From<[P; 3]> for Placement {
 pub(crate) struct Azs {
     pub paths: [PathBuf; 3],
     pub probes: [Option<Probe>; 3],
+    /// Slots whose AZ did not answer within its time: they are not waited for once more.
+    pub silent: SlotSet,
 }
 
 /// What was found below a directory.
@@ -178,7 +181,8 @@ impl Azs {
             must_be_directory(path)?;
             probe(path, allow_volatile, allow_remote)
         };
-        for (found, answer) in probes.iter_mut().zip(each_az(paths.iter(), look)) {
+        let (answers, silent) = each_az(paths.each_ref().map(Some), look);
+        for (found, answer) in probes.iter_mut().zip(answers) {
             match answer {
                 Some(Ok(probe)) => *found = Some(probe),
                 // Not mounted, dead, or hanging: the slots in it say so, and the others may be enough.
@@ -193,7 +197,7 @@ impl Azs {
                 OpenError::Missing(paths[0].clone())
             });
         }
-        Ok(Azs { paths, probes })
+        Ok(Azs { paths, probes, silent })
     }
 
     /// The AZs that hold one of these slots; the others count as missing.
@@ -209,8 +213,8 @@ impl Azs {
         slot_path(&self.paths, slot)
     }
 
-    fn present(&self) -> impl Iterator<Item = &PathBuf> {
-        self.paths.iter().zip(&self.probes).filter(|(_, probe)| probe.is_some()).map(|(path, _)| path)
+    fn present(&self) -> [Option<&PathBuf>; 3] {
+        std::array::from_fn(|az| self.probes[az].as_ref().map(|_| &self.paths[az]))
     }
 
     pub fn slots(&self) -> [PathBuf; SLOTS] {
@@ -234,26 +238,31 @@ impl Azs {
     }
 }
 
-/// Runs a call on each AZ's directory, side by side and bounded in time: a disk that hangs is one that does not answer.
-fn each_az<'a, T: Send + 'static>(
-    azs: impl Iterator<Item = &'a PathBuf>,
+/// Runs a call on the AZs' directories, side by side and bounded in time: a disk that hangs is one that does not answer.
+/// The slots of those, too.
+fn each_az<T: Send + 'static>(
+    azs: [Option<&PathBuf>; 3],
     call: impl Fn(&Path) -> T + Send + Sync + 'static,
-) -> [Option<T>; 3] {
+) -> ([Option<T>; 3], SlotSet) {
     let (send, answers) = crossbeam_channel::bounded(3);
     let call = std::sync::Arc::new(call);
-    for (i, path) in azs.cloned().enumerate() {
+    let mut silent = SlotSet::NONE;
+    for (az, path) in azs.into_iter().enumerate() {
+        let Some(path) = path.cloned() else { continue };
+        silent = Slot::ALL.into_iter().filter(|s| s.az() == az).fold(silent, SlotSet::with);
         let (send, call) = (send.clone(), call.clone());
         let spawned = std::thread::Builder::new().name("quorate-az".into()).stack_size(256 << 10);
         // What nobody waits for any more (a lock, too) is dropped.
-        let _ = spawned.spawn(move || send.send((i, call(&path))));
+        let _ = spawned.spawn(move || send.send((az, call(&path))));
     }
     drop(send);
     let deadline = std::time::Instant::now() + crate::segment::survey::ANSWER_MAX;
     let mut out = [const { None }; 3];
-    while let Ok((i, answer)) = answers.recv_deadline(deadline) {
-        out[i] = Some(answer);
+    while let Ok((az, answer)) = answers.recv_deadline(deadline) {
+        out[az] = Some(answer);
+        silent = silent.iter().filter(|s| s.az() != az).collect();
     }
-    out
+    (out, silent)
 }
 
 fn slot_path(azs: &[PathBuf; 3], slot: Slot) -> PathBuf {
@@ -319,27 +328,16 @@ pub(crate) struct Locks {
     held: Vec<(PathBuf, File)>,
 }
 
-/// Who has a volume open for writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub pid: u32,
-    pub epoch: u64,
-}
-
-/// The holder of a lock in any of the AZs.
-pub(crate) fn holder(azs: &Azs) -> Option<Holder> {
-    each_az(azs.present(), |az| holder_in(az, u64::MAX))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .max()
-        .map(|(epoch, pid)| Holder { pid, epoch })
+/// The holder of a lock in any of the AZs, and the slots of AZs that did not say.
+pub(crate) fn holder(azs: &Azs) -> (Option<Holder>, SlotSet) {
+    let (held, silent) = each_az(azs.present(), |az| holder_in(az, u64::MAX));
+    (held.into_iter().flatten().flatten().max().map(|(epoch, pid)| Holder { pid, epoch }), silent)
 }
 
 /// Somebody holds a lock of an epoch below `epoch`, or an AZ does not say.
 pub(crate) fn is_held_below(azs: &Azs, epoch: u64) -> bool {
-    let held = move |az: &Path| holder_in(az, epoch).is_some();
-    each_az(azs.present(), held).into_iter().any(|held| held.unwrap_or(true))
+    let (held, silent) = each_az(azs.present(), move |az| holder_in(az, epoch).is_some());
+    silent != SlotSet::NONE || held.contains(&Some(true))
 }
 
 /// Epoch and process of the highest lock below `below` that is held.
@@ -366,15 +364,16 @@ fn lock_files(az: &Path) -> Vec<(u64, PathBuf)> {
 }
 
 impl Locks {
-    /// Takes the locks of an epoch in every AZ that is there.
-    pub fn take(azs: &Azs, epoch: u64) -> Result<Locks, OpenError> {
+    /// Takes the locks of an epoch in every AZ that is there. Tells the slots of AZs that did not answer.
+    pub fn take(azs: &Azs, epoch: u64) -> Result<(Locks, SlotSet), OpenError> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let text = format!("{} {epoch} {}\n", std::process::id(), boot.trim());
         let mut held = Vec::new();
-        for answer in each_az(azs.present(), move |az| take_in(az, epoch, &text)).into_iter().flatten() {
+        let (answers, silent) = each_az(azs.present(), move |az| take_in(az, epoch, &text));
+        for answer in answers.into_iter().flatten() {
             held.extend(answer?);
         }
-        Ok(Locks { held })
+        Ok((Locks { held }, silent))
     }
 
     /// Removes the lock files of earlier epochs that nobody holds. Not waited for.
@@ -404,13 +403,25 @@ impl Locks {
     }
 }
 
+/// Attempts to take a lock, a millisecond apart.
+const LOCK_TRIES: usize = 20;
+
 /// The lock in one AZ. None: it takes no lock (full, read-only) and has no say; the claim decides.
 fn take_in(az: &Path, epoch: u64, text: &str) -> Result<Option<(PathBuf, File)>, OpenError> {
     let path = az.join(format!("lock-{epoch}"));
     let Ok(mut file) = File::options().create(true).truncate(false).read(true).write(true).open(&path) else {
         return Ok(None);
     };
-    match file.try_lock() {
+    let mut tries = 0;
+    let locked = loop {
+        match file.try_lock() {
+            // Whoever asks for the holder has it locked for a moment.
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => tries += 1,
+            other => break other,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    match locked {
         Ok(()) => {
             let _ = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
             Ok(Some((path, file)))

@@ -3,6 +3,7 @@
 //! Straight-line code over a [`Fleet`]: on real disks the calls of a step run side by side on the slots' workers, in the
 //! simulator each call is a point at which the world may go on, or end.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::History;
 use crate::core::recovery::{self, Ruling, Sightings};
 use crate::core::vote::{self, Choice, Join};
@@ -16,9 +17,9 @@ use crate::page::read::LogReader;
 use crate::segment::name::FileName;
 use crate::segment::scan::{Change, Scanner};
 use crate::segment::superblock::{Durability, Geometry, Superblock};
-use crate::segment::survey::{self, NoSurvey, Survey};
+use crate::segment::survey::{self, NoSurvey, Standing, Survey};
 use crate::segment::tail;
-use crate::volume::error::{OpenError, ReadError, SlotFaults};
+use crate::volume::error::{OpenError, ReadError, SlotFault, SlotFaults};
 use std::io;
 use std::sync::Arc;
 
@@ -61,17 +62,26 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
     let voices = survey.voices();
     let unread = |e: vote::NoChoice| quorum(format!("the volume cannot be read: {e}"), &survey);
     let mut choice = vote::choose(&voices).map_err(unread)?;
-    let reader = LogReader::new(survey.geometry, fleet.dirs(), choice.decision.history.clone());
+    // A slot that did not answer is not waited for again.
+    let answered = |(dir, s): (Option<Arc<dyn SlotDir>>, &Standing)| {
+        dir.filter(|_| !matches!(s, Standing::Fault(SlotFault::TimedOut(_))))
+    };
+    let mut dirs = fleet.dirs().into_iter().zip(&survey.standings).map(answered);
+    let dirs = std::array::from_fn(|_| dirs.next().flatten());
+    let reader = LogReader::new(survey.geometry, dirs, choice.decision.history.clone());
     let mut history = choice.decision.history.clone();
     // The newest manifest that is in the chosen history, whoever named it.
     let named = survey.manifests();
     let used = named.iter().rev().find(|(lsn, _, m)| history.contains_epoch(*m) && history.at(*lsn).is_some());
     let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, Lsn::NONE);
     if let Some(&(lsn, ..)) = used {
-        let record = reader.record(lsn, 4096).map_err(|faults| ReadError::Lost {
-            page: PageId::ROOT,
-            lsn,
-            slots: SlotFaults(faults),
+        let record = reader.record(lsn, 4096).map_err(|mut faults| {
+            // What the survey found says more than what reading came to.
+            let found = survey.faults().0;
+            faults.retain(|(slot, _)| !found.iter().any(|(s, _)| s == slot));
+            faults.extend(found);
+            faults.sort_by_key(|(slot, _)| *slot);
+            ReadError::Lost { page: PageId::ROOT, lsn, slots: SlotFaults(faults) }
         })?;
         manifest = (record.fields.kind == Kind::Manifest)
             .then(|| Manifest::decode(&record.payload))
@@ -102,7 +112,7 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             bytes_read: 0,
         });
     }
-    let mut scanner = Scanner::new(fleet, survey.geometry, survey.ours());
+    let mut scanner = Scanner::new(fleet, &survey);
     for entry in history.since(redo) {
         if entry.end != Lsn::MAX {
             scanner.closed(*entry, redo, &mut changes)?;
@@ -142,15 +152,18 @@ pub fn open<F: Fleet>(
         vote::choose(&before.voices()).map_err(|e| quorum(format!("the volume cannot be opened: {e}"), &before))?;
     let number = first.claim.max(before.claim()) + 1;
     lock(number, reachable)?;
+    let early = if planted(Bug::ClaimAfterReading) { Some(recover(fleet)?) } else { None };
     let claimed = claim(fleet, &before, reachable, number)?;
 
-    let recovered = recover(fleet)?;
+    let recovered = early.map_or_else(|| recover(fleet), Ok)?;
     if recovered.survey.claim() > number {
         return Err(OpenError::Outbid { epoch: recovered.survey.claim() });
     }
     let (ruling, geometry) = (&recovered.ruling, recovered.survey.geometry);
     let took_part: SlotSet = claimed.iter().filter(|s| recovered.survey.files(*s).is_some()).collect();
-    complete_tail(fleet, &recovered, took_part, number)?;
+    if !planted(Bug::DecisionBeforeTail) {
+        complete_tail(fleet, &recovered, took_part, number)?;
+    }
 
     let history = recovered.history.succeed(ruling.end, number, ruling.next_begin);
     let superblocks = decisions(&recovered, &history, took_part, number);
@@ -163,7 +176,12 @@ pub fn open<F: Fleet>(
     if took_part.len() < WRITE_QUORUM {
         return Err(failed("the decision could not be written to four slots", answers, Some(&recovered.survey)));
     }
-    look(fleet, number)?;
+    if planted(Bug::DecisionBeforeTail) {
+        complete_tail(fleet, &recovered, took_part, number)?;
+    }
+    if !planted(Bug::NoLookAfterDecision) {
+        look(fleet, number)?;
+    }
     let begin = ruling.next_begin;
     Ok(Opened { geometry, number, history, begin, took_part, superblocks, recovered })
 }
@@ -173,19 +191,35 @@ fn claim<F: Fleet>(fleet: &F, before: &Survey, reachable: SlotSet, number: u64) 
     let newest =
         Slot::ALL.into_iter().filter_map(|s| before.files(s)?.newest()).max_by_key(|s| (s.number, s.version)).cloned();
     let Some(newest) = newest else { return Err(quorum("no superblock can be read".into(), before)) };
+    if planted(Bug::NoClaim) {
+        return Ok(reachable);
+    }
     let blank = before.blank();
     let highest = before.claim();
     let answers = fleet.each(reachable, move |slot, dir| {
         job::with_reserve(dir, || {
             if blank.contains(slot) {
+                // An unfinished formatting may have left it there.
+                let carry = || match dir.create_new(FileName::Claim(highest)) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    other => other,
+                };
+                let carries = highest > newest.number && !planted(Bug::FormatWithoutClaim);
+                // The claim first: with its superblock the slot is a voter, and a look may read it.
+                if carries && !planted(Bug::SuperblockBeforeClaim) {
+                    carry()?;
+                }
                 let blank =
                     Superblock { slot, join: Join::Unset, version: 0, incarnation: 1, clean: None, ..newest.clone() };
                 job::write_super(dir, &blank)?;
-                if highest > newest.number {
-                    dir.create_new(FileName::Claim(highest))?;
+                if carries && planted(Bug::SuperblockBeforeClaim) {
+                    carry()?;
                 }
             }
-            dir.create_new(FileName::Claim(number))
+            match dir.create_new(FileName::Claim(number)) {
+                Err(_) if planted(Bug::ClaimNotExclusive) => Ok(()),
+                claimed => claimed,
+            }
         })
     });
     let claimed = succeeded(&answers);
@@ -206,7 +240,7 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
         return Ok(());
     }
     let geometry = recovered.survey.geometry;
-    let mut scanner = Scanner::new(fleet, geometry, recovered.survey.ours());
+    let mut scanner = Scanner::new(fleet, &recovered.survey);
     let epoch = recovered.history.last().epoch;
     let mut files: Vec<Option<Vec<u8>>> = vec![None; SLOTS];
     for slot in took_part.iter() {
@@ -221,7 +255,8 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
                     &recovered.survey,
                 ));
             };
-            groups.push((begin, bytes));
+            let reseal = |bytes| crate::bugs::reseal(bytes, begin, ruling.end, geometry.seed(), epoch);
+            groups.push((begin, if planted(Bug::Reseal) { reseal(bytes) } else { bytes }));
         }
         if !groups.is_empty() {
             files[slot.index()] = Some(tail::encode(geometry.volume, &groups));
@@ -231,9 +266,12 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
     let files = Arc::new(files);
     let answers = fleet.each(took_part, move |slot, dir| {
         if let Some(bytes) = &files[slot.index()] {
+            if planted(Bug::TailInPlace) {
+                return crate::bugs::in_place(dir, bytes, &geometry);
+            }
             dir.write_at(FileName::Tail(number), 0, bytes)?;
         }
-        flush_all(dir, &tail)
+        if planted(Bug::OpenerCountsUnflushed) { Ok(()) } else { flush_all(dir, &tail) }
     });
     let flushed = succeeded(&answers);
     // Flushed slots have every group now: what they lacked is in their tail file.

@@ -1,5 +1,6 @@
 //! Scanning the log's end: the union of what the reachable slots hold, in segments and tail files.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, History, reach};
 use crate::core::recovery::{self, Lost, Ruling, Seen, Sightings};
 use crate::disk::{Fleet, SlotDir, job};
@@ -8,7 +9,8 @@ use crate::log::record::{Kind, RecordFault};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
-use crate::segment::tail;
+use crate::segment::survey::{self, Survey};
+use crate::segment::{lost, tail};
 use crate::volume::error::{OpenError, SlotFault, SlotFaults};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -28,7 +30,7 @@ pub struct Change {
 /// The bytes of a frame on one slot; shorter at the file's end.
 type FrameBytes = Arc<Vec<u8>>;
 /// What was read of a slot's frames: base address, and bytes or the error.
-type Kept = Vec<(Lsn, Result<FrameBytes, String>)>;
+type Kept = Vec<(Lsn, Result<FrameBytes, Arc<SlotFault>>)>;
 
 /// Frames kept per slot while scanning.
 const FRAMES_KEPT: usize = 2;
@@ -39,6 +41,8 @@ pub struct Scanner<'a, F> {
     geometry: Geometry,
     seed: u32,
     slots: SlotSet,
+    /// The other slots, and why they are not asked.
+    absent: Vec<(Slot, SlotFault)>,
     frames: HashMap<Slot, Kept>,
     tails: [BTreeMap<Lsn, Vec<u8>>; SLOTS],
     /// Where a group was found last: asked first for the next.
@@ -48,17 +52,18 @@ pub struct Scanner<'a, F> {
 }
 
 impl<'a, F: Fleet> Scanner<'a, F> {
-    /// A scanner over `slots`; reads their tail files first.
-    pub fn new(fleet: &'a F, geometry: Geometry, slots: SlotSet) -> Scanner<'a, F> {
+    /// A scanner over the slots that take part; reads their tail files first.
+    pub fn new(fleet: &'a F, survey: &Survey) -> Scanner<'a, F> {
+        let (geometry, slots, absent) = (survey.geometry, survey.ours(), survey.faults().0);
         let (volume, seed) = (geometry.volume, geometry.seed());
         let answers = fleet.each(slots, move |_, dir| read_tails(dir, volume, seed));
         let tails = answers.map(|a| a.and_then(Result::ok).unwrap_or_default());
         let favourite = slots.iter().next().unwrap_or(Slot(0));
-        Scanner { fleet, geometry, seed, slots, frames: HashMap::new(), tails, favourite, bytes_read: 0 }
+        Scanner { fleet, geometry, seed, slots, absent, frames: HashMap::new(), tails, favourite, bytes_read: 0 }
     }
 
     /// The frame that holds `at` on one slot.
-    fn frame(&mut self, slot: Slot, at: Lsn) -> Result<FrameBytes, String> {
+    fn frame(&mut self, slot: Slot, at: Lsn) -> Result<FrameBytes, Arc<SlotFault>> {
         let base = at.floor(format::FRAME);
         let kept = self.frames.entry(slot).or_default();
         if let Some((_, frame)) = kept.iter().find(|(b, _)| *b == base) {
@@ -75,8 +80,8 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         });
         let frame = match answer[slot.index()].take() {
             Some(Ok(bytes)) => Ok(Arc::new(bytes)),
-            Some(Err(e)) => Err(e.to_string()),
-            None => Err("it is not reachable".to_string()),
+            Some(Err(e)) => Err(Arc::new(survey::fault_of(e))),
+            None => Err(Arc::new(SlotFault::Missing)),
         };
         self.bytes_read += frame.as_ref().map_or(0, |f| f.len() as u64);
         let kept = self.frames.entry(slot).or_default();
@@ -135,6 +140,7 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         while at < entry.end {
             match self.on_any(at, entry.epoch, changes) {
                 Some((_, sum)) => at = at + sum.header.len,
+                None if planted(Bug::MissingEndsLog) || planted(Bug::ForgetEpochEnd) => break,
                 None => return Err(self.lost(Lost { at, known: entry.end }, entry.epoch)),
             }
         }
@@ -205,7 +211,7 @@ impl<'a, F: Fleet> Scanner<'a, F> {
                 };
                 let mut step = block;
                 match group::verify(bytes, at, self.seed, |_| ()) {
-                    Ok(sum) if sum.header.epoch > open.epoch => {
+                    Ok(sum) if sum.header.epoch > open.epoch && !planted(Bug::NewerEpochIgnored) => {
                         return Err(OpenError::UnknownEpoch { slot, epoch: sum.header.epoch, lsn: at });
                     }
                     Ok(sum) if sum.header.epoch == open.epoch => {
@@ -230,6 +236,7 @@ impl<'a, F: Fleet> Scanner<'a, F> {
                 if let Ok(frame) = self.frame(slot, begin)
                     && let Ok(header) = group::decode_header(&frame, begin, self.seed)
                     && header.epoch > open.epoch
+                    && !planted(Bug::NewerEpochIgnored)
                 {
                     return Err(OpenError::UnknownEpoch { slot, epoch: header.epoch, lsn: begin });
                 }
@@ -238,24 +245,23 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         Ok(())
     }
 
-    /// Says what is wrong with each slot's copy of the group at `at`.
+    /// Names the record, its page, and what is wrong with each slot's copy.
     fn lost(&mut self, lost: Lost, epoch: u64) -> OpenError {
-        let mut faults = Vec::new();
-        for slot in Slot::ALL {
-            let fault = if !self.slots.contains(slot) {
-                SlotFault::Missing
-            } else if let Err(e) = self.frame(slot, lost.at) {
-                SlotFault::Io(io::Error::other(e))
-            } else {
-                match self.on_slot(slot, lost.at, epoch) {
-                    Ok(_) => continue,
-                    Err(b) if b.fault == RecordFault::Short || b.fault == RecordFault::NotAGroup => SlotFault::NoCopy,
-                    Err(b) => SlotFault::Damaged(b.fault.to_string()),
-                }
-            };
-            faults.push((slot, fault));
+        let mut faults = self.absent.iter().map(|(slot, fault)| (*slot, survey::copy(fault))).collect::<Vec<_>>();
+        let mut frames = Vec::new();
+        for slot in self.slots.iter() {
+            match self.frame(slot, lost.at) {
+                Ok(frame) => frames.push((slot, frame)),
+                Err(fault) => faults.push((slot, survey::copy(&fault))),
+            }
         }
-        OpenError::Lost { lsn: lost.at, known: lost.known, slots: SlotFaults(faults) }
+        let from = (lost.at.0 % format::FRAME) as usize;
+        let copies: Vec<(Slot, &[u8])> =
+            frames.iter().map(|(slot, frame)| (*slot, frame.get(from..).unwrap_or_default())).collect();
+        let named = lost::name(&copies, lost.at, epoch, self.seed, self.geometry.block());
+        faults.extend(named.faults);
+        faults.sort_by_key(|(slot, _)| *slot);
+        OpenError::Lost { lsn: named.lsn, page: named.page, known: lost.known, slots: SlotFaults(faults) }
     }
 }
 

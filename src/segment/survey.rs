@@ -1,5 +1,6 @@
 //! What each slot says of itself: its superblocks, claims and tail files, and whether it is the slot that it should be.
 
+use crate::core::READ_QUORUM;
 use crate::core::vote::{Decision, Voice};
 use crate::disk::job;
 use crate::disk::{Fleet, SlotDir};
@@ -121,6 +122,18 @@ impl Survey {
             }
             return Err(NoSurvey::NoVolume);
         };
+        // Two volumes with as many slots: whoever mixed them up knows which is meant.
+        let tied = all.iter().any(|g| g.volume != ours.volume && count(g.volume) == count(ours.volume));
+        if tied && count(ours.volume) >= READ_QUORUM {
+            for standing in &mut standings {
+                if let Standing::Ours(files) = &*standing
+                    && let Some(newest) = files.newest()
+                {
+                    *standing = Standing::Fault(SlotFault::Foreign(newest.geometry.volume));
+                }
+            }
+            return Err(NoSurvey::Undecided(faults(&standings)));
+        }
         for slot in Slot::ALL {
             let standing = &mut standings[slot.index()];
             let Standing::Ours(files) = &*standing else { continue };
@@ -203,7 +216,7 @@ fn faults(standings: &[Standing; SLOTS]) -> SlotFaults {
 }
 
 /// A fault again, for another error's list.
-fn copy(fault: &SlotFault) -> SlotFault {
+pub fn copy(fault: &SlotFault) -> SlotFault {
     match fault {
         SlotFault::Missing => SlotFault::Missing,
         SlotFault::TimedOut(t) => SlotFault::TimedOut(*t),

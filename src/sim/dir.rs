@@ -56,11 +56,11 @@ impl SimDir {
         let (p, slot) = (self.process, self.slot);
         w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
         w.reach(slot, true)?;
-        let lost = w.hurts(Fault::LostWrite, 3000, slot);
-        // It may land on the slot's only superblock.
+        // It may be the slot's only superblock that is lost, or written over.
         let allowed = w.atlas.may_spoil(slot, w.away());
+        let lost = allowed && w.hurts(Fault::LostWrite, 3000, slot);
         let astray = !lost && allowed && w.hurts(Fault::Misdirected, 3000, slot);
-        if astray {
+        if lost || astray {
             w.atlas.spoils(slot);
         }
         let file = w.reach(slot, true)?.entry(name).or_default();

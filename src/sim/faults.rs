@@ -2,6 +2,7 @@
 //! can be repeated without some of them: that is how a failing seed is shortened.
 
 use crate::sim::random::Random;
+use crate::sim::temper;
 use std::collections::BTreeSet;
 
 /// What can go wrong in a simulated world.
@@ -16,6 +17,8 @@ pub enum Fault {
     PowerCut,
     /// A second writer takes over beside the first.
     TakeOver,
+    /// A second opener opens between two calls of the first.
+    Race,
     /// At a power cut: of a write in flight only the first sectors are there.
     TornPrefix,
     /// At a power cut: of a write in flight some sectors are there.
@@ -79,6 +82,7 @@ impl Fault {
         Fault::DiesOpening,
         Fault::PowerCut,
         Fault::TakeOver,
+        Fault::Race,
         Fault::TornPrefix,
         Fault::TornSectors,
         Fault::MissingWrite,
@@ -109,7 +113,7 @@ impl Fault {
     ];
 
     /// How many there are.
-    pub const COUNT: usize = 31;
+    pub const COUNT: usize = 32;
 
     /// Its name in reports.
     pub fn name(self) -> &'static str {
@@ -118,6 +122,7 @@ impl Fault {
             Fault::DiesOpening => "deaths in opens",
             Fault::PowerCut => "power cuts",
             Fault::TakeOver => "take-overs",
+            Fault::Race => "racing opens",
             Fault::TornPrefix => "torn: prefix",
             Fault::TornSectors => "torn: sectors",
             Fault::MissingWrite => "torn: missing",
@@ -153,6 +158,8 @@ impl Fault {
 pub struct Faults {
     /// Apart from the world's: a fault that is left out takes no draw from what the world does next.
     random: Random,
+    /// How much more often than usual each strikes.
+    rates: [usize; Fault::COUNT],
     /// Of those that would have struck, these did not.
     removed: BTreeSet<u64>,
     next: u64,
@@ -164,13 +171,17 @@ pub struct Faults {
 impl Faults {
     pub fn new(seed: u64, removed: &[u64]) -> Faults {
         let random = Random::new(seed ^ 0xF417_F417_F417_F417);
+        let mut random = random;
+        let rates = temper::rates(&mut random);
         let removed = removed.iter().copied().collect();
-        Faults { random, removed, next: 0, struck: [0; Fault::COUNT], peace: true }
+        Faults { random, rates, removed, next: 0, struck: [0; Fault::COUNT], peace: true }
     }
 
-    /// Whether the fault strikes now, once in `n` times. `allowed` is the atlas's word.
+    /// Whether the fault strikes now, usually once in `n` times. `allowed` is the atlas's word.
     pub fn strikes(&mut self, fault: Fault, n: usize, allowed: bool) -> bool {
-        self.random.one_in(n) && allowed && self.happens(fault)
+        // One draw, whatever comes of it.
+        let draw = self.random.below(n);
+        draw < self.rates[fault as usize] && allowed && self.happens(fault)
     }
 
     /// The fault was chosen by the run itself: it happens, unless it is one that is left out.
@@ -234,7 +245,7 @@ mod tests {
     #[test]
     fn one_that_is_left_out_leaves_the_draws_alone() {
         let run = |removed: &[u64]| {
-            let mut faults = Faults::new(5, removed);
+            let mut faults = Faults::new(6, removed);
             faults.begin();
             (0..100).map(|_| faults.strikes(Fault::BitRot, 3, true)).collect::<Vec<bool>>()
         };

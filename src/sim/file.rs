@@ -103,6 +103,12 @@ impl File {
         ruined
     }
 
+    /// Offsets of what a power cut may turn back or ruin.
+    #[cfg(test)]
+    pub fn unflushed(&self) -> Vec<u64> {
+        self.cached.keys().map(|index| index * BLOCK as u64).collect()
+    }
+
     pub fn allocate(&mut self, to: u64) {
         self.len = self.len.max(to);
     }

@@ -4,6 +4,7 @@ use crate::lsn::Lsn;
 use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
 use crate::sim::model::{Model, State};
+use crate::sim::temper::{Step, Temper};
 use crate::sim::world::{Counts, Disks, Files, World};
 use crate::sim::{Failure, Life, Report};
 use crate::volume::append::Prepared;
@@ -113,7 +114,11 @@ pub struct Sim {
     pub model: RefCell<Model>,
     /// At most two: the younger one, and the zombie that it left behind.
     pub running: [RefCell<Option<Running>>; 2],
-    pub opening: Cell<bool>,
+    pub temper: Temper,
+    /// Openers that are under way: one, or two that race.
+    pub opening: Cell<u8>,
+    /// Another opener came between: either may be outbid.
+    pub raced: Cell<bool>,
     pub peace: Cell<bool>,
     /// An open or a reader met more bad slots than the promise allows: outcomes may flip from then on.
     pub past_promise: Cell<bool>,
@@ -125,11 +130,15 @@ pub struct Sim {
 
 impl Sim {
     pub fn new(life: &Life) -> Sim {
+        let mut disks = Disks::new(life.seed, life.trace, life.mode, &life.removed);
+        let temper = Temper::new(&mut disks.random);
         Sim {
-            world: Arc::new(Mutex::new(Disks::new(life.seed, life.trace, life.mode, &life.removed))),
+            world: Arc::new(Mutex::new(disks)),
             model: RefCell::new(Model::default()),
             running: [RefCell::new(None), RefCell::new(None)],
-            opening: Cell::new(false),
+            temper,
+            opening: Cell::new(0),
+            raced: Cell::new(false),
             peace: Cell::new(false),
             past_promise: Cell::new(false),
             failure: RefCell::new(None),
@@ -155,7 +164,6 @@ impl Sim {
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         options.checkpoint_bytes = 256 << 10;
         options.merge_after = Duration::from_millis(300);
-        options.stall_max = Duration::from_secs(5);
         options
     }
 
@@ -177,27 +185,27 @@ impl Sim {
     fn step(&self) -> Checked {
         let which = self.below(2);
         let young = self.running[0].borrow().is_some();
-        match self.below(1000) {
-            0..300 => self.disks_step(true),
-            300..420 => self.job_step(),
-            420..620 => self.reserve(which)?,
-            620..760 => self.publish(which),
-            760..830 => {
+        let step = self.temper.next(&mut self.world.lock().random);
+        match step {
+            Step::Job => self.job_step(),
+            Step::Reserve => self.reserve(which)?,
+            Step::Publish => self.publish(which),
+            Step::Time => {
                 let ms = [1, 5, 50, 400][self.below(4)];
                 self.pass(Duration::from_millis(ms));
                 self.housekeep(which);
             }
-            830..890 => self.read(which)?,
-            890..910 => self.take_view(which),
-            910..930 => self.read_view(which)?,
-            930..945 => self.change_weather(),
-            945..952 if young => self.kill_one(which),
-            952..956 => self.power_cut(),
-            956..961 if young => self.begin_close(),
-            961..971 => self.read_only()?,
-            971..976 if young => self.take_over()?,
-            976..983 => self.mischief(),
-            _ if !young => self.open(0, false)?,
+            Step::Read => self.read(which)?,
+            Step::TakeView => self.take_view(which),
+            Step::ReadView => self.read_view(which)?,
+            Step::Weather => self.change_weather(),
+            Step::Kill if young => self.kill_one(which),
+            Step::PowerCut => self.power_cut(),
+            Step::Close if young => self.begin_close(),
+            Step::ReadOnly => self.read_only()?,
+            Step::TakeOver if young => self.take_over()?,
+            Step::Mischief => self.mischief(),
+            Step::Open | Step::Kill | Step::Close | Step::TakeOver if !young => self.open(0, false)?,
             _ => self.disks_step(true),
         }
         self.tend(0)?;
@@ -208,9 +216,10 @@ impl Sim {
         }
     }
 
-    /// What goes on while an opener is between two calls.
+    /// What goes on while an opener is between two calls: one writer goes on, and another opener may come in between.
     pub fn meanwhile(&self) {
-        if !self.opening.get() {
+        let openers = self.opening.get();
+        if openers == 0 {
             return;
         }
         for _ in 0..self.below(4) {
@@ -223,6 +232,11 @@ impl Sim {
                 _ => self.pass(Duration::from_millis(1)),
             }
             self.keep_failure(self.tend(1));
+        }
+        let races = openers == 1 && self.temper.races && !self.peace.get() && self.running[1].borrow().is_none();
+        if races && self.one_in(60) && self.happens(Fault::Race) {
+            self.raced.set(true);
+            self.keep_failure(self.open(1, true));
         }
     }
 

@@ -44,7 +44,10 @@ impl Sim {
     /// Damage to a slot, or a clock that jumps.
     pub fn mischief(&self) {
         let slot = Slot(self.below(SLOTS) as u8);
-        let kind = self.below(14);
+        let kind = match self.temper.favourite {
+            Some(favourite) if self.one_in(2) => favourite,
+            _ => self.below(14),
+        };
         let mut w = self.world.lock();
         let fault = match kind {
             0..2 => Fault::BitRot,
@@ -71,7 +74,9 @@ impl Sim {
             _ => !matches!(name, FileName::Segment(_)),
         };
         let away = w.away();
-        let allowed = if spoils { w.atlas.may_spoil(slot, away) } else { w.atlas.may_hurt(slot, away) };
+        // Three or four of another volume are that volume.
+        let strangers = fault == Fault::Foreign && w.foreign.with(slot).len() > 2;
+        let allowed = !strangers && if spoils { w.atlas.may_spoil(slot, away) } else { w.atlas.may_hurt(slot, away) };
         if !allowed || !w.faults.happens(fault) {
             return;
         }
@@ -84,11 +89,13 @@ impl Sim {
             Fault::Truncated => w.files[i].get_mut(&name).is_some_and(|f| f.truncate(&mut w.random)),
             Fault::Blank => {
                 w.replace(slot, Files::new());
+                w.blank.insert(slot);
                 true
             }
             Fault::Foreign => match self.foreign.borrow_mut().get(i).cloned() {
                 Some(files) => {
                     w.replace(slot, files);
+                    w.foreign.insert(slot);
                     true
                 }
                 None => false,

@@ -26,8 +26,13 @@ mod model;
 mod openers;
 mod peace;
 mod random;
+#[cfg(test)]
+mod scenario;
 mod shrink;
 mod stage;
+mod temper;
+#[cfg(test)]
+mod traces;
 mod world;
 
 pub use atlas::Mode;

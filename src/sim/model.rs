@@ -92,12 +92,20 @@ impl Model {
 
     /// A new writer is open: every earlier outcome is known now. Returns the state that it must show.
     pub fn expose(&mut self, history: &History, past: bool) -> Result<State, String> {
+        // An opener that was overtaken at the last moment knows nothing of its successor's.
+        let own = history.last().epoch;
         for i in 0..self.mtrs.len() {
-            let present = history.holds(self.mtrs[i].epoch, Lsn(self.mtrs[i].end.0 - 1));
-            self.settle(i, present, "an open", past)?;
+            let m = &self.mtrs[i];
+            if m.epoch < own {
+                let present = history.holds(m.epoch, Lsn(m.end.0 - 1));
+                self.settle(i, present, "an open", past)?;
+            }
         }
-        self.newest = Some(history.clone());
-        let mut present: Vec<&ModelMtr> = self.mtrs.iter().filter(|m| m.seen == Some(true)).collect();
+        if self.newest.as_ref().is_none_or(|h| h.last().epoch < own) {
+            self.newest = Some(history.clone());
+        }
+        let known = |m: &&ModelMtr| m.seen == Some(true) && m.epoch < own;
+        let mut present: Vec<&ModelMtr> = self.mtrs.iter().filter(known).collect();
         present.sort_by_key(|m| m.end);
         let mut state = State::new();
         present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));

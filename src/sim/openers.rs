@@ -1,8 +1,9 @@
 //! Openers: for writing, over whatever is there, dying at any call; and for reading. What they show is checked.
 
+use crate::core::READ_QUORUM;
 use crate::core::history::History;
 use crate::disk::{Fleet, SlotDir};
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::recover::{self, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
@@ -116,9 +117,13 @@ impl Sim {
             }
         }
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
-        self.opening.set(true);
+        let openers = self.opening.get();
+        if openers == 0 {
+            self.raced.set(false);
+        }
+        self.opening.set(openers + 1);
         let opened = recover::open(&fleet, |_, _| Ok(()));
-        self.opening.set(false);
+        self.opening.set(openers);
         if let Some(what) = self.failure.borrow_mut().take() {
             return Err(what);
         }
@@ -131,7 +136,11 @@ impl Sim {
                 w.note(|| format!("p{process} cannot open: {e}"));
                 w.kill(process);
                 let promised = w.atlas.is_promised_to_write(w.away());
-                if promised { Err(format!("A1: an open within the promise is refused: {e}")) } else { Ok(()) }
+                if promised && !self.raced.get() {
+                    Err(format!("A1: an open within the promise is refused: {e}"))
+                } else {
+                    Ok(())
+                }
             }
             _ => Ok(()),
         }
@@ -144,6 +153,7 @@ impl Sim {
         let previous = opened.recovered.choice.decision.number;
         self.world.lock().set_epoch(process, number);
         self.world.lock().note(|| format!("p{process} is open: {:?}", history.entries()));
+        check_work(&opened)?;
         let base = self.expose(&history)?;
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
         let disk =
@@ -174,7 +184,6 @@ impl Sim {
 
     /// Opens for reading, over three or more slots, beside whatever runs.
     pub fn read_only(&self) -> Checked {
-        let process = self.world.lock().start_process();
         let mut visible = SlotSet::ALL;
         for _ in 0..self.below(3) {
             visible = visible.without(Slot(self.below(SLOTS) as u8));
@@ -183,18 +192,16 @@ impl Sim {
         {
             let mut w = self.world.lock();
             w.atlas.forget_struck();
-            let unseen = hidden.union(w.away());
-            if !w.atlas.is_beyond() && !w.atlas.is_promised(unseen) {
+            if !w.atlas.is_beyond() && !w.atlas.is_promised(hidden.union(w.away())) {
                 return Ok(());
             }
+            w.hidden = hidden;
             w.counts.readers += 1;
         }
+        let process = self.world.lock().start_process();
         let fleet = SimFleet { sim: self, process, visible };
         let recovered = recover::recover(&fleet);
-        let promised = {
-            let w = self.world.lock();
-            w.atlas.is_promised(hidden.union(w.away()))
-        };
+        let promised = self.promised();
         if !promised {
             self.past_promise.set(true);
         }
@@ -205,7 +212,9 @@ impl Sim {
             }
             Err(_) => Ok(()),
         };
-        self.world.lock().kill(process);
+        let mut w = self.world.lock();
+        w.hidden = SlotSet::NONE;
+        w.kill(process);
         result
     }
 
@@ -219,17 +228,21 @@ impl Sim {
         model.expose(history, self.past_promise.get())
     }
 
-    /// Past the promise what was acknowledged may be lost, but not while a copy that can be read testifies of it.
+    /// Past the promise what was acknowledged may be lost, but not while a copy that can be read testifies of it, and not
+    /// where fewer than three slots in reach can remember anything: blank ones have no vote.
     fn check_losses(&self, history: &History) -> Checked {
         let (model, w) = (self.model.borrow(), self.world.lock());
+        let remember = Slot::ALL.iter().filter(|s| !w.away().union(w.blank).contains(**s)).count();
         for m in model.mtrs.iter().filter(|m| m.acknowledged && m.seen != Some(false)) {
-            if !history.holds(m.epoch, Lsn(m.end.0 - 1))
-                && let Some((slot, at)) = w.witness(m.epoch, m.end)
-            {
-                return Err(format!(
-                    "silent loss: the acknowledged MTR of epoch {} that ends at {} is gone, though slot {slot}'s group at {at} knows of it",
-                    m.epoch, m.end
-                ));
+            if m.epoch >= history.last().epoch || history.holds(m.epoch, Lsn(m.end.0 - 1)) {
+                continue;
+            }
+            let lost = format!("silent loss: the acknowledged MTR of epoch {} that ends at {} is gone", m.epoch, m.end);
+            if let Some((slot, at)) = w.witness(m.epoch, m.end) {
+                return Err(format!("{lost}, though slot {slot}'s group at {at} knows of it"));
+            }
+            if remember < READ_QUORUM {
+                return Err(format!("{lost}, though only {remember} slots in reach can remember anything"));
             }
         }
         Ok(())
@@ -281,4 +294,14 @@ impl Sim {
         }
         Ok(())
     }
+}
+
+/// What a recovery reads is bounded by the log since the manifest's redo begin, and a LAL beyond it, on six slots, twice.
+fn check_work(opened: &recover::Opened) -> Checked {
+    let (redo, read) = (opened.recovered.manifest.redo, opened.recovered.bytes_read);
+    let past = opened.history.since(redo);
+    let closed = past.iter().filter(|e| e.end != Lsn::MAX);
+    let log: u64 = closed.map(|e| e.end.0.saturating_sub(e.begin.max(redo).0) + 2 * format::FRAME).sum();
+    let most = 2 * SLOTS as u64 * (log + format::LAL + 4 * format::FRAME);
+    if read > most { Err(format!("a recovery read {read} bytes, and {most} are enough")) } else { Ok(()) }
 }

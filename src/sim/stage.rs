@@ -397,9 +397,10 @@ impl Scene {
             process
         };
         let fleet = SimFleet { sim, process, visible: SlotSet::ALL };
-        sim.opening.set(true);
+        // No second opener races this one: it would be checked against a model that a play does not have.
+        sim.opening.set(2);
         let opened = recover::open(&fleet, |_, _| Ok(()));
-        sim.opening.set(false);
+        sim.opening.set(0);
         if let Some(what) = sim.failure.borrow_mut().take() {
             return Err(what);
         }

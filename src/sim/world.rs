@@ -121,6 +121,12 @@ pub struct Disks {
     /// Counts how often a slot's directory was replaced.
     pub(super) generations: [u64; SLOTS],
     pub weather: [Weather; SLOTS],
+    /// Replaced by blank ones in this life.
+    pub blank: SlotSet,
+    /// Replaced by another volume's in this life.
+    pub foreign: SlotSet,
+    /// Out of a reader's sight, while it opens and reads.
+    pub hidden: SlotSet,
     pub atlas: Atlas,
     pub faults: Faults,
     /// Allocated space reads as zeros, as on our disks; in most lives it is no part of the file, as elsewhere. (Reading
@@ -159,6 +165,9 @@ impl Disks {
             files: (0..SLOTS).map(|_| BTreeMap::new()).collect(),
             generations: [0; SLOTS],
             weather: [Weather::Fair; SLOTS],
+            blank: SlotSet::NONE,
+            foreign: SlotSet::NONE,
+            hidden: SlotSet::NONE,
             atlas: Atlas::new(mode, hurt_max),
             faults: Faults::new(seed, removed),
             allocating_grows,
@@ -238,7 +247,7 @@ impl Disks {
     /// Out of reach, or without space.
     pub fn away(&self) -> SlotSet {
         let away = |s: &Slot| matches!(self.weather[s.index()], Weather::Gone | Weather::Failing | Weather::Full);
-        Slot::ALL.into_iter().filter(away).collect()
+        Slot::ALL.into_iter().filter(away).collect::<SlotSet>().union(self.hidden)
     }
 
     /// A fault that damages the slot strikes now, once in `n` times, if the atlas lets it.
@@ -476,6 +485,11 @@ impl Disks {
             self.groups.insert((epoch, from + at as u64), Group { len, crc, vdl: sum.vdl, pg_size });
             at += len;
         }
+    }
+
+    /// Nothing is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.flying.is_empty() && self.processes.iter().all(|p| p.jobs.is_empty() && p.looks.is_empty())
     }
 
     /// No other process is alive.

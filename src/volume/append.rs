@@ -8,15 +8,19 @@ use crate::page::read::{Head, Map, head_of};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Content, What};
 use crate::volume::shared::Shared;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
-/// ... whether it is cached or not: the page is read first.
+/// ... whether it is cached or not: the page is read first. No chain is longer.
 const DEPTH_MAX: u8 = 32;
+const _: () = assert!(crate::page::read::CHAIN_MAX >= DEPTH_MAX as usize);
+
+/// Bytes of images that an MTR of patches may get because they are cached: small patches of many pages must fit an MTR.
+const FOLDED_MAX: u64 = format::MTR_MAX / 4;
 
 /// A record that is about to be appended.
 struct Planned {
@@ -32,6 +36,19 @@ pub(crate) struct Prepared {
     cpl: Cpl,
     /// Cached pages that only deltas changed: the version before, and the records that made the new one.
     patched: Vec<Patched>,
+}
+
+/// A page as an MTR leaves it.
+struct Folded {
+    /// The version that the changes were applied to; none where the MTR brings a whole page itself.
+    over: Option<Lsn>,
+    image: Bytes,
+}
+
+impl Folded {
+    fn is_over(&self, before: Option<Head>) -> bool {
+        self.over.is_none_or(|lsn| before.is_some_and(|h| h.lsn == lsn))
+    }
 }
 
 struct Patched {
@@ -109,7 +126,7 @@ impl Shared {
                 entry.insert(self.reads.pages.head(&map, page, Lsn::MAX)?);
             }
         }
-        let images = self.images_for_deep(content, &heads)?;
+        let (images, freed) = (self.images_for_deep(content, &heads)?, content.freed());
 
         let mut append = self.front.lock();
         self.check_open()?;
@@ -136,22 +153,21 @@ impl Shared {
                 None => before.map(|h| h.depth),
             };
             let Some(depth) = depth else { return Err(WriteError::NoSuchPage(change.page).into()) };
+            if let Some(folded) = images.get(&change.page).filter(|f| f.is_over(before)) {
+                if made.insert(change.page, Some(0)).is_none() {
+                    let fields = Fields { kind: Kind::Image, page: change.page.0, ..Fields::filler() };
+                    planned.push(Planned { fields, payload: folded.image.clone() });
+                }
+                continue;
+            }
             let (kind, offset, payload) = match &change.what {
                 What::Zero => (Kind::Image, 0, Bytes::new()),
                 What::Put(image) => (Kind::Image, 0, image.clone()),
                 What::Free => (Kind::Free, 0, Bytes::new()),
-                What::Patch { offset, bytes } => {
-                    let image = images.get(&change.page).filter(|(lsn, _)| before.is_some_and(|h| h.lsn == *lsn));
-                    match image {
-                        Some((_, image)) if !made.contains_key(&change.page) => {
-                            let mut page = image.to_vec();
-                            page[*offset as usize..*offset as usize + bytes.len()].copy_from_slice(bytes);
-                            (Kind::Image, 0, Bytes::from(page))
-                        }
-                        _ if depth >= DEPTH_MAX && !made.contains_key(&change.page) => return Err(NotAppended::Again),
-                        _ => (Kind::Delta, *offset, bytes.clone()),
-                    }
+                What::Patch { .. } if depth >= DEPTH_MAX && !freed.contains(&change.page) => {
+                    return Err(NotAppended::Again);
                 }
+                What::Patch { offset, bytes } => (Kind::Delta, *offset, bytes.clone()),
             };
             let depth = match kind {
                 Kind::Image => Some(0),
@@ -165,28 +181,43 @@ impl Shared {
         self.place(&mut append, planned, &heads, &map_now)
     }
 
-    /// Reads the pages whose chain would grow too long, where that is cheap or must be.
+    /// Folds an MTR's changes of a page into one image where its chain would grow too long, and where the page is cached.
     fn images_for_deep(
         &self,
         content: &Content,
         heads: &HashMap<PageId, Option<Head>>,
-    ) -> Result<HashMap<PageId, (Lsn, Bytes)>, NotAppended> {
+    ) -> Result<HashMap<PageId, Folded>, NotAppended> {
         let mut images = HashMap::new();
-        for change in content.changes.iter().filter(|c| matches!(c.what, What::Patch { .. })) {
-            let Some(Some(head)) = heads.get(&change.page) else { continue };
+        let mut spare = FOLDED_MAX;
+        for (page, depths) in content.depths() {
+            let head = heads.get(&page).copied().flatten();
+            let below = head.filter(|_| depths.below > 0);
             // The table tells depths up to 7 only: from there on the chain's length is not known.
-            let unknown = head.base.is_none() && head.depth >= crate::page::table::DEPTH_TOLD;
-            let must = head.depth >= DEPTH_MAX - 1 || unknown;
-            if must && head.lsn >= self.front.published() {
-                // Another thread's reservation, not filled yet: neither the ring nor any slot has it.
-                return Err(NotAppended::Again);
+            let unknown = below.is_some_and(|h| h.base.is_none() && h.depth >= crate::page::table::DEPTH_TOLD);
+            let over_head = below.map_or(0, |h| usize::from(h.depth)) + depths.below;
+            let must = unknown || over_head.max(depths.own) >= usize::from(DEPTH_MAX);
+            let wanted = below.is_some_and(|h| h.depth >= DEPTH_TARGET);
+            let size = u64::from(self.geometry.page_size);
+            if !must && (!wanted || spare < size) {
+                continue;
             }
-            let image = match self.reads.pages.cached(head.lsn) {
-                Some(image) if must || head.depth >= DEPTH_TARGET => image,
-                None if must => self.reads.pages.version(change.page, head.lsn)?,
-                _ => continue,
+            let (over, image) = if depths.stands_alone {
+                (None, BytesMut::zeroed(self.geometry.page_size as usize).freeze())
+            } else {
+                let Some(head) = head else { continue };
+                if must && head.lsn >= self.front.published() {
+                    // Another thread's reservation, not filled yet: neither the ring nor any slot has it.
+                    return Err(NotAppended::Again);
+                }
+                let image = match self.reads.pages.cached(head.lsn) {
+                    Some(image) => image,
+                    None if must => self.reads.pages.version(page, head.lsn)?,
+                    None => continue,
+                };
+                (Some(head.lsn), image)
             };
-            images.insert(change.page, (head.lsn, image));
+            spare = spare.saturating_sub(size);
+            images.insert(page, Folded { over, image: content.folded(page, image) });
         }
         Ok(images)
     }

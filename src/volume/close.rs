@@ -1,5 +1,6 @@
 //! Closing, in steps: drain, checkpoint, wait for stragglers, leave the clean mark.
 
+use crate::bugs::{Bug, planted};
 use crate::lsn::Lsn;
 use crate::volume::error::CloseError;
 use crate::volume::shared::Shared;
@@ -8,6 +9,10 @@ use std::time::Duration;
 
 /// How long a close waits for slots that are behind the quorum before it does without a clean mark.
 const STRAGGLERS_MAX: Duration = Duration::from_secs(5);
+
+/// How long a close waits for the superblocks of the slots behind the quorum: so that a volume that was closed clean is
+/// whole on six when it is copied.
+const MARKS_MAX: Duration = Duration::from_millis(100);
 
 /// A close under way.
 pub(crate) struct Closing {
@@ -20,10 +25,10 @@ enum Phase {
     Drain(Lsn),
     /// The layers go into the table.
     Checkpoint,
-    /// Every live slot gets everything.
-    Stragglers(Duration),
-    /// Four superblocks get the clean mark.
-    Marking,
+    /// Every live slot gets everything, up to the first time; then older superblocks are waited for, up to the second.
+    Stragglers(Duration, Option<Duration>),
+    /// Four superblocks get the clean mark, and all live slots' by that time.
+    Marking(Duration),
 }
 
 impl Closing {
@@ -69,20 +74,30 @@ impl Closing {
                         continue;
                     }
                     // The background's fillers too: a record behind the clean mark would lie where the next epoch begins.
-                    shared.front.lock().shut();
-                    self.phase = Phase::Stragglers(self.deadline.min(now + STRAGGLERS_MAX));
+                    if !planted(Bug::AppendAfterClean) {
+                        shared.front.lock().shut();
+                    }
+                    self.phase = Phase::Stragglers(self.deadline.min(now + STRAGGLERS_MAX), None);
                 }
-                Phase::Stragglers(until) => {
+                Phase::Stragglers(until, marks) => {
                     let mut engine = shared.engine();
                     if !engine.is_clean() {
                         return (now >= until)
                             .then(|| Err(CloseError::NotClean("a slot has writes outstanding".into())));
                     }
+                    // A slot that still writes an older version would be left out of the round.
+                    let by = marks.unwrap_or(self.deadline.min(now + MARKS_MAX));
+                    if engine.writes_superblocks() && now < by {
+                        self.phase = Phase::Stragglers(until, Some(by));
+                        return None;
+                    }
                     engine.begin_round(None, Some(shared.tickets.vdl()));
-                    self.phase = Phase::Marking;
+                    self.phase = Phase::Marking(by);
                 }
-                Phase::Marking => {
-                    return match shared.engine().round() {
+                Phase::Marking(by) => {
+                    let engine = shared.engine();
+                    return match engine.round() {
+                        Some(true) if engine.writes_superblocks() && now < by => None,
                         Some(true) => Some(Ok(())),
                         Some(false) => Some(Err(CloseError::NotClean("the clean mark is not on four slots".into()))),
                         None => late.then(|| Err(CloseError::NotClean("the clean mark took too long".into()))),

@@ -3,6 +3,7 @@
 //! Decisions are the core's ([`Writer`]); here they meet the ring, the disk and the tickets. Whoever has something for
 //! it calls [`Engine::pump`] under its lock: a committing thread, a slot's worker, the background, or the simulator.
 
+use crate::bugs::{Bug, planted};
 use crate::core::WRITE_QUORUM;
 use crate::core::history::History;
 use crate::core::writer::{Away, Look, Writer};
@@ -50,6 +51,21 @@ impl Outstanding {
     }
 }
 
+/// What, like VDL, is acted on only after a look that was begun later.
+#[derive(Default)]
+struct Deeds {
+    /// Slots that are to come back: a zombie must not format what its successor has claimed, and then take it for a voter.
+    returning: SlotSet,
+    /// Tail files are to be merged, and these addresses to be given back.
+    merge: Option<(Lsn, Lsn)>,
+}
+
+impl Deeds {
+    fn any(&self) -> bool {
+        self.returning.len() > 0 || self.merge.is_some()
+    }
+}
+
 /// A look that asks the slots' workers.
 struct Asking {
     quorum: Lsn,
@@ -72,11 +88,19 @@ pub struct Engine {
     looking: Option<Lsn>,
     /// No look before: the last one met fewer than three voters.
     look_at: Duration,
+    /// Waits for a look that is still to be begun.
+    waiting: Deeds,
+    /// The look that is under way answers for it.
+    vouched: Deeds,
     /// Space is taken up to here on every slot.
     target: Lsn,
     step: u64,
     stretched: Duration,
     full: SlotSet,
+    /// What a slot is asked for at once: less and less where its disk fills up, so that the last of it is used, too.
+    ask: [u64; SLOTS],
+    /// Claims and superblocks of epochs below are of no use any more.
+    needless: u64,
     /// Slots whose tail files are merged.
     merged: SlotSet,
     retry_at: [Duration; SLOTS],
@@ -129,10 +153,14 @@ impl Engine {
             asking: None,
             looking: None,
             look_at: Duration::ZERO,
+            waiting: Deeds::default(),
+            vouched: Deeds::default(),
             target: begin,
             step: SPACE_FIRST,
             stretched: Duration::ZERO,
             full: SlotSet::NONE,
+            ask: [SPACE_MOST; SLOTS],
+            needless: 0,
             merged: SlotSet::NONE,
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
@@ -205,6 +233,8 @@ impl Engine {
         match output {
             Ok(Output::Allocated(to)) => {
                 self.full = self.full.without(slot);
+                let ask = &mut self.ask[slot.index()];
+                *ask = (*ask * 2).min(SPACE_MOST);
                 self.writer.allocated(slot, to);
                 self.check_space();
             }
@@ -213,6 +243,7 @@ impl Engine {
             Ok(Output::Verified(to)) => {
                 if self.writer.rejoin(slot, to) {
                     self.disk.found(slot);
+                    self.give(slot, Job::Tidy { below: self.needless });
                     self.pause[slot.index()] = PAUSE_FIRST;
                     self.check_space();
                 } else {
@@ -226,7 +257,13 @@ impl Engine {
     }
 
     fn job_failed(&mut self, slot: Slot, kind: JobKind, e: &io::Error, now: Duration) {
+        let ask = &mut self.ask[slot.index()];
         match kind {
+            JobKind::Allocate if why(e) == Away::Full && *ask > SPACE_FIRST => {
+                // At once again, with half as much.
+                *ask = (*ask / 2).max(SPACE_FIRST);
+                return;
+            }
             JobKind::Allocate if why(e) == Away::Full => self.full = self.full.with(slot),
             JobKind::Allocate | JobKind::Super => {
                 self.writer.leave(slot, why(e));
@@ -257,12 +294,24 @@ impl Engine {
         }
     }
 
-    /// A quorum beyond VCL is worth a look; VCL and VDL move only after it.
+    /// A quorum beyond VCL is worth a look, and so is a slot that comes back; VCL and VDL move only after it.
     fn look(&mut self, now: Duration) -> bool {
+        if planted(Bug::VdlBeforeLook) {
+            let quorum = self.writer.wants_look().unwrap_or(self.writer.vcl());
+            self.writer.looked(quorum, Look::Clear);
+            self.front.set_vdl(self.writer.vdl());
+        }
         if now < self.look_at || self.looking.is_some() || self.asking.is_some() {
             return false;
         }
-        let Some(quorum) = self.writer.wants_look() else { return false };
+        let unacknowledged = planted(Bug::VdlBeforeLook) && self.tickets.vdl() < self.writer.vdl();
+        let wanted = unacknowledged || self.waiting.any();
+        let Some(quorum) = self.writer.wants_look().or(wanted.then(|| self.writer.vcl())) else { return false };
+        self.vouched = std::mem::take(&mut self.waiting);
+        if planted(Bug::AckBeforeLook) {
+            self.looked(quorum, Look::Clear);
+            return true;
+        }
         match self.disk.look(quorum) {
             Some(Look::Unsure) => {
                 self.look_at = now + PAUSE_FIRST;
@@ -317,10 +366,17 @@ impl Engine {
     }
 
     fn looked(&mut self, quorum: Lsn, look: Look) {
+        if look == Look::Clear {
+            let vouched = std::mem::take(&mut self.vouched);
+            vouched.returning.iter().for_each(|slot| self.bring_back(slot));
+            if let Some(unused) = vouched.merge {
+                self.merge_now(unused);
+            }
+        }
         let moved = self.writer.looked(quorum, look);
         if let Some(epoch) = self.writer.fenced() {
             self.tickets.end(Ended::Fenced(epoch));
-        } else if moved && self.tickets.ended().is_none() {
+        } else if (moved || planted(Bug::VdlBeforeLook) && look == Look::Clear) && self.tickets.ended().is_none() {
             let vdl = self.writer.vdl();
             self.front.set_vdl(vdl);
             self.tickets.advance(vdl);
@@ -393,10 +449,8 @@ impl Engine {
             let from = self.writer.allocated_to(slot);
             let waits = self.full.contains(slot) && now < self.retry_at[slot.index()];
             if from < self.target && !waits {
-                self.give(
-                    slot,
-                    Job::Allocate { from, to: self.target, pg_size: self.geometry.pg_size, epoch: self.number },
-                );
+                let to = self.target.min(from + self.ask[slot.index()]);
+                self.give(slot, Job::Allocate { from, to, pg_size: self.geometry.pg_size, epoch: self.number });
             }
         }
     }
@@ -420,15 +474,14 @@ impl Engine {
             let jobs = &mut self.jobs[slot.index()];
             let given_up = self.closing && self.full.contains(slot);
             let free = !*jobs.of(JobKind::Rejoin) && !*jobs.of(JobKind::Super) && !given_up;
-            if free
-                && now >= self.retry_at[slot.index()]
-                && self.tickets.ended().is_none()
-                && let Some(read) = self.writer.rejoin_read(slot)
-            {
+            let due = now >= self.retry_at[slot.index()] && self.tickets.ended().is_none();
+            if free && due && self.writer.rejoin_read(slot).is_some() {
                 self.later(slot, now);
-                let mut superblock = self.superblock(slot);
-                superblock.join = job::join_now(self.writer.vdl(), self.number);
-                self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
+                if planted(Bug::RejoinWithoutLook) {
+                    self.bring_back(slot);
+                } else {
+                    self.waiting.returning.insert(slot);
+                }
             }
         }
         self.pump(now);
@@ -446,7 +499,8 @@ impl Engine {
             self.stall = Some(Stall { at: vcl, seen: Duration::ZERO, last: now });
             return;
         };
-        stall.seen += now.saturating_sub(stall.last).min(step);
+        let passed = now.saturating_sub(stall.last);
+        stall.seen += if planted(Bug::StallByTheClock) { passed } else { passed.min(step) };
         stall.last = now;
         if stall.seen >= self.stall_max {
             let able = self.writer.live().iter().filter(|s| self.writer.busy(*s).is_none()).count();
@@ -456,12 +510,22 @@ impl Engine {
         }
     }
 
+    /// A slot that is away gets the newest decision, and its groups are read back.
+    fn bring_back(&mut self, slot: Slot) {
+        if let Some(read) = self.writer.rejoin_read(slot).filter(|_| self.tickets.ended().is_none()) {
+            let mut superblock = self.superblock(slot);
+            superblock.join = job::join_now(self.writer.vdl(), self.number);
+            self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
+        }
+    }
+
     /// When [`Engine::tick`] has something to do next; none if nothing waits for time.
     pub fn next_tick(&self) -> Option<Duration> {
         let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
         let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
         let stall = self.stall.as_ref().map(|s| s.last + self.stall_max / STALL_LOOKS);
-        let look = self.writer.wants_look().filter(|_| self.asking.is_none()).map(|_| self.look_at);
+        let wants_look = self.writer.wants_look().is_some() || self.waiting.any();
+        let look = (wants_look && self.asking.is_none()).then_some(self.look_at);
         retries.chain(stall).chain(look).min()
     }
 
@@ -499,6 +563,11 @@ impl Engine {
         }
     }
 
+    /// A superblock is on its way to a live slot.
+    pub fn writes_superblocks(&self) -> bool {
+        self.writer.live().iter().any(|s| self.jobs[s.index()].0[JobKind::Super as usize])
+    }
+
     /// Nothing is outstanding to any slot, and every live slot has everything.
     pub fn is_clean(&self) -> bool {
         self.writer.is_clean() && !self.front.has_open_group()
@@ -509,8 +578,9 @@ impl Engine {
         self.closing = true;
     }
 
-    /// Removes what a newer decision made needless.
+    /// Removes what a newer decision made needless; from slots that are away once they are back.
     pub fn tidy(&mut self, below: u64) {
+        self.needless = below;
         for slot in self.writer.live().iter() {
             self.give(slot, Job::Tidy { below });
             self.give(slot, Job::Reserve);
@@ -527,26 +597,20 @@ impl Engine {
         self.full
     }
 
-    /// Every earlier process is gone: live slots' tail files are merged, and `unused` addresses given back. True once
-    /// that was done on all six.
-    pub fn merge(&mut self, unused: (Lsn, Lsn)) -> bool {
-        // Like VDL, a punch is acted on only after a look.
-        match self.disk.look(self.writer.vcl()) {
-            Some(Look::Clear) => (),
-            Some(look) => {
-                self.looked(self.writer.vcl(), look);
-                return false;
-            }
-            None => {
-                self.looking = Some(self.writer.vcl());
-                return false;
-            }
+    /// Every earlier process is gone: after a look, live slots' tail files are merged, and `unused` addresses given back.
+    /// True once that was done on all six.
+    pub fn merge(&mut self, unused: (Lsn, Lsn), now: Duration) -> bool {
+        if self.merged != SlotSet::ALL {
+            self.waiting.merge = Some(unused);
+            self.pump(now);
         }
+        self.merged == SlotSet::ALL
+    }
+
+    fn merge_now(&mut self, unused: (Lsn, Lsn)) {
         for slot in self.writer.live().iter().filter(|s| !self.merged.contains(*s)).collect::<Vec<_>>() {
             self.give(slot, Job::Merge { geometry: self.geometry, history: self.history.clone(), unused });
         }
-        self.disk.submit();
-        self.merged == SlotSet::ALL
     }
 
     /// Where the newest manifest lies, and where redo begins with it.

@@ -37,10 +37,10 @@ pub enum SlotFault {
     /// Another opener has claimed the number on it.
     #[error("another process has claimed the epoch on it")]
     Claimed,
-    /// Its copy of a record is not there.
+    /// Its copy of a record is not there: no file, or nothing but zeros in its place.
     #[error("it has no copy of it")]
     NoCopy,
-    /// Its copy of a record does not verify.
+    /// Its copy of a record does not verify: rotten, torn, or something else in its place.
     #[error("its copy is damaged: {0}")]
     Damaged(String),
 }
@@ -114,11 +114,15 @@ pub enum OpenError {
     },
     /// A record that was acknowledged has no good copy in reach: damage, not an end of the log.
     #[error(
-        "the record at LSN {lsn} has no good copy in reach, and the log is known to go on to {known}: {slots}; bring back a disk that is away"
+        "{}the record at LSN {lsn} has no good copy in reach, and the log is known to go on to {known}: {slots}; bring back a disk that is away",
+        .page.map_or(String::new(), |p| format!("page {p}: "))
     )]
     Lost {
-        /// Where it should be.
+        /// Where it should be; its group, where nothing is left that tells the record.
         lsn: Lsn,
+        /// The page that it changes, as most of the damaged copies' headers say. None where they say nothing, or not the
+        /// same, or where the record is no page's.
+        page: Option<PageId>,
         /// VDL was at least here.
         known: Lsn,
         /// What is wrong with each slot's copy.

@@ -46,6 +46,19 @@ pub struct AzHealth {
     pub volatile: bool,
 }
 
+/// The one way that there is: io_uring and threads alike write with `RWF_DSYNC`.
+pub(crate) const DURABILITY: &str = "dsync";
+
+/// The process that has a volume open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its id; 0 where its lock does not tell.
+    pub pid: u32,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
 /// The state of an open volume, as plain numbers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -56,6 +69,8 @@ pub struct Health {
     pub azs: Vec<AzHealth>,
     /// Pairs of AZs that share a device: an AZ is then a word, not a failure domain.
     pub shared_devices: Vec<(usize, usize)>,
+    /// Who has the volume open for writing, by the locks in its AZs: this process, or the one that a reader reads beside.
+    pub holder: Option<Holder>,
     /// The volume's identity.
     pub volume: uuid::Uuid,
     /// This handle's epoch.
@@ -78,6 +93,8 @@ pub struct Health {
     pub pg_size: u64,
     /// How log writes are done: `io_uring` or `threads`.
     pub io: &'static str,
+    /// How a log write is made durable: `dsync`, each by itself.
+    pub durability: &'static str,
     /// Bytes of memory taken by ring, cache and overlay now.
     pub memory_bytes: u64,
     /// The most that they may take.

@@ -6,6 +6,7 @@ use crate::volume::error::{ReadError, WriteError};
 use crate::volume::page::Page;
 use crate::volume::shared::Shared;
 use bytes::{Bytes, BytesMut};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// One change, in the MTR's own memory.
@@ -34,6 +35,62 @@ pub(crate) enum What {
 pub(crate) struct Content {
     pub changes: Vec<Change>,
     pub expected: Vec<(PageId, Lsn)>,
+}
+
+/// How many deltas an MTR would add to a page's chain.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Depths {
+    /// Over the version before it.
+    pub below: usize,
+    /// Over a whole page of its own, the most.
+    pub own: usize,
+    /// Its last version stands on a whole page of its own.
+    pub stands_alone: bool,
+    now: usize,
+    freed: bool,
+}
+
+impl Content {
+    /// Of each page that is patched, in order: what is read for them is read in the same order again. Not of pages that
+    /// the MTR frees: nobody reads what was before.
+    pub fn depths(&self) -> BTreeMap<PageId, Depths> {
+        let mut all: BTreeMap<PageId, Depths> = BTreeMap::new();
+        for change in &self.changes {
+            let d = all.entry(change.page).or_default();
+            match change.what {
+                What::Zero | What::Put(_) => (d.stands_alone, d.now) = (true, 0),
+                What::Patch { .. } if d.stands_alone => {
+                    d.now += 1;
+                    d.own = d.own.max(d.now);
+                }
+                What::Patch { .. } => d.below += 1,
+                What::Free => d.freed = true,
+            }
+        }
+        all.retain(|_, d| (d.below > 0 || d.own > 0) && !d.freed);
+        all
+    }
+
+    /// Pages that it frees.
+    pub fn freed(&self) -> HashSet<PageId> {
+        self.changes.iter().filter(|c| matches!(c.what, What::Free)).map(|c| c.page).collect()
+    }
+
+    /// The page as the MTR leaves it, from the version before it.
+    pub fn folded(&self, page: PageId, before: Bytes) -> Bytes {
+        let mut now = BytesMut::from(before);
+        for change in self.changes.iter().filter(|c| c.page == page) {
+            match &change.what {
+                What::Zero => now.fill(0),
+                What::Put(image) => now.copy_from_slice(image),
+                What::Patch { offset, bytes } => {
+                    now[*offset as usize..*offset as usize + bytes.len()].copy_from_slice(bytes);
+                }
+                What::Free => (),
+            }
+        }
+        now.freeze()
+    }
 }
 
 /// A mini-transaction: redo records that are applied all or none.

@@ -17,7 +17,7 @@ use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::volume::background;
 use crate::volume::engine::Engine;
 use crate::volume::error::{CloseError, OpenError};
-use crate::volume::health::{AzHealth, Health, SlotHealth};
+use crate::volume::health::{AzHealth, DURABILITY, Health, Holder, SlotHealth};
 use crate::volume::options::Options;
 use crate::volume::shared::{Clock, Parts, RealClock, Shared};
 use crate::volume::tickets::{Ended, Tickets};
@@ -77,7 +77,7 @@ impl Handle {
             block_size: azs.block(),
             pg_size: options.pg_size,
         };
-        let locks = Locks::take(&azs, 1)?;
+        let (locks, _) = Locks::take(&azs, 1)?;
         let opened = recover::create(&*workers, geometry, Durability::Dsync)?;
         let handle = Handle::assemble(opened, azs, workers, locks, options)?;
         handle.make_root()?;
@@ -90,11 +90,18 @@ impl Handle {
         let mut locks = None;
         let opened = recover::open(&*workers, |number, slots| {
             // In an AZ of another volume a lock is not ours to see or to take.
-            let azs = azs.only(slots);
-            if !force && let Some(holder) = placement::holder(&azs) {
-                return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
+            let mut azs = azs.only(slots);
+            if !force {
+                let (holder, silent) = placement::holder(&azs);
+                if let Some(holder) = holder {
+                    return Err(OpenError::Locked { pid: holder.pid, epoch: holder.epoch });
+                }
+                workers.silent(silent);
+                azs = azs.only(slots.minus(silent));
             }
-            locks = Some(Locks::take(&azs, number)?);
+            let (taken, silent) = Locks::take(&azs, number)?;
+            workers.silent(silent);
+            locks = Some(taken);
             Ok(())
         });
         let opened = opened.map_err(|e| no_volume(e, &azs))?;
@@ -183,6 +190,7 @@ impl Handle {
         };
         // Set once: these workers are this volume's.
         let _ = workers.completions.hook.set(Box::new(hook));
+        workers.stand();
         shared.engine().tidy(previous);
         locks.tidy(number);
         shared.pump();
@@ -235,6 +243,7 @@ impl Handle {
             slots: slots.to_vec(),
             azs: self.real.as_ref().map(|real| az_health(&real.azs)).unwrap_or_default(),
             shared_devices: self.real.as_ref().map(|real| real.azs.shared_devices()).unwrap_or_default(),
+            holder: shared.tickets.ended().is_none().then(|| Holder { pid: std::process::id(), epoch: shared.number }),
             volume: shared.geometry.volume,
             epoch: shared.number,
             vcl: engine.writer.vcl(),
@@ -246,6 +255,7 @@ impl Handle {
             block_size: shared.geometry.block_size,
             pg_size: shared.geometry.pg_size,
             io: self.io,
+            durability: DURABILITY,
             memory_bytes,
             memory_bytes_max,
             views: shared.reads.views.lock().count(),
@@ -286,9 +296,10 @@ pub(crate) fn no_volume(e: OpenError, azs: &Azs) -> OpenError {
 }
 
 pub(crate) fn start(azs: &Azs, options: &Options) -> Result<Arc<Workers>, OpenError> {
-    Workers::start(azs.slots(), azs.block() as usize, azs.buffered(), options.io_uring)
-        .map(Arc::new)
-        .map_err(|source| OpenError::Io { path: "a thread".into(), source })
+    let workers = Workers::start(azs.slots(), azs.block() as usize, azs.buffered(), options.io_uring)
+        .map_err(|source| OpenError::Io { path: "a thread".into(), source })?;
+    workers.silent(azs.silent);
+    Ok(Arc::new(workers))
 }
 
 fn writes(workers: &Workers, options: &Options, pg_size: u64) -> Result<(Writes, &'static str), OpenError> {
@@ -360,10 +371,13 @@ pub(crate) fn build(
         next_page: recovered.manifest.next_page.max(used),
         pages: recovered.manifest.pages,
         redo: recovered.manifest.redo.max(Lsn(format::BLOCK_MIN)),
-        merge: (!recovered.clean || recovered.survey.has_tails()).then(|| {
-            let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
-            (from.min(begin), begin)
-        }),
+        // Tail files may lie on a slot that was not seen, too.
+        merge: (!recovered.clean || recovered.survey.has_tails() || recovered.survey.ours() != SlotSet::ALL).then(
+            || {
+                let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
+                (from.min(begin), begin)
+            },
+        ),
         clock,
         earlier_gone: Box::new(|| false),
         #[cfg(feature = "sim")]

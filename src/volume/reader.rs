@@ -1,18 +1,19 @@
 //! Reading alone: beside a running writer, on a damaged volume, on three slots of six.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
-use crate::core::{READ_QUORUM, WRITE_QUORUM};
+use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, job};
 use crate::lsn::{Lsn, PageId, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
-use crate::segment::placement::{Azs, Placement};
+use crate::segment::placement::{self, Azs, Placement};
 use crate::segment::recover::{self, Recovered};
 use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, Unknown};
-use crate::volume::health::{Health, SlotHealth};
+use crate::volume::health::{DURABILITY, Health, SlotHealth};
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
 use crate::volume::view::{Reads, View};
@@ -74,7 +75,10 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
         root: Arc::new(recovered.manifest.root.clone()),
         generation: 0,
     };
+    workers.stand();
     let reader = LogReader::new(recovered.survey.geometry, workers.dirs(), recovered.history.clone());
+    let absent = SlotSet::ALL.minus(recovered.survey.ours());
+    absent.iter().for_each(|slot| reader.ask_last(slot, true));
     let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
     Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
 }
@@ -99,23 +103,10 @@ pub(crate) fn settled<F: Fleet>(fleet: &F, r: &Recovered) -> (Lsn, bool) {
     if r.clean {
         return (r.ruling.end, true);
     }
-    let open = r.history.last();
-    let used = r.ruling.vcl > open.begin;
-    let flushed = recover::flush_what_was_read(fleet, r);
-    let decision = r.choice.holders.and(flushed).len() >= WRITE_QUORUM || used;
-    let mut settled = r.ruling.known;
-    if decision {
-        settled = settled.max(open.begin.min(r.ruling.end));
-        let on_four = |begin: &Lsn| r.seen.get(begin).filter(|s| s.whole.and(flushed).len() >= WRITE_QUORUM);
-        // The unbroken run of groups that are whole on four slots each.
-        let run = r.ruling.tail.iter().map_while(|(begin, _)| on_four(begin)).filter_map(|group| group.cpl);
-        if let Some(end) = run.max()
-            && is_unclaimed(fleet, r)
-        {
-            settled = settled.max(end);
-        }
-    }
-    (settled.min(r.ruling.end), decision)
+    let unflushed = planted(Bug::ReaderCountsUnflushed);
+    let flushed = if unflushed { SlotSet::ALL } else { recover::flush_what_was_read(fleet, r) };
+    let unclaimed = || planted(Bug::SettledUnderClaim) || is_unclaimed(fleet, r);
+    recovery::settled(r.history.last(), &r.ruling, &r.seen, r.choice.holders, flushed, unclaimed)
 }
 
 /// A look after the reading finds no claim above the chosen decision.
@@ -213,6 +204,8 @@ impl Reader {
             slots: slots.to_vec(),
             azs: az_health(&self.azs),
             shared_devices: self.azs.shared_devices(),
+            // In an AZ of another volume a lock says nothing of this one, and one that hangs is not asked.
+            holder: placement::holder(&self.azs.only(r.survey.ours())).0,
             volume: geometry.volume,
             epoch: r.choice.decision.number,
             vcl: r.ruling.vcl,
@@ -224,6 +217,7 @@ impl Reader {
             block_size: geometry.block_size,
             pg_size: geometry.pg_size,
             io: "threads",
+            durability: DURABILITY,
             memory_bytes: self.reads.pages.cached_bytes(),
             memory_bytes_max: 0,
             views: self.reads.views.lock().count(),

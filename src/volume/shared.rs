@@ -1,5 +1,6 @@
 //! What all handles of one open volume share, and who drives the engine.
 
+use crate::bugs::{Bug, planted};
 use crate::log::append::Front;
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Layer;
@@ -14,8 +15,8 @@ use crate::volume::options::Options;
 use crate::volume::page::Page;
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
-use crate::volume::wake::Background;
-use parking_lot::{Condvar, Mutex};
+use crate::volume::wake::{Background, Progress};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -96,37 +97,6 @@ pub(crate) struct Shared {
     /// None on real disks, where threads bring what is waited for.
     #[cfg(feature = "sim")]
     driver: Option<Arc<dyn Driver>>,
-}
-
-/// Word that something moved: space, a job, a checkpoint.
-#[derive(Default)]
-pub(crate) struct Progress {
-    turn: Mutex<u64>,
-    bell: Condvar,
-    waiting: AtomicU64,
-}
-
-impl Progress {
-    pub fn turn(&self) -> u64 {
-        *self.turn.lock()
-    }
-
-    /// Waits for word since `turn`, or so long.
-    pub fn wait(&self, turn: u64, most: Duration) {
-        let mut now = self.turn.lock();
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        if *now == turn {
-            self.bell.wait_for(&mut now, most);
-        }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    pub fn moved(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            *self.turn.lock() += 1;
-            self.bell.notify_all();
-        }
-    }
 }
 
 /// The engine's lock, held.
@@ -211,7 +181,7 @@ impl Shared {
             wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
-            progress: Progress::default(),
+            progress: Progress::new(),
             cut_done: AtomicBool::new(false),
             checkpoint_errors: AtomicU64::new(0),
             last_commit_us: AtomicU64::new(0),
@@ -441,7 +411,9 @@ impl Shared {
             return None;
         }
         // Redo begins at a group: a scan finds no other beginning.
-        append.seal();
+        if !planted(Bug::RedoNotAtGroup) {
+            append.seal();
+        }
         let frozen = map.current.clone();
         let next = Map { current: Arc::new(Layer::new()), frozen: Some(frozen.clone()), ..(*map).clone() };
         self.reads.pages.set_map(next.clone());

@@ -1,4 +1,5 @@
-//! How the background thread sleeps and is woken. Commits wake it only from a long sleep, and none of them is missed.
+//! How the background thread sleeps and is woken, and how others learn that something moved. Commits wake the thread only
+//! from a long sleep, and nothing is missed.
 
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -74,5 +75,62 @@ impl Background {
         self.deep.store(false, Ordering::SeqCst);
         state.work = false;
         !state.stop
+    }
+}
+
+/// Word that something moved: space, a job, a checkpoint. Next to free while nobody waits.
+pub(crate) struct Progress {
+    /// Counts what moved, waited for or not: whoever is about to wait sees what moved before.
+    turn: AtomicU64,
+    waiting: AtomicU64,
+    lock: Mutex<()>,
+    bell: Condvar,
+}
+
+impl Progress {
+    pub fn new() -> Progress {
+        Progress { turn: AtomicU64::new(0), waiting: AtomicU64::new(0), lock: Mutex::new(()), bell: Condvar::new() }
+    }
+
+    /// To be asked for before it is seen that there is something to wait for.
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::SeqCst)
+    }
+
+    /// Waits for word since `turn`, or so long.
+    pub fn wait(&self, turn: u64, most: Duration) {
+        let mut guard = self.lock.lock();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // A change of the counter, so that one of the two comes first: either the move is seen here, or there that this
+        // waits.
+        if self.turn.fetch_add(0, Ordering::SeqCst) == turn {
+            self.bell.wait_for(&mut guard, most);
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub fn moved(&self) {
+        self.turn.fetch_add(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            // Behind the lock the one who waits is asleep.
+            drop(self.lock.lock());
+            self.bell.notify_all();
+        }
+    }
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_before_the_waiting_is_not_missed() {
+        let progress = Progress::new();
+        let turn = progress.turn();
+        progress.moved();
+        let begun = std::time::Instant::now();
+        progress.wait(turn, Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        progress.wait(progress.turn(), Duration::from_millis(1));
     }
 }

@@ -1,6 +1,8 @@
 //! What the tests on real files share: directories, children that can be killed, copies of directories, small disks.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod fixture;
+
 use quorate::{PageId, Placement, Volume};
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,7 +2,7 @@
 //! it still tells what each slot's directory shows.
 
 use crate::common::{At, Fail, Io, human};
-use quorate::{Health, OpenError, Reader, SlotHealth, Volume};
+use quorate::{Health, Holder, OpenError, Reader, SlotHealth, Volume};
 use serde_json::{Map, Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -26,6 +26,8 @@ fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
     let line = |name: &str, text: String| io.say(Value::Null, format_args!("{name:<14}{text}"));
     line("volume", health.volume.to_string())?;
     line("epoch", health.epoch.to_string())?;
+    let holder = |h: Holder| format!("process {} has it open for writing (epoch {})", h.pid, h.epoch);
+    line("writer", health.holder.map_or("none".into(), holder))?;
     line("settled", format!("{} (certain)", reader.settled()))?;
     line("VDL", format!("{} (visible)", health.vdl))?;
     line("VCL", health.vcl.to_string())?;
@@ -47,6 +49,7 @@ fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
     for (a, b) in &health.shared_devices {
         line("shared device", format!("AZ {a} and AZ {b}: one failure domain"))?;
     }
+    line("durability", format!("{}: each log write by itself", health.durability))?;
     line("io_uring", uring().unwrap_or_else(|why| format!("not available: {why}; threads are used")))?;
     for slot in &health.slots {
         let gaps: Vec<String> = slot.gaps.iter().map(|g| format!("{}..{}", g.from, g.to)).collect();
@@ -79,11 +82,12 @@ fn facts(reader: &Reader, health: &Health) -> Value {
             "direct_io": az.direct_io, "volatile": az.volatile })
     });
     json!({
-        "volume": health.volume.to_string(), "epoch": health.epoch, "settled": reader.settled().0,
+        "volume": health.volume.to_string(), "epoch": health.epoch,
+        "writer": health.holder.map(|h| json!({ "pid": h.pid, "epoch": h.epoch })), "settled": reader.settled().0,
         "vdl": health.vdl.0, "vcl": health.vcl.0, "manifest": health.manifest.0, "redo": health.redo.0,
         "page_size": health.page_size, "block_size": health.block_size, "pg_size": health.pg_size,
         "slots": slots.collect::<Vec<_>>(), "azs": azs.collect::<Vec<_>>(), "shared_devices": health.shared_devices,
-        "io_uring": uring_facts(),
+        "durability": health.durability, "io_uring": uring_facts(),
     })
 }
 

@@ -3,9 +3,13 @@
 //! Exit status 0 only on success, 2 for bad usage, 1 else. An error is one line on stderr that says what to do next.
 
 mod bench;
+#[cfg(all(feature = "sim", quorate_bugs))]
+mod bugs;
 mod common;
 mod create;
 mod demo;
+#[cfg(feature = "sim")]
+mod explore;
 mod files;
 mod import;
 mod info;
@@ -154,6 +158,28 @@ enum Verb {
         #[arg(long)]
         verbose: bool,
     },
+    /// Run simulated lives with each planted bug, until it is seen
+    #[cfg(all(feature = "sim", quorate_bugs))]
+    Bugs {
+        /// Lives for each bug
+        #[arg(long, default_value_t = 2000)]
+        lives: u64,
+        /// Only these
+        only: Vec<String>,
+    },
+    /// Search every interleaving of writers, openers and faults within bounds; tells what was not exhausted
+    #[cfg(feature = "sim")]
+    Explore {
+        /// How much may happen: with small it takes less than a minute, with full as long as it is let
+        #[arg(long, value_enum, default_value = "small")]
+        bounds: explore::Size,
+        /// Only scenarios whose names hold this
+        #[arg(long)]
+        only: Option<String>,
+        /// Go as far as memory allows, for so many minutes, shared among the scenarios
+        #[arg(long)]
+        minutes: Option<f64>,
+    },
     /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back
     Demo {
         /// Where the demo works, in a directory of its own; the current one by default
@@ -187,6 +213,13 @@ fn run(cli: Cli) -> Result<(), Fail> {
             let most = minutes.map(|m| std::time::Duration::from_secs_f64((m * 60.0).clamp(0.0, 1e9)));
             let workers = workers as usize;
             sim::run(&io, &sim::Runs { seeds, most, steps, beyond, without, workers, verbose })
+        }
+        #[cfg(all(feature = "sim", quorate_bugs))]
+        Verb::Bugs { lives, only } => bugs::run(&io, lives, &only),
+        #[cfg(feature = "sim")]
+        Verb::Explore { bounds, only, minutes } => {
+            let most = minutes.map(|m| std::time::Duration::from_secs_f64((m * 60.0).clamp(0.0, 1e9)));
+            explore::run(&io, bounds, only.as_deref(), most)
         }
         Verb::Demo { directory, file } => demo::run(&io, directory, file),
     }

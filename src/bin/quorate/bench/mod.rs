@@ -13,7 +13,7 @@ use crate::common::{At, Fail, Io, close};
 use crate::store::{self, Store};
 use floor::{Floor, Reads};
 use hdrhistogram::Histogram;
-use quorate::{PageId, Volume};
+use quorate::{Lsn, PageId, Volume};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -318,8 +318,8 @@ fn pipelined(floor: &mut Floor, until: Instant, side: &mut Side) -> Result<(), F
 }
 
 /// Reads of cached pages by some threads. Floor: as many threads, each a bare read of a page after the other.
-fn read_hot(b: &mut Bench<'_>, at: &At, time: Duration, threads: u64) -> Result<Measured, Fail> {
-    let (volume, pages, size) = (b.volume, &b.pages[..HOT], b.page_size as u32);
+fn read_hot(b: &mut Bench<'_>, at: &At, records: &[Lsn], time: Duration, threads: u64) -> Result<Measured, Fail> {
+    let (volume, pages, health) = (b.volume, &b.pages[..HOT], b.volume.health());
     for page in pages {
         volume.read(*page)?;
     }
@@ -338,18 +338,16 @@ fn read_hot(b: &mut Bench<'_>, at: &At, time: Duration, threads: u64) -> Result<
         })
     };
     let bare = |until: Instant, side: &mut Side| {
-        group::some_threads(threads, side, |i, side| {
-            bare_reads(&mut Reads::new(at, size, read_from(size))?, i, until, side)
-        })
+        group::some_threads(threads, side, |i, side| bare_reads(&mut Reads::new(at, &health, records)?, i, until, side))
     };
     let (volume, floor) = interleave(time, hot, bare)?;
     Ok(Measured { volume, floor: Some(floor), bytes_written: None })
 }
 
 /// Reads of pages that are in no cache: the handle's is as small as it gets, and the pages are 64 times that. Each page
-/// stands in one record, as it was put. Floor: a bare read of a page.
-fn read_cold(io: &Io, b: &mut Bench<'_>, at: &At, time: Duration) -> Result<Measured, Fail> {
-    b.volume.sync().wait()?;
+/// stands in one record, as it was put. Floor: a bare read of a page. Both read the same pages of the same files, all of
+/// them at random.
+fn read_cold(io: &Io, b: &mut Bench<'_>, at: &At, records: &[Lsn], time: Duration) -> Result<Measured, Fail> {
     let options = io.options.clone().cache_bytes(0);
     let reader = Volume::open_read_only(at.0.clone(), &options)?;
     let view = reader.view();
@@ -363,14 +361,9 @@ fn read_cold(io: &Io, b: &mut Bench<'_>, at: &At, time: Duration) -> Result<Meas
         }
         Ok(())
     };
-    let mut reads = Reads::new(at, b.page_size as u32, read_from(b.page_size as u32))?;
+    let mut reads = Reads::new(at, &b.volume.health(), records)?;
     let (volume, floor) = interleave(time, cold, |until, side| bare_reads(&mut reads, 5, until, side))?;
     Ok(Measured { volume, floor: Some(floor), bytes_written: None })
-}
-
-/// Half of what the bench's own pages take.
-fn read_from(page_size: u32) -> u64 {
-    PAGES as u64 / 2 * u64::from(page_size)
 }
 
 fn bare_reads(reads: &mut Reads, seed: u64, until: Instant, side: &mut Side) -> Result<(), Fail> {
@@ -426,9 +419,11 @@ fn measure(
     let page_size = health.page_size as usize;
     let store = Store::new(volume)?;
     let mut left = PAGES * page_size;
+    let mut random = Random::new(3);
     store.put(NAME, |buffer| {
         let n = buffer.len().min(left);
-        buffer[..n].fill(0x5A);
+        // No disk can make them smaller: reading them takes what reading takes.
+        buffer[..n].chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()[..c.len()]));
         left -= n;
         Ok(n)
     })?;
@@ -438,8 +433,10 @@ fn measure(
     let mut floor = Floor::new(at, health.block_size, health.io == "io_uring")?;
     let mut bench = Bench { volume, pages: &pages, page_size, random: Random::new(1) };
     // Reads first: afterwards pages have deltas.
-    let cold = read_cold(io, &mut bench, at, time)?;
-    let hot = [read_hot(&mut bench, at, time, 1)?, read_hot(&mut bench, at, time, 2)?];
+    volume.sync().wait()?;
+    let records = pages.iter().map(|page| Ok(volume.read(*page)?.lsn())).collect::<Result<Vec<_>, Fail>>()?;
+    let cold = read_cold(io, &mut bench, at, &records, time)?;
+    let hot = [read_hot(&mut bench, at, &records, time, 1)?, read_hot(&mut bench, at, &records, time, 2)?];
     tell("commit_1", bench.commit_1(time, &mut floor)?)?;
     tell("commit_16", bench.commit_16(time, &mut floor)?)?;
     tell("commit_pipelined_64", bench.pipelined(time, &mut floor)?)?;

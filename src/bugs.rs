@@ -1,0 +1,188 @@
+//! Planted bugs: each takes one rule out, to check that the checks see it. Compiled in by `--cfg quorate_bugs` alone,
+//! chosen at run time. Of every bug its variant says what is taken out, and which directed test sees it
+//! (`sim::traces`). All of them, each with its test:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg quorate_bugs" CARGO_TARGET_DIR=target/bugs cargo test --release --lib --features sim planted
+//! ```
+
+#[cfg(not(quorate_loom))]
+use crate::lsn::Lsn;
+#[cfg(not(quorate_loom))]
+use crate::{disk::SlotDir, log::record, segment::name::FileName, segment::superblock::Geometry, segment::tail};
+#[cfg(not(quorate_loom))]
+use std::io;
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident,)*) => {
+        /// A rule that is taken out.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Bug {
+            $($(#[$doc])* $bug,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            #[cfg(quorate_bugs)]
+            pub const ALL: &[Bug] = &[$(Bug::$bug,)*];
+        }
+    };
+}
+
+bugs! {
+    /// Three copies are enough for an acknowledgement. `t00_three_copies_are_not_enough`.
+    AckOnThree,
+    /// A slot rejoins at the sealed end, above VDL. `t01_rejoin_at_the_tail`.
+    RejoinAtTail,
+    /// A slot rejoins though a write to it is outstanding. `t02_rejoin_under_a_hung_write`.
+    RejoinUnderWrite,
+    /// A rejoining slot is written again where it verifies. `t02_rejoin_writes_nothing_again`.
+    RejoinRewrites,
+    /// An epoch's end is forgotten: it holds all addresses up to the next begin. `t03_a_history_of_begins_only`.
+    ForgetEpochEnd,
+    /// The log ends at VCL, not behind the last CPL. `t04_half_an_mtr`.
+    HalfMtr,
+    /// A record that is missing below the known VDL ends the log. `t05_a_missing_record_is_no_end`.
+    MissingEndsLog,
+    /// Garbage above the known VDL refuses the open. `t06_garbage_is_no_refusal`.
+    StrictGarbage,
+    /// The decision comes before the tail. `t07_decision_before_the_tail`.
+    DecisionBeforeTail,
+    /// After an epoch without a record the next begins where it began. `t08_empty_epochs`.
+    EmptyEpochsShareBegin,
+    /// The next epoch begins one block inside the old writer's reach. `t08_begin_inside_the_reach`.
+    BeginShort,
+    /// The next begin is measured from the end, not from the union's VCL. `t09_begin_measured_from_vdl`.
+    BeginFromVdl,
+    /// Nothing is claimed: the decision takes the number. `t10_one_number_two_deciders`.
+    NoClaim,
+    /// The claim comes after the reading. `t15_the_fence_after_the_reading`.
+    ClaimAfterReading,
+    /// The decision on most slots wins. `t11_most_wins`.
+    MostWins,
+    /// A record of an epoch that no superblock knows is passed over. `t11_a_newer_record_refuses`.
+    NewerEpochIgnored,
+    /// A superblock version is written once. `t11_a_superblock_in_one_place`.
+    SuperblockOnce,
+    /// Three voters are not asked for: blank slots do. `t12_blank_disks_vote`.
+    BlankVotes,
+    /// A slot that was formatted and never brought in has a vote. `t12_formatted_disks_vote`.
+    FormattedVotes,
+    /// A join point counts though its decision was passed over. `t13_a_passed_over_join_point`.
+    PassedOverJoin,
+    /// A minority's decision is taken for settled. `t14_a_minority_decision_is_not_settled`.
+    SettledByMinority,
+    /// Four copies are settled without a look for a claim. `t14_four_copies_under_a_claim`.
+    SettledUnderClaim,
+    /// Four copies behind a gap are settled. `t22_four_copies_after_a_gap`.
+    SettledAcrossGap,
+    /// Copies that were read and not flushed are settled. `t22_four_copies_in_caches`.
+    ReaderCountsUnflushed,
+    /// The opener's tail copies are not flushed after they were read. `t22_an_open_flushes_what_it_counts`.
+    OpenerCountsUnflushed,
+    /// The writer never looks. `t15_never_looking`.
+    AckBeforeLook,
+    /// VCL and VDL move before the look, which gates the acknowledgement alone. `t15_looking_only_to_acknowledge`.
+    VdlBeforeLook,
+    /// No look after the own decision. `t15_no_look_after_the_decision`.
+    NoLookAfterDecision,
+    /// A claim that exists is as good as a new one. `t16_two_openers_one_number`.
+    ClaimNotExclusive,
+    /// Recovery copies into the segments. `t18_the_tail_in_place`.
+    TailInPlace,
+    /// Recovery copies the records up to the end, and closes the group behind them. `t18_whole_groups_verbatim`.
+    Reseal,
+    /// A merge does not wait for what is in flight. `t18_merge_under_a_late_write`.
+    MergeUndrained,
+    /// A merge does not wait until earlier writers are gone. `t18_merge_beside_a_zombie`.
+    MergeBesideZombie,
+    /// A merge writes over what verifies. `t18_a_merge_writes_nothing_again`.
+    MergeRewrites,
+    /// A slot is brought back without a look before. `t19_a_zombie_formats_a_replaced_disk`.
+    RejoinWithoutLook,
+    /// A slot in whose place a blank one came gets no claim. `t19_a_formatted_slot_carries_the_claim`.
+    FormatWithoutClaim,
+    /// A blank slot gets its superblock first, then the highest claim. `t19_an_opener_dies_while_it_formats`.
+    SuperblockBeforeClaim,
+    /// Records are not checked by their CRC. `rot_in_a_record`.
+    SkipRecordCrc,
+    /// A group counts by its header alone. `rot_in_a_group`.
+    SkipGroupCheck,
+    /// A frame is reused under a hung write. `a_hung_write_keeps_its_frame`.
+    ReuseHungFrame,
+    /// What is behind an unfilled reservation is published. `publishing_in_order`.
+    PublishOutOfOrder,
+    /// The clean mark comes though a write is outstanding. `no_clean_mark_under_a_write`.
+    CleanUnderWrite,
+    /// Something may be appended behind the clean mark. `nothing_behind_the_clean_mark`.
+    AppendAfterClean,
+    /// Superblocks name a manifest above VDL. `a_manifest_above_vdl`.
+    ManifestAboveVdl,
+    /// Page versions that VDL or a view needs are dropped. `versions_stay_while_they_are_needed`.
+    PruneEarly,
+    /// Redo begins in the midst of a group. `redo_begins_at_a_group`.
+    RedoNotAtGroup,
+    /// A process that was stopped counts the time as a stall. `a_stopped_process_is_no_stall`.
+    StallByTheClock,
+    /// A slot is tidied whatever it holds. `an_old_image_keeps_its_superblock`.
+    TidyBlindly,
+}
+
+/// Whether the bug is switched on: never, in this build.
+#[cfg(not(quorate_bugs))]
+#[inline(always)]
+pub const fn planted(_: Bug) -> bool {
+    false
+}
+
+#[cfg(quorate_bugs)]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// One a thread: tests beside each other do not disturb each other, and a simulated life has one thread.
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Whether the bug is switched on in this thread.
+    pub fn planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+
+    /// Runs `f` with the bug switched on in this thread.
+    pub fn with<R>(bug: Bug, f: impl FnOnce() -> R) -> R {
+        struct Off;
+        impl Drop for Off {
+            fn drop(&mut self) {
+                PLANTED.set(None);
+            }
+        }
+        PLANTED.set(Some(bug));
+        let _off = Off;
+        f()
+    }
+}
+
+#[cfg(quorate_bugs)]
+pub use switch::{planted, with};
+
+/// What [`Bug::Reseal`] makes of a group: a filler takes the place of what lies behind `end`.
+#[cfg(not(quorate_loom))]
+pub(crate) fn reseal(mut group: Vec<u8>, at: Lsn, end: Lsn, seed: u32, epoch: u64) -> Vec<u8> {
+    let from = end.max(at).0.saturating_sub(at.0) as usize;
+    if from + record::HEADER <= group.len() && end > at {
+        record::encode(&mut group[from..], seed, end, epoch, &record::Fields::filler(), None, &[]);
+    }
+    group
+}
+
+/// What [`Bug::TailInPlace`] does with a tail file.
+#[cfg(not(quorate_loom))]
+pub(crate) fn in_place(dir: &dyn SlotDir, file: &[u8], g: &Geometry) -> io::Result<()> {
+    for (at, group) in tail::decode(file, g.volume).unwrap_or_default() {
+        let (segment, offset) = FileName::segment_of(at, g.pg_size);
+        dir.write_at(segment, offset, group)?;
+    }
+    Ok(())
+}

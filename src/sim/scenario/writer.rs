@@ -1,0 +1,245 @@
+//! A writer on the stage: its writes, jobs and looks go on only when the script says so.
+
+use crate::disk::Done;
+use crate::disk::job;
+use crate::lsn::{PageId, SlotSet};
+use crate::sim::model::{Effect, ModelMtr, State};
+use crate::sim::scenario::{Act, Call, Checked, Flight, Made, PAGE, Stage, ensure, slot, slots};
+use crate::volume::append::{NotAppended, Prepared};
+use crate::volume::mtr::{Change, Content, What};
+use crate::volume::shared::Shared;
+use crate::volume::tickets::Ended;
+use crate::volume::view::View;
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A process that has the volume open for writing. It goes on for as long as it is not killed: a zombie is one.
+#[derive(Clone)]
+pub struct Writer {
+    pub(super) stage: Stage,
+    pub process: usize,
+    pub number: u64,
+    pub shared: Arc<Shared>,
+    /// Its MTRs, by their place in the model.
+    pub(super) mine: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Writer {
+    /// Appends an MTR that puts these pages, each filled with one byte, as a group of its own, and sends it off.
+    pub fn append(&self, pages: &[(u64, u8)]) -> Checked<Made> {
+        let made = self.append_open(pages)?;
+        self.shared.front.seal();
+        self.shared.pump();
+        Ok(made)
+    }
+
+    /// ... into the open group, and sends nothing off.
+    pub fn append_open(&self, pages: &[(u64, u8)]) -> Checked<Made> {
+        let (prepared, made) = self.reserve(pages)?;
+        self.shared.finish(prepared);
+        Ok(made)
+    }
+
+    /// Gets addresses for an MTR, and does not fill it.
+    pub fn reserve(&self, pages: &[(u64, u8)]) -> Checked<(Prepared, Made)> {
+        let mut content = Content::default();
+        let image = |byte: u8| vec![byte; PAGE];
+        for (page, byte) in pages {
+            content.changes.push(Change { page: PageId(*page), what: What::Put(image(*byte).into()), fresh: true });
+        }
+        for _ in 0..50 {
+            let begin = self.shared.front.tail();
+            match self.shared.prepare(&content) {
+                Ok(prepared) => {
+                    let effects = pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b))).collect();
+                    let (epoch, end) = (self.number, prepared.end());
+                    let mut model = self.stage.0.model.lock();
+                    let index = model.mtrs.len();
+                    model.mtrs.push(ModelMtr { epoch, end, effects, acknowledged: false, seen: None });
+                    self.mine.lock().push(index);
+                    return Ok((prepared, Made { index, begin, end }));
+                }
+                Err(NotAppended::Space(end)) => self.room(end - begin)?,
+                Err(e) => return Err(format!("stage: not appended: {e:?}")),
+            }
+        }
+        Err("stage: no space".into())
+    }
+
+    /// Space for so much more, ahead of time: to wait for it sends off what is appended.
+    pub fn room(&self, bytes: u64) -> Checked {
+        let end = self.shared.front.tail() + bytes;
+        let now = self.shared.clock.now();
+        self.shared.engine().want_space(end, now);
+        self.jobs()
+    }
+
+    pub fn acknowledged(&self, made: Made) -> bool {
+        self.stage.0.model.lock().mtrs[made.index].acknowledged
+    }
+
+    /// Everything that is and will be in flight to these slots lands.
+    pub fn land(&self, set: SlotSet) -> Checked {
+        while set.iter().any(|slot| self.stage.land_one(self.process, slot)) {
+            self.shared.pump();
+        }
+        self.tend()
+    }
+
+    pub fn land_on(&self, set: &str) -> Checked {
+        self.land(slots(set))
+    }
+
+    /// What is in flight to these slots now lands, and nothing that is sent after it. The writer does not hear of it yet.
+    pub fn land_unheard(&self, set: &str) {
+        for slot in slots(set).iter() {
+            self.stage.land_one(self.process, slot);
+        }
+    }
+
+    /// The write in flight to each of these slots fails: nothing of it lands.
+    pub fn fail(&self, set: &str) -> Checked {
+        for slot in slots(set).iter() {
+            let Some(f) = self.stage.take_flight(self.process, slot) else {
+                return Err(format!("stage: nothing is in flight to slot {slot}"));
+            };
+            self.stage.tell(&f, Err(io::Error::from_raw_os_error(5)));
+        }
+        self.shared.pump();
+        self.tend()
+    }
+
+    /// What is in flight to these slots hangs.
+    pub fn hang(&self, set: &str) {
+        let mine = |f: &&mut Flight| f.process == self.process && slots(set).contains(f.slot);
+        self.stage.0.flights.lock().iter_mut().filter(mine).for_each(|f| f.hung = true);
+    }
+
+    /// ... and ends after all.
+    pub fn unhang(&self, set: &str) {
+        let mine = |f: &&mut Flight| f.process == self.process && slots(set).contains(f.slot);
+        self.stage.0.flights.lock().iter_mut().filter(mine).for_each(|f| f.hung = false);
+    }
+
+    /// Offset and end of what is in flight to a slot.
+    pub fn in_flight(&self, name: &str) -> Option<(u64, u64)> {
+        let flights = self.stage.0.flights.lock();
+        let f = flights.iter().find(|f| f.process == self.process && f.slot == slot(name))?;
+        Some((f.offset, f.offset + f.bytes.get().len() as u64))
+    }
+
+    /// The slot's superblock cannot be written: it leaves, whatever is in flight to it.
+    pub fn lose_slot(&self, name: &str) -> Checked {
+        self.stage.0.disks.lock().failing = slots(name);
+        self.shared.engine().begin_round(None, None);
+        self.jobs()?;
+        self.stage.0.disks.lock().failing = SlotSet::NONE;
+        ensure(!self.is_live(name), "stage: the slot is still live")
+    }
+
+    /// The slots' workers do what they were given, until nothing is left.
+    pub fn jobs(&self) -> Checked {
+        self.shared.pump();
+        loop {
+            let next = self.stage.hands(self.process, |h| {
+                let at = h.jobs.iter().position(|(slot, _)| !h.idle.contains(*slot))?;
+                Some(h.jobs.remove(at))
+            });
+            let Some((slot, job)) = next else { break };
+            let kind = job.kind();
+            let output = job::run(&self.stage.dir(self.process, slot), job);
+            self.stage.hands(self.process, |h| h.done.push(Done::Job { slot, kind, output }));
+            self.shared.pump();
+        }
+        self.tend()
+    }
+
+    /// The workers of these slots do nothing from now on.
+    pub fn idle(&self, set: &str) {
+        self.stage.hands(self.process, |h| h.idle = slots(set));
+    }
+
+    /// A hook over the calls of its workers.
+    pub fn hook(&self, hook: impl FnMut(Call) -> Act + Send + 'static) {
+        self.stage.0.hooks.lock().insert(self.process, Box::new(hook));
+    }
+
+    /// Its looks read the claims of these slots alone.
+    pub fn sees(&self, set: &str) {
+        self.stage.hands(self.process, |h| h.sees = slots(set));
+    }
+
+    /// Its looks are not answered any more.
+    pub fn hold_looks(&self) {
+        self.stage.hands(self.process, |h| h.holds_looks = true);
+    }
+
+    /// Time passes, and the engine and its workers do what is due.
+    pub fn tick(&self, ms: u64) -> Checked {
+        self.stage.0.disks.lock().now += Duration::from_millis(ms);
+        let now = self.shared.clock.now();
+        self.shared.engine().tick(now);
+        self.jobs()
+    }
+
+    /// ... the background, too: a merge, a filler.
+    pub fn housekeep(&self, ms: u64) -> Checked {
+        self.stage.0.disks.lock().now += Duration::from_millis(ms);
+        self.shared.housekeep();
+        self.jobs()
+    }
+
+    /// Takes a checkpoint as far as it goes while writes land on these slots.
+    pub fn checkpoint(&self, lands: &str) -> Checked {
+        self.shared.begin_checkpoint();
+        for _ in 0..20 {
+            self.shared.drive_checkpoint();
+            self.jobs()?;
+            self.land_on(lands)?;
+        }
+        Ok(())
+    }
+
+    /// The writer takes in what came back. What it acknowledges is noted.
+    pub fn tend(&self) -> Checked {
+        if !self.stage.is_alive(self.process) {
+            return Ok(());
+        }
+        self.shared.pump();
+        let vdl = self.shared.tickets.vdl();
+        let mut model = self.stage.0.model.lock();
+        for index in self.mine.lock().iter() {
+            if model.mtrs[*index].end <= vdl && !model.mtrs[*index].acknowledged {
+                model.acknowledge(*index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The process ends. What it has in flight stays there.
+    pub fn kill(&self) {
+        self.stage.kill(self.process);
+        self.shared.tickets.end(Ended::Closed);
+    }
+
+    pub fn is_live(&self, name: &str) -> bool {
+        self.shared.engine().writer.live().contains(slot(name))
+    }
+
+    /// A view, and what it must show for as long as it is open.
+    pub fn view(&self) -> (View, State) {
+        let view = self.shared.view();
+        let model = self.stage.0.model.lock();
+        let mut state = State::new();
+        let mine = self.mine.lock();
+        let below = mine.iter().map(|i| &model.mtrs[*i]).filter(|m| m.end <= view.lsn());
+        below.flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+        (view, state)
+    }
+
+    pub fn check_view(&self, (view, state): &(View, State)) -> Checked {
+        self.stage.check_pages(state, "a view", |page| view.read(page))
+    }
+}

@@ -1,0 +1,95 @@
+//! A life's temper: what happens often in it, and what not at all. Lives that differ meet more than lives that are all
+//! alike do (Groce et al., "Swarm Testing", ISSTA 2012).
+
+use crate::sim::faults::Fault;
+use crate::sim::random::Random;
+
+/// What may happen next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    Disks,
+    Job,
+    Reserve,
+    Publish,
+    Time,
+    Read,
+    TakeView,
+    ReadView,
+    Weather,
+    Kill,
+    PowerCut,
+    Close,
+    ReadOnly,
+    TakeOver,
+    Mischief,
+    Open,
+}
+
+/// Of a thousand.
+const USUAL: [(Step, usize); 16] = [
+    (Step::Disks, 300),
+    (Step::Job, 120),
+    (Step::Reserve, 200),
+    (Step::Publish, 140),
+    (Step::Time, 70),
+    (Step::Read, 60),
+    (Step::TakeView, 20),
+    (Step::ReadView, 20),
+    (Step::Weather, 15),
+    (Step::Kill, 7),
+    (Step::PowerCut, 4),
+    (Step::Close, 5),
+    (Step::ReadOnly, 10),
+    (Step::TakeOver, 5),
+    (Step::Mischief, 7),
+    (Step::Open, 17),
+];
+
+pub struct Temper {
+    steps: [(Step, usize); 16],
+    total: usize,
+    /// Openers race each other.
+    pub races: bool,
+    /// The damage that this life has a liking for.
+    pub favourite: Option<usize>,
+    /// Now and then an MTR spans groups; a life without has more of everything else.
+    pub large: bool,
+}
+
+impl Temper {
+    /// One life in two is as usual.
+    pub fn new(random: &mut Random) -> Temper {
+        let mut steps = USUAL;
+        let odd = random.one_in(2);
+        if odd {
+            for (step, weight) in &mut steps {
+                let often = match step {
+                    Step::Disks | Step::Job | Step::Reserve | Step::Publish => [1, 1, 1, 2],
+                    Step::Open => [1, 1, 2, 4],
+                    _ => [0, 1, 1, 6],
+                };
+                *weight *= often[random.below(4)];
+            }
+        }
+        let total = steps.iter().map(|s| s.1).sum();
+        let favourite = (odd && random.one_in(2)).then(|| random.below(9));
+        Temper { steps, total, races: random.one_in(2), favourite, large: !odd || random.one_in(2) }
+    }
+
+    pub fn next(&self, random: &mut Random) -> Step {
+        let mut left = random.below(self.total);
+        for (step, weight) in self.steps {
+            if left < weight {
+                return step;
+            }
+            left -= weight;
+        }
+        Step::Disks
+    }
+}
+
+/// How much more often each fault strikes in a life; 0 is never.
+pub fn rates(random: &mut Random) -> [usize; Fault::COUNT] {
+    let odd = random.one_in(2);
+    std::array::from_fn(|_| if odd { [0, 1, 1, 8][random.below(4)] } else { 1 })
+}

@@ -1,0 +1,101 @@
+//! Recovery's copies, merging, and writes that land late.
+
+use crate::segment::name::FileName;
+use crate::sim::scenario::{Act, Call, Checked, Op, Stage, Writer, ensure, slot};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// x: A, and in flight to B; killed.
+fn x_on_a_and_in_flight_to_b() -> Checked<(Stage, Writer)> {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("A")?;
+    w.kill();
+    stage.lose(&w, "CDEF");
+    Ok((stage, w))
+}
+
+/// An open over A, B, C, D copies x to B, C, D, and decides; a power cut ruins what was in flight to B; read-only over B,
+/// E, F. Rule: copies go into a file of the opener's own.
+pub fn t18_the_tail_in_place() -> Checked {
+    let (stage, _) = x_on_a_and_in_flight_to_b()?;
+    stage.open("ABCD")?;
+    stage.power_cut();
+    stage.read_only("BEF").map(drop)
+}
+
+/// A group holds x and the beginning of y; the next one holds y's end. The first: A, E; the second: A. An opener over B, C,
+/// D, E ends behind x, and dies when the first group's copy is on B. Open over A, B, C, E: y is there; read-only over B, D,
+/// F. Rule: only the epoch's writer seals; what is copied is the whole group, also behind the end.
+pub fn t18_whole_groups_verbatim() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.room(4 << 20)?;
+    w.append_open(&[(1, 1)])?;
+    let mut y = vec![(3, 3)];
+    y.extend([(2, 2); 300]);
+    w.append(&y)?;
+    w.land_on("A")?;
+    w.land_unheard("E");
+    w.kill();
+    stage.lose(&w, "BCDEF");
+    let copied = |c: Call| match c.is(Op::Write, FileName::Tail(2)) && c.slot == slot("C") {
+        true => Act::Die,
+        false => Act::Go,
+    };
+    stage.open_dies("BCDE", copied)?;
+    ensure(stage.has("B", FileName::Tail(2)), "stage: B has no tail file")?;
+    stage.open("ABCE")?.kill();
+    stage.read_only("BDF").map(drop)
+}
+
+/// An open over A, B, C, D copies x into tail files, and merges B's; then the power cut, with the old writer's x still in
+/// flight to B. Rule: the segment is drained before the merge.
+pub fn t18_merge_under_a_late_write() -> Checked {
+    let (stage, _) = x_on_a_and_in_flight_to_b()?;
+    let w = stage.open("ABCD")?;
+    ensure(stage.has("B", FileName::Tail(2)), "stage: B has no tail file")?;
+    w.housekeep(400)?;
+    ensure(!stage.has("B", FileName::Tail(2)), "stage: B's tail file was not merged")?;
+    stage.power_cut();
+    stage.read_only("BEF").map(drop)
+}
+
+/// The old writer lives, and has not yet sent x to B. A successor copies x, and would merge; the zombie sends x to B; power
+/// cut. Rule: a merge waits until every earlier writer is gone; draining does not help.
+pub fn t18_merge_beside_a_zombie() -> Checked {
+    let stage = Stage::new();
+    let zombie = stage.create()?;
+    zombie.append(&[(1, 1)])?;
+    zombie.land_on("A")?;
+    zombie.append(&[(2, 2)])?;
+    zombie.land_on("A")?;
+    zombie.land_unheard("B");
+    let w = stage.open("ABCD")?;
+    w.housekeep(400)?;
+    zombie.tend()?;
+    ensure(zombie.in_flight("B").is_some(), "stage: the zombie sends nothing")?;
+    stage.power_cut();
+    stage.read_only("BEF").map(drop)
+}
+
+/// x is copied to B's tail file, and then B's own write of it lands; the merge.
+/// Rule: a block that verifies is not written again.
+pub fn t18_a_merge_writes_nothing_again() -> Checked {
+    let (stage, old) = x_on_a_and_in_flight_to_b()?;
+    let w = stage.open("ABCD")?;
+    stage.land_late(&old, "B");
+    let again = Arc::new(AtomicBool::new(false));
+    let seen = again.clone();
+    w.hook(move |c| {
+        let writes = c.op == Op::Write && matches!(c.name, Some(FileName::Segment(_))) && c.slot == slot("B");
+        seen.fetch_or(writes, Ordering::Relaxed);
+        Act::Go
+    });
+    w.housekeep(400)?;
+    ensure(!stage.has("B", FileName::Tail(2)), "stage: B's tail file was not merged")?;
+    ensure(!again.load(Ordering::Relaxed), "W1: the merge writes over a group that verifies")?;
+    stage.power_cut();
+    stage.read_only("BEF").map(drop)
+}
