@@ -1,20 +1,29 @@
-//! A script of API calls against a map of pages.
+//! A script of API calls on a simulated volume against a map of pages, process after process. The input's bytes are the
+//! script from the first on; from the last on they are what the simulated world does, its faults included.
 
-use super::{PAGE, Scratch, options};
-use crate::{Lsn, Mtr, Page, PageId, ReadError, View, Volume, WriteError};
+use super::PAGE;
+use crate::sim::Stage;
+use crate::{Lsn, Mtr, Page, PageId, ReadError, Unknown, View, Volume, WriteError};
 use arbitrary::Unstructured;
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
 
-const STEPS_MAX: usize = 60;
+/// Steps of the world before the faults end, for each byte, and in all.
+const STEPS_PER_BYTE: u64 = 2;
+const STEPS_MAX: u64 = 1500;
 const PAGES_MAX: usize = 40;
 const VIEWS_MAX: usize = 4;
 
 type Pages = BTreeMap<PageId, Vec<u8>>;
+type Done<T> = Result<T, Box<dyn Error>>;
 
 /// What the volume must hold.
 struct Model {
-    /// After each commit: the log's end then, and all pages.
-    states: Vec<(Lsn, Pages)>,
+    /// After each commit: what to ask `outcome` with, and all pages. The first is durable.
+    states: Vec<(Unknown, Pages)>,
+    /// Of them, so many were acknowledged.
+    told: usize,
     views: Vec<(View, Pages)>,
     /// Pages that were read, perhaps long ago.
     seen: Vec<Page>,
@@ -27,7 +36,22 @@ impl Model {
 
     /// What a view shows: everything that ends at or below.
     fn at(&self, lsn: Lsn) -> &Pages {
-        &self.states.iter().rev().find(|(end, _)| *end <= lsn).unwrap().1
+        &self.states.iter().rev().find(|(commit, _)| commit.lsn <= lsn).unwrap().1
+    }
+
+    /// A process begins: what was acknowledged is there, and of the rest all up to some commit.
+    fn settle(&mut self, volume: &Volume) -> Done<()> {
+        let mut survived = 1;
+        for (at, (commit, _)) in self.states.iter().enumerate().skip(1) {
+            if volume.outcome(*commit)? {
+                assert_eq!(survived, at, "{commit:?} outlives one before it");
+                survived = at + 1;
+            }
+        }
+        assert!(survived >= self.told, "an acknowledged commit is gone");
+        self.states = vec![self.states.swap_remove(survived - 1)];
+        self.told = 1;
+        Ok(())
     }
 }
 
@@ -38,19 +62,26 @@ fn page(u: &mut Unstructured<'_>, pages: &Pages) -> arbitrary::Result<PageId> {
     Ok(if any == 255 { PageId(1 << 30) } else { *pages.keys().nth(nth).unwrap() })
 }
 
-fn same(got: Result<Page, ReadError>, want: Option<&Vec<u8>>) -> Option<Page> {
+/// The answer is not the model's. A volume that has ended shows what is durable, and that is an end of the process.
+fn deviates(volume: &Volume, what: &str) -> Box<dyn Error> {
+    match volume.health().ended {
+        Some(ended) => WriteError::ReadOnly(ended).into(),
+        None => panic!("{what}"),
+    }
+}
+
+fn same(volume: &Volume, got: Result<Page, ReadError>, want: Option<&Vec<u8>>) -> Done<Option<Page>> {
     match (got, want) {
-        (Ok(page), Some(want)) => {
-            assert!(page[..] == want[..], "page {} has other bytes", page.id());
-            Some(page)
-        }
-        (Err(ReadError::NoSuchPage(_)), None) => None,
-        (got, want) => panic!("{got:?} where the model has a page: {}", want.is_some()),
+        (Ok(page), Some(want)) if page[..] == want[..] => Ok(Some(page)),
+        (Ok(page), Some(_)) => Err(deviates(volume, &format!("page {} has other bytes", page.id()))),
+        (Ok(page), None) => Err(deviates(volume, &format!("page {} exists", page.id()))),
+        (Err(ReadError::NoSuchPage(_)), None) => Ok(None),
+        (Err(e), _) => Err(e.into()),
     }
 }
 
 /// One MTR: its calls, then a commit or an abort.
-fn mtr(u: &mut Unstructured<'_>, volume: &Volume, model: &mut Model) -> arbitrary::Result<()> {
+fn mtr(u: &mut Unstructured<'_>, volume: &Volume, model: &mut Model) -> Done<()> {
     let mut mtr = volume.begin();
     let mut after = model.now().clone();
     let mut allocated: Vec<PageId> = Vec::new();
@@ -60,7 +91,7 @@ fn mtr(u: &mut Unstructured<'_>, volume: &Volume, model: &mut Model) -> arbitrar
         let page = page(u, &after)?;
         match u.int_in_range(0..=7)? {
             0 if after.len() < PAGES_MAX && !wrong => {
-                let page = mtr.alloc().unwrap();
+                let page = mtr.alloc()?;
                 assert!(!model.now().contains_key(&page) && !allocated.contains(&page), "{page} is taken");
                 allocated.push(page);
                 after.insert(page, vec![0; PAGE]);
@@ -96,9 +127,13 @@ fn mtr(u: &mut Unstructured<'_>, volume: &Volume, model: &mut Model) -> arbitrar
             4 if !model.seen.is_empty() => {
                 let seen = u.choose(&model.seen)?;
                 mtr.expect(seen);
-                conflict |= volume.read(seen.id()).map(|p| p.lsn()).ok() != Some(seen.lsn());
+                conflict |= match volume.read(seen.id()) {
+                    Ok(now) => now.lsn() != seen.lsn(),
+                    Err(ReadError::NoSuchPage(_)) => true,
+                    Err(e) => return Err(e.into()),
+                };
             }
-            5 if !wrong && !missing => drop(same(mtr.read(page), after.get(&page))),
+            5 if !wrong && !missing => _ = same(volume, mtr.read(page), after.get(&page))?,
             6 => {
                 mtr.put(page, vec![0; PAGE - 1]);
                 wrong = true;
@@ -110,8 +145,7 @@ fn mtr(u: &mut Unstructured<'_>, volume: &Volume, model: &mut Model) -> arbitrar
         drop(mtr);
         return Ok(());
     }
-    finish(mtr, u.ratio(1, 2)?, (missing, wrong, conflict), after, model);
-    Ok(())
+    finish(mtr, u.int_in_range(0..=3)?, (missing, wrong, conflict), after, model)
 }
 
 fn put(after: &mut Pages, page: PageId, image: Vec<u8>, missing: &mut bool, wrong: bool) {
@@ -121,59 +155,74 @@ fn put(after: &mut Pages, page: PageId, image: Vec<u8>, missing: &mut bool, wron
     }
 }
 
-fn finish(mtr: Mtr, wait: bool, (missing, wrong, conflict): (bool, bool, bool), after: Pages, model: &mut Model) {
+fn finish(
+    mtr: Mtr,
+    waits: u8,
+    (missing, wrong, conflict): (bool, bool, bool),
+    after: Pages,
+    model: &mut Model,
+) -> Done<()> {
     match mtr.commit() {
         Ok(commit) => {
             assert!(!missing && !wrong && !conflict, "{:?} was committed", (missing, wrong, conflict));
-            if wait {
-                commit.wait().unwrap();
+            model.states.push((commit.unknown(), after));
+            let told = match waits {
+                0 => true,
+                1 => commit.wait_for(Duration::from_millis(20))?,
+                _ => return Ok(()),
+            };
+            if waits == 0 {
+                commit.wait()?;
             }
-            model.states.push((commit.lsn(), after));
+            if told {
+                model.told = model.states.len();
+            }
+            Ok(())
         }
-        Err(WriteError::Conflict(_)) => assert!(conflict && !wrong),
-        Err(WriteError::NoSuchPage(_)) => assert!(missing && !wrong),
-        Err(WriteError::ImageLength { .. } | WriteError::PatchRange { .. } | WriteError::RootPage) => assert!(wrong),
-        Err(e) => panic!("{e}"),
+        Err(WriteError::Conflict(_)) if conflict && !wrong => Ok(()),
+        Err(WriteError::NoSuchPage(_)) if missing && !wrong => Ok(()),
+        Err(WriteError::ImageLength { .. } | WriteError::PatchRange { .. } | WriteError::RootPage) if wrong => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 
 /// Every page, newest and in each view.
-fn check(volume: &Volume, model: &mut Model) {
+fn check(volume: &Volume, model: &mut Model) -> Done<()> {
     for (id, image) in model.now().clone() {
-        let page = same(volume.read(id), Some(&image));
+        let page = same(volume, volume.read(id), Some(&image))?;
         if model.seen.len() < 64 {
             model.seen.extend(page);
         }
     }
-    for (view, pages) in &model.views {
-        check_view(view, pages);
-    }
+    model.views.iter().try_for_each(|(view, pages)| check_view(view, pages))
 }
 
-fn check_view(view: &View, pages: &Pages) {
-    assert_eq!(view.pages().unwrap(), pages.keys().copied().collect::<Vec<_>>());
+/// A view never deviates, whatever has become of its volume.
+fn check_view(view: &View, pages: &Pages) -> Done<()> {
+    assert_eq!(view.pages()?, pages.keys().copied().collect::<Vec<_>>());
     for (id, image) in pages {
-        same(view.read(*id), Some(image));
+        assert!(view.read(*id)?[..] == image[..], "page {id} has other bytes in a view");
     }
-    same(view.read(PageId(1 << 31)), None);
+    match view.read(PageId(1 << 31)) {
+        Err(ReadError::NoSuchPage(_)) => Ok(()),
+        Err(e) => Err(e.into()),
+        Ok(_) => panic!("a page that nobody made"),
+    }
 }
 
-fn script(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
-    let scratch = Scratch::new();
-    let options = options().io_uring(u.arbitrary()?);
-    let mut volume = Volume::create(&scratch.0, &options).unwrap();
-    let root = BTreeMap::from([(PageId::ROOT, vec![0; PAGE])]);
-    let mut model = Model { states: vec![(Lsn::NONE, root)], views: Vec::new(), seen: Vec::new() };
-    for _ in 0..STEPS_MAX {
-        if u.is_empty() {
-            break;
-        }
+/// One process: it checks what it finds, and goes on with the script.
+fn process(u: &mut Unstructured<'_>, volume: Volume, model: &mut Model) -> Done<()> {
+    model.views.clear();
+    model.settle(&volume)?;
+    check(&volume, model)?;
+    check_view(&volume.view(), model.now())?;
+    while !u.is_empty() {
         match u.int_in_range(0..=15)? {
-            0 => check(&volume, &mut model),
+            0 => check(&volume, model)?,
             1 => {
-                volume.sync().wait().unwrap();
-                let view = volume.view();
-                check_view(&view, model.now());
+                volume.sync().wait()?;
+                model.told = model.states.len();
+                check_view(&volume.view(), model.now())?;
             }
             2 | 3 => {
                 let view = volume.view();
@@ -184,47 +233,34 @@ fn script(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
                 model.views.push((view, pages));
             }
             4 => drop(std::mem::take(&mut model.views)),
-            step @ 5..=7 => {
-                let before = volume;
-                let ended = |lsn| matches!(lsn, Err(ReadError::Closed | ReadError::NoSuchPage(_)));
-                match step {
-                    5 => before.close().unwrap(),
-                    // Dropping it closes it too, in so short a time that it may not be clean, nor all durable.
-                    6 => {
-                        before.sync().wait().unwrap();
-                        drop(before);
-                    }
-                    _ => {
-                        before.sync().wait().unwrap();
-                        let next = Volume::take_over(&scratch.0, &options).unwrap();
-                        // The one that was taken over from acknowledges nothing more.
-                        let mut late = before.begin();
-                        late.patch(PageId::ROOT, 0, b"late");
-                        assert!(late.commit().and_then(|c| c.wait()).is_err());
-                        drop(before);
-                        next.close().unwrap();
-                    }
-                }
-                assert!(model.views.iter().all(|(v, _)| ended(v.read(PageId::ROOT))), "a view outlives its volume");
-                // LSNs of pages stay as they are; a reader sees what the next writer will.
-                model.views.clear();
-                let reader = Volume::open_read_only(&scratch.0, &options).unwrap();
-                check_view(&reader.view_visible(), model.now());
-                volume = Volume::open(&scratch.0, &options).unwrap();
-                check(&volume, &mut model);
+            5 => {
+                volume.close()?;
+                model.told = model.states.len();
+                let ended = |view: &View| matches!(view.read(PageId::ROOT), Err(ReadError::Closed));
+                assert!(model.views.iter().all(|(view, _)| ended(view)), "a view outlives its volume");
+                return Ok(());
             }
-            _ => mtr(u, &volume, &mut model)?,
+            6 => return Ok(()),
+            _ => mtr(u, &volume, model)?,
         }
     }
-    check(&volume, &mut model);
-    volume.close().unwrap();
-    let reader = Volume::open_read_only(&scratch.0, &options).unwrap();
-    check_view(&reader.view(), model.now());
     Ok(())
 }
 
 /// A script of calls; each answer is the model's.
 pub fn api(data: &[u8]) {
-    // A script that ends in the middle of a call is a script all the same.
-    let _ = script(&mut Unstructured::new(data));
+    let mut script = Unstructured::new(data);
+    let root = BTreeMap::from([(PageId::ROOT, vec![0; PAGE])]);
+    let first = (Unknown { lsn: Lsn::NONE, epoch: 1 }, root);
+    let mut model = Model { states: vec![first], told: 1, views: Vec::new(), seen: Vec::new() };
+    let steps = (STEPS_PER_BYTE * data.len() as u64).min(STEPS_MAX);
+    let stage = Stage::new(data.first().copied().unwrap_or(0).into()).given(data).steps(steps);
+    let played = stage.play(|volume| match process(&mut script, volume, &mut model) {
+        // A script that ends in the middle of a call is a script all the same.
+        Err(e) if e.is::<arbitrary::Error>() => Ok(()),
+        result => result,
+    });
+    if let Err(failure) = played {
+        panic!("{failure}");
+    }
 }

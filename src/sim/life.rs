@@ -129,7 +129,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    fn new(life: &Life) -> Sim {
+    pub fn new(life: &Life) -> Sim {
         let mut disks = Disks::new(life.seed, life.trace, life.mode, &life.removed);
         let temper = Temper::new(&mut disks.random);
         Sim {

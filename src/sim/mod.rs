@@ -3,6 +3,9 @@
 //!
 //! A run is one world's life. The same seed is the same run, to the byte, on every machine; [`Report::hash`] tells.
 //!
+//! [`Life`] tests the volume itself. [`Stage`] runs your own code on a simulated [`Volume`](crate::Volume), process after
+//! process, under the same faults; `examples/btree.rs` shows it.
+//!
 //! ```
 //! use quorate::sim::{Life, Mode};
 //!
@@ -26,6 +29,7 @@ mod random;
 #[cfg(test)]
 mod scenario;
 mod shrink;
+mod stage;
 mod temper;
 #[cfg(test)]
 mod traces;
@@ -33,6 +37,7 @@ mod world;
 
 pub use atlas::Mode;
 pub use faults::Fault;
+pub use stage::Stage;
 
 /// One life to be lived: its seed, its length, and what may go wrong in it.
 #[derive(Clone, Debug)]

@@ -93,7 +93,7 @@ impl Sim {
     }
 
     /// Another volume, whose slots may turn up in ours' places.
-    fn make_foreign(&self) -> Checked {
+    pub fn make_foreign(&self) -> Checked {
         let process = self.world.lock().start_process();
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
         recover::create(&fleet, self.geometry(), Durability::Dsync).map_err(|e| format!("create another: {e}"))?;

@@ -4,21 +4,38 @@ use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng as _;
 
 /// A seeded stream of draws.
-pub struct Random(Pcg64Mcg);
+pub struct Random {
+    generator: Pcg64Mcg,
+    /// A fuzzer's, the next one last: they decide before the generator does.
+    given: Vec<u8>,
+}
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(Pcg64Mcg::new(u128::from(seed) << 64 | u128::from(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
+        let state = u128::from(seed) << 64 | u128::from(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        Random { generator: Pcg64Mcg::new(state), given: Vec::new() }
+    }
+
+    /// The next choices are these bytes, from the last to the first, as long as they last.
+    pub fn give(&mut self, bytes: &[u8]) {
+        self.given = bytes.to_vec();
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0.next_u64()
+        self.generator.next_u64()
     }
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
         // The bias of a modulus over 64 bits is far below what a run can see.
-        (self.next() % n as u64) as usize
+        (self.given(n).unwrap_or_else(|| self.next()) % n as u64) as usize
+    }
+
+    /// A given byte, or two for more than 256 choices.
+    fn given(&mut self, n: usize) -> Option<u64> {
+        let low = self.given.pop()?;
+        let high = if n > 256 { self.given.pop().unwrap_or(0) } else { 0 };
+        Some(u64::from(high) << 8 | u64::from(low))
     }
 
     /// True once in `n` draws.

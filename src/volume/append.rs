@@ -338,7 +338,7 @@ impl Shared {
             if self.overlay_is_full() {
                 // The checkpoint under way must end first: memory is bounded.
                 self.background.wake_now();
-                self.progress.wait(turn, Duration::from_millis(20));
+                self.wait_for_word(turn, Duration::from_millis(20));
                 self.check_open()?;
                 if self.clock.now() < deadline {
                     continue;
@@ -355,6 +355,7 @@ impl Shared {
                         self.pump_soon();
                     }
                     self.background.wake();
+                    self.drive();
                     return Ok(end);
                 }
                 Err(NotAppended::Wrong(e)) => return Err(e),
@@ -384,7 +385,7 @@ impl Shared {
             if needed == 0 {
                 self.wait_decided(self.tickets.vdl() + 1, Duration::from_millis(100));
             } else {
-                self.progress.wait(turn, Duration::from_millis(100));
+                self.wait_for_word(turn, Duration::from_millis(100));
             }
         }
     }

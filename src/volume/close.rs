@@ -119,7 +119,7 @@ impl Shared {
             }
             let soon = self.clock.now() + Duration::from_millis(2);
             if !self.lead(self.tickets.vdl() + 1, soon) {
-                self.progress.wait(turn, Duration::from_millis(2));
+                self.wait_for_word(turn, Duration::from_millis(2));
             }
         }
     }

@@ -96,6 +96,10 @@ impl Future for Commit {
         if self.decided().is_none() {
             self.key = self.shared.tickets.register(self.end, Waiter::Task(context.waker().clone()));
             self.shared.background.wake_now();
+            if self.shared.drive() && self.decided().is_none() {
+                // Nobody else lets the simulated world go on.
+                context.waker().wake_by_ref();
+            }
         }
         match self.decided() {
             None => Poll::Pending,

@@ -134,8 +134,10 @@ impl Volume {
             return Err(ReadError::NotKnownYet(lost.lsn));
         }
         let history = shared.reads.pages.reader.history();
+        // A ticket from before the epoch's first record stands for what was durable when the epoch began.
+        let is_first = history.entries().iter().any(|e| e.epoch == lost.epoch && e.begin == lost.lsn);
         // An MTR's end lies behind its last record: the record before it must be in the entry.
-        Ok(lost.lsn > Lsn::NONE && history.holds(lost.epoch, Lsn(lost.lsn.0 - 1)))
+        Ok(is_first || lost.lsn > Lsn::NONE && history.holds(lost.epoch, Lsn(lost.lsn.0 - 1)))
     }
 
     /// Plain numbers: slots, gaps, devices, memory.
@@ -145,7 +147,7 @@ impl Volume {
 
     /// The directory of a slot.
     pub fn slot_path(&self, slot: Slot) -> std::path::PathBuf {
-        self.handle.azs.slot(slot)
+        self.handle.slot_path(slot)
     }
 
     /// Makes everything durable, writes a checkpoint and the clean mark, and gives up the lock. Clones, MTRs and views

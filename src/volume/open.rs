@@ -1,6 +1,7 @@
 //! One open volume on real disks: how it is put together, and how it is closed.
 
 use crate::core::writer::{Gap, Look, Writer};
+use crate::disk::file::Meter;
 use crate::disk::real::{RealDisk, Writes};
 use crate::disk::watch::Watch;
 use crate::disk::worker::Workers;
@@ -23,7 +24,7 @@ use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -33,12 +34,18 @@ const DROP_MAX: Duration = Duration::from_secs(1);
 /// The owner of an open volume: what handles share, and what only closing needs.
 pub(crate) struct Handle {
     pub shared: Arc<Shared>,
-    pub azs: Azs,
-    workers: Arc<Workers>,
-    locks: Mutex<Locks>,
+    /// None where the disks are simulated.
+    real: Option<Real>,
     closing: AtomicBool,
     io: &'static str,
     recovery_bytes: u64,
+}
+
+/// What only an open volume on real disks has.
+struct Real {
+    azs: Azs,
+    workers: Arc<Workers>,
+    locks: Mutex<Locks>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -108,8 +115,22 @@ impl Handle {
         Ok(handle)
     }
 
+    /// A volume on disks that are simulated.
+    #[cfg(feature = "sim")]
+    pub fn simulated(shared: Arc<Shared>, recovery_bytes: u64) -> Handle {
+        Handle { shared, real: None, closing: AtomicBool::new(false), io: "simulated", recovery_bytes }
+    }
+
+    /// A slot's directory.
+    pub fn slot_path(&self, slot: Slot) -> std::path::PathBuf {
+        match &self.real {
+            Some(real) => real.azs.slot(slot),
+            None => format!("simulated/slot-{slot}").into(),
+        }
+    }
+
     /// Page 0 exists from the first moment on.
-    fn make_root(&self) -> Result<(), OpenError> {
+    pub fn make_root(&self) -> Result<(), OpenError> {
         let mut content = crate::volume::mtr::Content::default();
         content.changes.push(crate::volume::mtr::Change {
             page: crate::PageId::ROOT,
@@ -119,7 +140,8 @@ impl Handle {
         let failed = |what: String| OpenError::Quorum { what, slots: crate::SlotFaults(Vec::new()) };
         let end = match self.shared.append(&content) {
             Err(crate::WriteError::OutOfSpace { .. }) => {
-                return Err(OpenError::OutOfSpace(self.azs.paths[0].clone()));
+                let first = self.real.as_ref().map(|real| real.azs.paths[0].clone());
+                return Err(OpenError::OutOfSpace(first.unwrap_or_default()));
             }
             other => other.map_err(|e| failed(format!("the root page could not be written: {e}")))?,
         };
@@ -177,8 +199,8 @@ impl Handle {
         spawned
             .spawn(move || background::run(&mine))
             .map_err(|source| OpenError::Io { path: "a thread".into(), source })?;
-        let (locks, closing) = (Mutex::new(locks), AtomicBool::new(false));
-        Ok(Handle { shared, azs, workers, locks, closing, io, recovery_bytes })
+        let real = Some(Real { azs, workers, locks: Mutex::new(locks) });
+        Ok(Handle { shared, real, closing: AtomicBool::new(false), io, recovery_bytes })
     }
 
     /// See [`Volume::close`](crate::Volume::close).
@@ -190,7 +212,9 @@ impl Handle {
         self.shared.background.stop();
         self.shared.tickets.end(Ended::Closed);
         self.shared.after_pump();
-        self.locks.lock().release();
+        if let Some(real) = &self.real {
+            real.locks.lock().release();
+        }
         result
     }
 
@@ -198,26 +222,27 @@ impl Handle {
         let shared = &self.shared;
         let engine = shared.engine();
         let slots = Slot::ALL.map(|slot| {
-            let meter = &self.workers.dir(slot).meter;
+            let meter = self.real.as_ref().map(|real| &real.workers.dir(slot).meter);
+            let count = |of: fn(&Meter) -> &AtomicU64| meter.map_or(0, |m| of(m).load(Ordering::Relaxed));
             SlotHealth {
                 slot,
-                path: self.azs.slot(slot),
+                path: self.slot_path(slot),
                 away: engine.writer.away(slot),
                 fault: None,
                 scl: engine.writer.cursor(slot),
                 gaps: engine.writer.gaps(slot),
                 full: engine.full().contains(slot),
-                write_calls: meter.writes.load(Ordering::Relaxed),
-                bytes_written: meter.bytes_written.load(Ordering::Relaxed),
-                bytes_read: meter.bytes_read.load(Ordering::Relaxed),
+                write_calls: count(|m| &m.writes),
+                bytes_written: count(|m| &m.bytes_written),
+                bytes_read: count(|m| &m.bytes_read),
             }
         });
         let (manifest, redo) = engine.manifest();
         let (memory_bytes, memory_bytes_max) = shared.memory();
         Health {
             slots: slots.to_vec(),
-            azs: az_health(&self.azs),
-            shared_devices: self.azs.shared_devices(),
+            azs: self.real.as_ref().map(|real| az_health(&real.azs)).unwrap_or_default(),
+            shared_devices: self.real.as_ref().map(|real| real.azs.shared_devices()).unwrap_or_default(),
             holder: shared.tickets.ended().is_none().then(|| Holder { pid: std::process::id(), epoch: shared.number }),
             volume: shared.geometry.volume,
             epoch: shared.number,
@@ -355,6 +380,8 @@ pub(crate) fn build(
         ),
         clock,
         earlier_gone: Box::new(|| false),
+        #[cfg(feature = "sim")]
+        driver: None,
     };
     (parts, engine)
 }

@@ -48,6 +48,13 @@ impl Clock for RealClock {
     }
 }
 
+/// What stands in for threads in a simulated volume: whoever would wait for them lets the world go on instead.
+#[cfg(feature = "sim")]
+pub(crate) trait Driver: Send + Sync {
+    /// The world goes on by a step.
+    fn step(&self);
+}
+
 /// An open volume.
 pub(crate) struct Shared {
     pub geometry: Geometry,
@@ -87,6 +94,9 @@ pub(crate) struct Shared {
     /// A filler speaks for everything below.
     pub spoken_for: AtomicU64,
     pub background: Background,
+    /// None on real disks, where threads bring what is waited for.
+    #[cfg(feature = "sim")]
+    driver: Option<Arc<dyn Driver>>,
 }
 
 /// The engine's lock, held.
@@ -139,6 +149,8 @@ pub(crate) struct Parts {
     pub merge: Option<(Lsn, Lsn)>,
     /// No process of an earlier epoch can have anything in flight but what a drain waits for.
     pub earlier_gone: Box<dyn Fn() -> bool + Send + Sync>,
+    #[cfg(feature = "sim")]
+    pub driver: Option<Arc<dyn Driver>>,
 }
 
 impl Shared {
@@ -176,6 +188,26 @@ impl Shared {
             appended: AtomicU64::new(begin.0),
             spoken_for: AtomicU64::new(begin.0),
             background: Background::new(),
+            #[cfg(feature = "sim")]
+            driver: parts.driver,
+        }
+    }
+
+    /// Lets a simulated world go on by a step. False on real disks, where threads do.
+    #[cfg(feature = "sim")]
+    pub fn drive(&self) -> bool {
+        self.driver.as_ref().map(|driver| driver.step()).is_some()
+    }
+
+    #[cfg(not(feature = "sim"))]
+    pub fn drive(&self) -> bool {
+        false
+    }
+
+    /// Waits for word since `turn`, or so long; in a simulated volume not so long: callers look again.
+    pub fn wait_for_word(&self, turn: u64, most: Duration) {
+        if !self.drive() {
+            self.progress.wait(turn, most);
         }
     }
 
@@ -283,7 +315,7 @@ impl Shared {
             if self.tickets.vdl() >= end || self.tickets.ended().is_some() || now >= deadline {
                 return;
             }
-            if self.lead(end, deadline) {
+            if self.drive() || self.lead(end, deadline) {
                 continue;
             }
             let Some(key) = self.tickets.register(end, crate::volume::tickets::Waiter::Thread(parked.clone())) else {
