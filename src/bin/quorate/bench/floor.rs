@@ -146,6 +146,7 @@ impl Floor {
 
     /// Gives every idle file what it lacks.
     pub fn write(&mut self) -> Result<(), Fail> {
+        #[cfg_attr(not(feature = "io-uring"), expect(unused_mut, reason = "only the ring pushes"))]
         let mut pushed = false;
         for i in 0..self.files.len() {
             let file = &mut self.files[i];
