@@ -113,3 +113,21 @@ fn a_volume_that_was_closed_is_whole_on_six_when_it_is_copied() {
         assert!(without.is_empty(), "round {round}: slots {without:?} have no clean mark");
     }
 }
+
+/// A ticket that was taken before the epoch's first record stands for what was durable then: both faces say yes.
+#[test]
+fn a_ticket_for_nothing_new_has_survived() {
+    let dir = dir();
+    Volume::create(dir.path(), &Options::default()).unwrap().close().unwrap();
+    let volume = Volume::open(dir.path(), &Options::default()).unwrap();
+    let empty = volume.sync().unknown();
+    patch(&volume, b"one");
+    let one = volume.sync().unknown();
+    volume.close().unwrap();
+    for _ in 0..2 {
+        let reader = Volume::open_read_only(dir.path(), &Options::default()).unwrap();
+        assert_eq!([reader.outcome(empty), reader.outcome(one)], [Some(true); 2]);
+        let volume = Volume::open(dir.path(), &Options::default()).unwrap();
+        assert!(volume.outcome(empty).unwrap() && volume.outcome(one).unwrap());
+    }
+}

@@ -67,6 +67,11 @@ impl History {
         self.at(lsn).is_some_and(|e| e.epoch == epoch)
     }
 
+    /// What `epoch` had appended up to `end`, where an MTR ended or the epoch began, belongs to the log.
+    pub fn includes(&self, epoch: u64, end: Lsn) -> bool {
+        self.0.iter().any(|e| e.epoch == epoch && e.begin <= end && end <= e.end)
+    }
+
     /// Closes the open entry at `end` and opens `epoch` at `begin`.
     pub fn succeed(&self, end: Lsn, epoch: u64, begin: Lsn) -> History {
         let mut entries = self.0.clone();
@@ -122,6 +127,19 @@ mod tests {
             (9, 1 << 40, false),
         ] {
             assert_eq!(h.holds(epoch, Lsn(lsn)), holds, "{epoch} {lsn}");
+        }
+        // An MTR's end, or where the epoch began.
+        for (epoch, end, includes) in [
+            (1, 4095, false),
+            (1, 4096, true),
+            (1, 5000, true),
+            (1, 5001, false),
+            (3, 8192, true),
+            (3, 5000, false),
+            (5, 8192, false),
+            (7, 1 << 40, true),
+        ] {
+            assert_eq!(h.includes(epoch, Lsn(end)), includes, "{epoch} {end}");
         }
     }
 

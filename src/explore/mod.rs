@@ -13,11 +13,8 @@
 //! functions: what is read, ruled and settled, and every file that an open or a job leaves.
 //!
 //! **Checked** in every step: S1 to S4, S6 and A1, as the module `ledger` says them. A slot that was damaged counts as bad
-//! for good: nothing repairs it yet. That the search would find what it looks for is a test: seventeen rules are broken in
+//! for good: nothing repairs it yet. That the search would find what it looks for is a test: eighteen rules are broken in
 //! turn, and each shows.
-//!
-//! **Known to differ**: the protocol has a writer look before it takes a slot back, and the engine does not; a test shows
-//! what that lets happen past the promise.
 //!
 //! **Left out**: clocks, space, checkpoints and manifests, the overlay, groups of more than a block (so the LAL never
 //! binds), more than one write of a process to a slot (as in the writer), reads that are not at one moment, a claim that

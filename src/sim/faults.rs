@@ -170,8 +170,7 @@ pub struct Faults {
 
 impl Faults {
     pub fn new(seed: u64, removed: &[u64]) -> Faults {
-        let random = Random::new(seed ^ 0xF417_F417_F417_F417);
-        let mut random = random;
+        let mut random = Random::new(seed ^ 0xF417_F417_F417_F417);
         let rates = temper::rates(&mut random);
         let removed = removed.iter().copied().collect();
         Faults { random, rates, removed, next: 0, struck: [0; Fault::COUNT], peace: true }

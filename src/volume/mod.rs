@@ -19,7 +19,7 @@ pub(crate) mod tickets;
 pub(crate) mod view;
 pub(crate) mod wake;
 
-use crate::lsn::{Lsn, PageId, Slot};
+use crate::lsn::{PageId, Slot};
 use crate::segment::placement::Placement;
 use crate::volume::commit::Commit;
 use crate::volume::error::{CloseError, OpenError, ReadError, Unknown};
@@ -133,11 +133,7 @@ impl Volume {
             // Of who took over from this handle, which cannot know.
             return Err(ReadError::NotKnownYet(lost.lsn));
         }
-        let history = shared.reads.pages.reader.history();
-        // A ticket from before the epoch's first record stands for what was durable when the epoch began.
-        let is_first = history.entries().iter().any(|e| e.epoch == lost.epoch && e.begin == lost.lsn);
-        // An MTR's end lies behind its last record: the record before it must be in the entry.
-        Ok(is_first || lost.lsn > Lsn::NONE && history.holds(lost.epoch, Lsn(lost.lsn.0 - 1)))
+        Ok(shared.reads.pages.reader.history().includes(lost.epoch, lost.lsn))
     }
 
     /// Plain numbers: slots, gaps, devices, memory.

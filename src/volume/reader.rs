@@ -1,7 +1,7 @@
 //! Reading alone: beside a running writer, on a damaged volume, on three slots of six.
 
 use crate::bugs::{Bug, planted};
-use crate::core::history::{Entry, History};
+use crate::core::history::History;
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::worker::Workers;
@@ -85,11 +85,11 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
 
 /// Whether a commit has survived, by a history that a reader chose.
 pub(crate) fn outcome(history: &History, settled: Lsn, decision_settled: bool, lost: Unknown) -> Option<bool> {
-    let inside = |e: &Entry| lost.lsn > e.begin && lost.lsn <= e.end;
+    let included = history.includes(lost.epoch, lost.lsn);
     let entry = history.entries().iter().find(|e| e.epoch == lost.epoch);
     match entry {
-        Some(e) if e.end != Lsn::MAX && decision_settled => Some(inside(e)),
-        Some(e) => (lost.lsn <= settled && inside(e)).then_some(true),
+        Some(e) if e.end != Lsn::MAX && decision_settled => Some(included),
+        Some(_) => (lost.lsn <= settled && included).then_some(true),
         None => (lost.epoch < history.last().epoch && decision_settled).then_some(false),
     }
 }
