@@ -1,7 +1,7 @@
 //! A slot's directory on a real file system: O_DIRECT, `RWF_DSYNC`, fallocate.
 
-use crate::disk::SlotDir;
 use crate::disk::bounded::Reads;
+use crate::disk::{SPACE_LEAST, SlotDir};
 use crate::segment::name::FileName;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags, RawDir};
@@ -228,6 +228,11 @@ impl SlotDir for FileDir {
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let fd = self.open(name, true)?;
+        // What a disk can not give whole it gives in part, and keeps it in the file: the slot beside would go without.
+        let disk = rustix::fs::fstatvfs(&fd)?;
+        if len > SPACE_LEAST && len > disk.f_bavail.saturating_mul(disk.f_frsize) / 2 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.meter.wrote(1, 0);
         match rustix::fs::fallocate(&fd, FallocateFlags::empty(), offset, len) {
             // A file system without it: writes take their space, and the promise is weaker.
@@ -319,6 +324,15 @@ mod tests {
         assert_eq!(dir.read(FileName::Claim(5), 0, 10).unwrap_err().kind(), io::ErrorKind::NotFound);
         dir.remove(FileName::Claim(4)).unwrap();
         dir.remove(FileName::Claim(4)).unwrap();
+    }
+
+    #[test]
+    fn more_than_half_of_what_is_free_is_refused_and_takes_nothing() {
+        let (temp, dir) = dir();
+        let e = dir.allocate(FileName::Segment(0), 0, 1 << 60).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(temp.path().join("seg-00000000").metadata().unwrap().len(), 0);
+        dir.allocate(FileName::Segment(0), 0, SPACE_LEAST).unwrap();
     }
 
     #[test]

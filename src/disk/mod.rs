@@ -18,6 +18,9 @@ use crate::segment::name::FileName;
 use crate::sync::Arc;
 use std::io;
 
+/// The least space that is asked for at once; more is refused where it would leave less than as much to others.
+pub(crate) const SPACE_LEAST: u64 = 256 << 10;
+
 /// One slot's directory. Every call may block as long as the device likes; none is retried here.
 pub(crate) trait SlotDir: Send + Sync {
     /// The slot's files; names that are none of ours are left out.

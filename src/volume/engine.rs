@@ -8,7 +8,7 @@ use crate::core::WRITE_QUORUM;
 use crate::core::history::History;
 use crate::core::writer::{Away, Look, Writer};
 use crate::disk::job::{self, Job, JobKind, Output};
-use crate::disk::{Disk, Done, LogWrite};
+use crate::disk::{Disk, Done, LogWrite, SPACE_LEAST};
 use crate::log::append::Front;
 use crate::log::ring;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
@@ -19,7 +19,7 @@ use std::io;
 use std::time::Duration;
 
 /// The first stretch of space taken ahead of the tail, and the most.
-const SPACE_FIRST: u64 = 256 << 10;
+const SPACE_FIRST: u64 = SPACE_LEAST;
 const SPACE_MOST: u64 = format::EXTENT;
 /// Pauses between attempts to bring a slot back.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -260,8 +260,10 @@ impl Engine {
         let ask = &mut self.ask[slot.index()];
         match kind {
             JobKind::Allocate if why(e) == Away::Full && *ask > SPACE_FIRST => {
-                // At once again, with half as much.
+                // At once again, with half as much; and no slot goes further ahead than all can.
                 *ask = (*ask / 2).max(SPACE_FIRST);
+                self.step = self.step.min(*ask);
+                self.target = self.target.min((self.front.tail() + self.step).ceil(SPACE_FIRST));
                 return;
             }
             JobKind::Allocate if why(e) == Away::Full => self.full = self.full.with(slot),
