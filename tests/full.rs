@@ -134,6 +134,7 @@ fn all_full_is_told_before_anything_is_accepted() {
         let closed = volume.close();
         println!("close: {closed:?} in {:?}", t.elapsed());
         assert!(t.elapsed() < Duration::from_secs(2), "{:?}", t.elapsed());
+        closed.unwrap();
         let reader = Volume::open_read_only(disks.at(), &options).unwrap();
         let page = reader.view().read(PageId::ROOT).unwrap();
         assert_eq!(u64::from_le_bytes(page[..8].try_into().unwrap()), n);

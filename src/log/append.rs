@@ -325,6 +325,11 @@ impl Locked<'_> {
 
     /// Gives an MTR its addresses: records of these lengths, the last of which ends it.
     pub fn reserve(&mut self, lengths: &[u64]) -> Result<Reservation, Refused> {
+        self.reserve_below(lengths, 0)
+    }
+
+    /// ... and leaves so much of the space ahead to others.
+    pub fn reserve_below(&mut self, lengths: &[u64], left: u64) -> Result<Reservation, Refused> {
         let (front, block) = (self.front, self.front.block);
         let state = &mut *self.state;
         if state.shut {
@@ -349,8 +354,9 @@ impl Locked<'_> {
         if end.ceil(block) - state.tail > format::MTR_MAX {
             return Err(Refused::TooLarge);
         }
-        if end.ceil(block) > state.space {
-            return Err(Refused::Space(end.ceil(block)));
+        let needed = end.ceil(block) + left;
+        if needed > state.space {
+            return Err(Refused::Space(needed));
         }
         if end.ceil(format::FRAME) > state.vdl.floor(format::FRAME) + ring::SPAN {
             return Err(Refused::Ring);

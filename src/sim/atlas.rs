@@ -45,6 +45,11 @@ impl Atlas {
         self.mode == Mode::Beyond
     }
 
+    /// Slots that may be refused as a whole.
+    pub fn unfit(&self) -> SlotSet {
+        self.unfit
+    }
+
     pub fn hurt(&self) -> SlotSet {
         self.hurt
     }

@@ -460,11 +460,11 @@ impl Disks {
         }
     }
 
-    /// A slot in reach whose segment has, as it was written, a group of the epoch that knows VDL at or above `end`.
+    /// A slot in reach, and in its own place, whose segment has, as it was written, a group of the epoch that knows VDL at or above `end`.
     pub fn witness(&self, epoch: u64, end: Lsn) -> Option<(Slot, Lsn)> {
         let knows = self.groups.iter().filter(|((e, _), g)| *e == epoch && g.vdl >= end);
         for ((_, at), group) in knows {
-            for slot in Slot::ALL.into_iter().filter(|s| !self.away().contains(*s)) {
+            for slot in Slot::ALL.into_iter().filter(|s| !self.away().union(self.atlas.unfit()).contains(*s)) {
                 let (name, offset) = FileName::segment_of(*at, group.pg_size);
                 let file = self.files[slot.index()].get(&name);
                 let bytes = file.and_then(|f| f.read(offset, group.len)).unwrap_or_default();

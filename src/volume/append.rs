@@ -13,6 +13,8 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Space that users leave to the table, so that a full volume of moderate size can still write its last checkpoint.
+const TABLE_ROOM: u64 = 256 << 10;
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first. No chain is longer.
@@ -178,7 +180,7 @@ impl Shared {
             let fields = Fields { kind, offset, page: change.page.0, ..Fields::filler() };
             planned.push(Planned { fields, payload });
         }
-        self.place(&mut append, planned, &heads, &map_now)
+        self.place(&mut append, planned, &heads, &map_now, TABLE_ROOM)
     }
 
     /// Folds an MTR's changes of a page into one image where its chain would grow too long, and where the page is cached.
@@ -222,19 +224,21 @@ impl Shared {
         Ok(images)
     }
 
-    /// Reserves, links each record to its page's previous one, and makes the new versions known.
+    /// Reserves, leaving so much space to others, links each record to its page's previous one, and makes the new
+    /// versions known.
     fn place(
         &self,
         append: &mut Locked<'_>,
         mut planned: Vec<Planned>,
         heads: &HashMap<PageId, Option<Head>>,
         map: &Map,
+        left: u64,
     ) -> Result<Prepared, NotAppended> {
         assert!(!planned.is_empty(), "an MTR without records has no end");
         let last = planned.len() - 1;
         let lengths: Vec<u64> =
             planned.iter().enumerate().map(|(i, p)| record::encoded_len(p.payload.len(), i == last)).collect();
-        let reservation = append.reserve(&lengths).map_err(|refused| match refused {
+        let reservation = append.reserve_below(&lengths, left).map_err(|refused| match refused {
             Refused::Ring => NotAppended::RingFull,
             Refused::Space(end) => NotAppended::Space(end),
             Refused::TooLarge => WriteError::MtrTooLarge { most: format::MTR_MAX }.into(),
@@ -293,7 +297,7 @@ impl Shared {
         }
         let planned = records.into_iter().map(|(fields, payload)| Planned { fields, payload }).collect();
         let map = self.reads.pages.map();
-        self.place(&mut append, planned, &HashMap::new(), &map)
+        self.place(&mut append, planned, &HashMap::new(), &map, 0)
     }
 
     /// Encodes and publishes. Returns the MTR's end.

@@ -1,7 +1,8 @@
 //! Closing, in steps: drain, checkpoint, wait for stragglers, leave the clean mark.
 
 use crate::bugs::{Bug, planted};
-use crate::lsn::Lsn;
+use crate::core::WRITE_QUORUM;
+use crate::lsn::{Lsn, SLOTS};
 use crate::volume::error::CloseError;
 use crate::volume::shared::Shared;
 use std::sync::atomic::Ordering;
@@ -68,8 +69,12 @@ impl Closing {
                     if map.frozen.is_some() || map.current.pages() > 0 {
                         shared.begin_checkpoint();
                         if shared.drive_checkpoint() || shared.tickets.ended().is_some() {
-                            return late
-                                .then(|| Err(CloseError::NotClean("the checkpoint did not end in time".into())));
+                            let why = match (late, shared.is_starved()) {
+                                (_, true) => "there is no space for a checkpoint",
+                                (true, _) => "the checkpoint did not end in time",
+                                _ => return None,
+                            };
+                            return Some(Err(CloseError::NotClean(why.into())));
                         }
                         continue;
                     }
@@ -109,6 +114,13 @@ impl Closing {
 }
 
 impl Shared {
+    /// Nothing is on its way that could make room, and fewer than four slots have any.
+    fn is_starved(&self) -> bool {
+        let engine = self.engine();
+        let room = SLOTS - engine.full().len();
+        room < WRITE_QUORUM && !engine.is_busy() && !engine.has_jobs() && self.tickets.vdl() >= self.appended()
+    }
+
     /// Closes, waiting so long at most.
     pub fn close(&self, most: Duration) -> Result<(), CloseError> {
         let mut closing = Closing::begin(self, most);

@@ -590,7 +590,12 @@ impl Engine {
         self.disk.submit();
     }
 
-    /// Something is on its way: a log write, or a job.
+    /// A slot's worker has something in hand.
+    pub fn has_jobs(&self) -> bool {
+        self.jobs.iter().any(|jobs| jobs.0.contains(&true))
+    }
+
+    /// A log write is on its way.
     pub fn is_busy(&self) -> bool {
         Slot::ALL.iter().any(|s| self.writer.busy(*s).is_some())
     }
