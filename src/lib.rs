@@ -29,6 +29,8 @@ mod lsn;
 #[cfg(not(quorate_loom))]
 mod page;
 #[cfg(not(quorate_loom))]
+mod repair;
+#[cfg(not(quorate_loom))]
 mod segment;
 #[cfg(all(feature = "sim", not(quorate_loom)))]
 pub mod sim;
@@ -63,14 +65,16 @@ pub use lsn::{Lsn, PageId, Slot};
 
 #[cfg(not(quorate_loom))]
 pub use crate::{
-    core::writer::{Away, Gap},
+    core::gaps::Gap,
+    core::writer::Away,
     segment::placement::Placement,
     segment::superblock::SuperFault,
     segment::verify::{Difference, DifferenceKind, LogKind, LogRecord, Verification},
     volume::Volume,
     volume::commit::Commit,
     volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError},
-    volume::health::{AzHealth, Health, Holder, SlotHealth},
+    volume::event::Event,
+    volume::health::{AzHealth, Health, Holder, RepairHealth, SlotHealth},
     volume::mtr::Mtr,
     volume::options::Options,
     volume::page::Page,

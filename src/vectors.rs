@@ -3,16 +3,16 @@
 //! The files were worked out from the layout, field by field, and are never rewritten by a tool: where a test here fails,
 //! the format has changed.
 
+use crate::core::gaps::Gap;
 use crate::core::history::{Entry, History};
 use crate::core::vote::Join;
-use crate::core::writer::Gap;
 use crate::log::group;
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, Slot};
 use crate::page::manifest::Manifest;
 use crate::page::table::{self, Root};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{Durability, Geometry, PLACE, Superblock};
+use crate::segment::superblock::{Durability, Geometry, PLACE, ScrubMark, Superblock};
 use crate::segment::tail;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -188,6 +188,8 @@ fn superblock(version: u64, join: Join) -> Superblock {
         manifest: Lsn(0x1100),
         redo: Lsn(0x1050),
         durability: Durability::Dsync,
+        unchecked: Gap { from: Lsn(0x1000), to: Lsn(0x1388) },
+        scrub: ScrubMark { at: Lsn(0x2000), begun_us: 0x0006_1234_5678_9ABC },
         gaps: vec![
             (Slot(1), Gap { from: Lsn(4096), to: Lsn(8192) }),
             (Slot(5), Gap { from: Lsn(0x5000), to: Lsn(0x9000) }),
@@ -210,6 +212,8 @@ fn superblocks() {
         slot: Slot(0),
         history: History::from_entries(vec![Entry { epoch: 7, begin: Lsn(64 << 20), end: Lsn::MAX }]).unwrap(),
         gaps: Vec::new(),
+        unchecked: Gap::NONE,
+        scrub: ScrubMark::default(),
         manifest: Lsn::NONE,
         redo: Lsn::NONE,
         ..superblock(1, Join::Founder)

@@ -1,5 +1,6 @@
 //! The pure core: one owner, no clock, thread, randomness or file. Events in, decisions out.
 
+pub(crate) mod gaps;
 pub(crate) mod history;
 pub(crate) mod recovery;
 pub(crate) mod vote;

@@ -4,6 +4,7 @@
 //! begun once the quorum was seen and that found no higher claim.
 
 use crate::bugs::{Bug, planted};
+use crate::core::gaps::{Gap, Gaps};
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::log::append::Sealed;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
@@ -23,18 +24,6 @@ pub enum Away {
     Behind,
 }
 
-/// A stretch of the log that a slot lacks: a hint for repair.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Gap {
-    /// Where it begins.
-    pub from: Lsn,
-    /// Behind it.
-    pub to: Lsn,
-}
-
-/// At most so many gaps are kept for a slot; more are merged into their hull, which is still true as a hint.
-const GAPS_MAX: usize = 16;
-
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct SlotState {
     away: Option<Away>,
@@ -46,7 +35,7 @@ struct SlotState {
     allocated: Lsn,
     /// Nothing at or above was ever submitted to the slot in this epoch.
     submitted: Lsn,
-    gaps: Vec<Gap>,
+    gaps: Gaps,
     /// Where the present gap begins, while the slot is away.
     missing_from: Lsn,
 }
@@ -104,7 +93,7 @@ impl Writer {
             busy: None,
             allocated: begin,
             submitted: begin,
-            gaps: Vec::new(),
+            gaps: Gaps::default(),
             missing_from: begin,
         };
         Writer {
@@ -150,16 +139,29 @@ impl Writer {
         self.slots[slot.index()].busy
     }
 
-    /// What the slot is known to lack, the present gap included.
+    /// What the slot may lack, the present gap included.
     pub fn gaps(&self, slot: Slot) -> Vec<Gap> {
         let s = &self.slots[slot.index()];
-        let open = s.away.is_some().then_some(Gap { from: s.missing_from, to: self.sealed_end });
-        s.gaps.iter().copied().chain(open.filter(|g| g.from < g.to)).collect()
+        let mut gaps = s.gaps.clone();
+        if s.away.is_some() {
+            gaps.add(Gap { from: s.missing_from, to: self.sealed_end });
+        }
+        gaps.as_slice().to_vec()
     }
 
-    /// Gaps that earlier epochs left.
-    pub fn inherit_gaps(&mut self, slot: Slot, gaps: Vec<Gap>) {
-        self.slots[slot.index()].gaps = gaps;
+    /// What a slot may lack from before it was away, or came back last.
+    pub fn past_gaps(&self, slot: Slot) -> &Gaps {
+        &self.slots[slot.index()].gaps
+    }
+
+    /// The slot may lack this, too: by what an earlier epoch left, or by its own superblock.
+    pub fn suspect(&mut self, slot: Slot, gap: Gap) {
+        self.slots[slot.index()].gaps.add(gap);
+    }
+
+    /// Every group that begins in the stretch verifies on the slot, durably.
+    pub fn filled(&mut self, slot: Slot, stretch: Gap) {
+        self.slots[slot.index()].gaps.remove(stretch);
     }
 
     /// A group was sealed: it is the next one.
@@ -275,7 +277,7 @@ impl Writer {
     }
 
     /// The group that holds VDL, or the one behind.
-    fn vdl_group(&self) -> Lsn {
+    pub fn vdl_group(&self) -> Lsn {
         self.sealed.front().map_or(self.sealed_end, |g| g.begin)
     }
 
@@ -310,13 +312,8 @@ impl Writer {
         } else {
             return false;
         };
-        if s.missing_from < cursor {
-            s.gaps.push(Gap { from: s.missing_from, to: cursor });
-            if s.gaps.len() > GAPS_MAX {
-                let hull = Gap { from: s.gaps[0].from.min(s.gaps[1].from), to: s.gaps[0].to.max(s.gaps[1].to) };
-                s.gaps.splice(0..2, [hull]);
-            }
-        }
+        // What lies between was read back, and is there.
+        s.gaps.add(Gap { from: s.missing_from, to: cursor.min(group) });
         s.cursor = cursor;
         s.away = None;
         true

@@ -1,12 +1,15 @@
 //! Blocking work for one slot beside the log writes: superblocks, claims, space, reading back.
 
 use crate::bugs::{Bug, planted};
+use crate::core::gaps::Gap;
 use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::core::writer::RejoinRead;
 use crate::disk::SlotDir;
 use crate::log::group;
 use crate::lsn::{Lsn, format};
+use crate::repair::frame::{self, Copy, Part, Piece};
+use crate::segment::doubt;
 use crate::segment::name::FileName;
 use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
 use crate::segment::tail;
@@ -16,18 +19,25 @@ use std::io;
 pub enum Job {
     /// Take space for the addresses, creating segments as needed.
     Allocate { from: Lsn, to: Lsn, pg_size: u64, epoch: u64 },
-    /// Write the next version of this epoch's superblock.
-    Super(Box<Superblock>),
+    /// Write the next version of this epoch's superblock; of a slot that is `whole` without its join point.
+    Super { superblock: Box<Superblock>, whole: bool },
     /// The highest claim on the slot.
     Claims,
     /// Bring the slot up to the newest claim and decision, and read back what was sent to it.
-    Rejoin { read: RejoinRead, superblock: Box<Superblock> },
+    /// `stale`: it may hold an older state than it did.
+    Rejoin { read: RejoinRead, superblock: Box<Superblock>, stale: bool },
     /// Put the groups of tail files into the segments, and give back the space that recovery left unused.
     Merge { geometry: Geometry, history: History, unused: (Lsn, Lsn) },
     /// Take the space that is given back when the disk is full.
     Reserve,
     /// Remove claims, epochs below this number: they were decided past.
     Tidy { below: u64 },
+    /// Which groups of a part verify.
+    Copy { part: Part, geometry: Geometry },
+    /// Put groups in that do not verify there.
+    Mend { pieces: Vec<Piece>, geometry: Geometry, epoch: u64 },
+    /// Is this epoch's superblock good in both places, and the claim there? Writes them anew if not.
+    Marks(Box<Superblock>),
 }
 
 /// A job's kind: at most one of each is outstanding to a slot.
@@ -40,22 +50,28 @@ pub enum JobKind {
     Merge,
     Reserve,
     Tidy,
+    Copy,
+    Mend,
+    Marks,
 }
 
 impl JobKind {
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 10;
 }
 
 impl Job {
     pub fn kind(&self) -> JobKind {
         match self {
             Job::Allocate { .. } => JobKind::Allocate,
-            Job::Super(_) => JobKind::Super,
+            Job::Super { .. } => JobKind::Super,
             Job::Claims => JobKind::Claims,
             Job::Rejoin { .. } => JobKind::Rejoin,
             Job::Merge { .. } => JobKind::Merge,
             Job::Reserve => JobKind::Reserve,
             Job::Tidy { .. } => JobKind::Tidy,
+            Job::Copy { .. } => JobKind::Copy,
+            Job::Mend { .. } => JobKind::Mend,
+            Job::Marks(_) => JobKind::Marks,
         }
     }
 }
@@ -66,11 +82,26 @@ pub enum Output {
     Allocated(Lsn),
     Super,
     Claims(u64),
-    /// Groups verify, and are flushed, up to here.
-    Verified(Lsn),
+    Returned(Box<Returned>),
     Merged,
     Reserved,
     Tidied,
+    /// What was found of the part that begins there.
+    Copied(Lsn, Copy),
+    /// So many bytes were written.
+    Mended(u64),
+    /// Whether anything had to be written.
+    Marks(bool),
+}
+
+/// A slot that can come back.
+#[derive(Debug)]
+pub struct Returned {
+    /// Groups verify, and are flushed, up to here.
+    pub verified: Lsn,
+    pub join: Join,
+    /// By its own superblock, beyond what it missed while it was away.
+    pub lacks: Vec<Gap>,
 }
 
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
@@ -93,9 +124,11 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
             }
             Ok(Output::Allocated(to))
         }
-        Job::Super(superblock) => next_version(dir, *superblock).map(|()| Output::Super),
+        Job::Super { superblock, whole } => next_version(dir, *superblock, whole).map(|()| Output::Super),
         Job::Claims => highest_claim(dir).map(Output::Claims),
-        Job::Rejoin { read, superblock } => rejoin(dir, read, *superblock).map(Output::Verified),
+        Job::Rejoin { read, superblock, stale } => {
+            rejoin(dir, read, *superblock, stale).map(|returned| Output::Returned(Box::new(returned)))
+        }
         Job::Merge { geometry, history, unused } => merge(dir, &geometry, &history, unused).map(|()| Output::Merged),
         Job::Reserve => {
             if !dir.list()?.contains(&FileName::Reserve) {
@@ -104,6 +137,9 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
             Ok(Output::Reserved)
         }
         Job::Tidy { below } => tidy(dir, below).map(|()| Output::Tidied),
+        Job::Copy { part, geometry } => Ok(Output::Copied(part.from, frame::read(dir, &part, &geometry)?)),
+        Job::Mend { pieces, geometry, epoch } => frame::write(dir, &pieces, &geometry, epoch).map(Output::Mended),
+        Job::Marks(superblock) => marks(dir, *superblock).map(Output::Marks),
     }
 }
 
@@ -134,13 +170,41 @@ pub fn with_reserve<T>(dir: &dyn SlotDir, call: impl Fn() -> io::Result<T>) -> i
     }
 }
 
-/// Writes the next version of an epoch's superblock. What is the slot's own (join point, incarnation) stays.
-fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
+/// Writes the next version of an epoch's superblock. What is the slot's own (join point, incarnation) stays, but for the
+/// join point of a slot that is whole.
+fn next_version(dir: &dyn SlotDir, superblock: Superblock, whole: bool) -> io::Result<()> {
     let old = read_whole(dir, FileName::Epoch(superblock.number), 2 * superblock::PLACE)?;
     // A blank directory in the slot's place must not become a founder: a rejoin formats it.
     let own = Superblock::newest(&old)
         .map_err(|_| io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"))?;
-    write_super(dir, &Superblock { join: own.join, incarnation: own.incarnation, ..superblock })
+    let join = if whole { Join::Founder } else { own.join };
+    write_super(dir, &Superblock { join, incarnation: own.incarnation, ..superblock })
+}
+
+/// Mends a live slot's superblock and claim. True if something was wrong with them.
+fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
+    let names = dir.list()?;
+    let (epoch, claim) = (FileName::Epoch(superblock.number), FileName::Claim(superblock.number));
+    if !names.contains(&epoch) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
+    }
+    let file = read_whole(dir, epoch, 2 * superblock::PLACE).unwrap_or_default();
+    let places = [0, superblock::PLACE].map(|at| Superblock::decode(file.get(at..).unwrap_or_default()));
+    let own = places.iter().flatten().max_by_key(|s| s.version);
+    if own.is_some_and(|own| own.slot != superblock.slot || own.geometry.volume != superblock.geometry.volume) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "another volume's or slot's files"));
+    }
+    let mut wrong = false;
+    if !names.contains(&claim) {
+        dir.create_new(claim)?;
+        wrong = true;
+    }
+    if places.iter().any(Result::is_err) {
+        let own = own.map(|own| (own.join, own.incarnation)).unwrap_or((superblock.join, superblock.incarnation));
+        write_super(dir, &Superblock { join: own.0, incarnation: own.1, ..superblock })?;
+        wrong = true;
+    }
+    Ok(wrong)
 }
 
 /// A file's bytes, at most `most`; empty if it is not there.
@@ -166,7 +230,7 @@ pub fn highest_claim(dir: &dyn SlotDir) -> io::Result<u64> {
 }
 
 /// The slot gets the newest claim and decision where it lacks them, then its groups are read back.
-fn rejoin(dir: &dyn SlotDir, read: RejoinRead, superblock: Superblock) -> io::Result<Lsn> {
+fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale: bool) -> io::Result<Returned> {
     let geometry = superblock.geometry;
     let number = superblock.number;
     dir.reopen();
@@ -183,25 +247,46 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, superblock: Superblock) -> io::Re
             Err(other) => return refused(&other.to_string()),
         }
     }
-    // As at an open: only what is blank is formatted, and what does not verify may be anybody's.
+    // As at an open: only what is blank is formatted, and what does not verify may be anybody's, unless its log is ours.
     let is_blank = !names.iter().any(|n| matches!(n, FileName::Segment(_) | FileName::Tail(_)));
-    // Whatever join point the slot has of its own stays: only a blank one gets the superblock's.
-    let mut superblock = superblock;
+    if own.is_none() && !is_blank && !is_ours(dir, &superblock)? {
+        return refused("files without a superblock that verifies");
+    }
+    let lacks = doubt::of_slot(own.as_ref(), superblock.slot, &superblock.history, read.from, stale);
     match own {
         Some(found) => {
             superblock.incarnation = found.incarnation;
+            // Whatever join point the slot has of its own stays: only a blank one gets the superblock's.
             if !found.join.needs_one(&superblock.history) {
                 superblock.join = found.join;
             }
         }
-        None if is_blank => superblock.incarnation += 1,
-        None => return refused("files without a superblock that verifies"),
+        None => superblock.incarnation += 1,
+    }
+    if !planted(Bug::GapNotWritten) {
+        superblock.gaps.extend(lacks.iter().map(|gap| (superblock.slot, *gap)));
     }
     if !names.contains(&FileName::Claim(number)) {
         dir.create_new(FileName::Claim(number))?;
     }
     write_super(dir, &superblock)?;
-    verify_groups(dir, read, &geometry, number)
+    let verified = verify_groups(dir, read, &geometry, number)?;
+    Ok(Returned { verified, join: superblock.join, lacks })
+}
+
+/// A slot whose superblocks are all damaged is this volume's if a group of the log stands where it belongs: checksums are
+/// seeded from the volume's identity.
+fn is_ours(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<bool> {
+    let g = &superblock.geometry;
+    for entry in superblock.history.entries() {
+        let (name, offset) = FileName::segment_of(entry.begin, g.pg_size);
+        let room = (format::FRAME - entry.begin.0 % format::FRAME) as usize;
+        let bytes = read_or_empty(dir, name, offset, room).unwrap_or_default();
+        if group::verify(&bytes, entry.begin, g.seed(), |_| ()).is_ok_and(|sum| sum.header.epoch == entry.epoch) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// How far the groups from `read.from` on verify on the slot, flushed.

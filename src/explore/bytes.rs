@@ -6,6 +6,7 @@ use super::disk::{Disk, GroupId, Held};
 use super::moves::Move;
 use super::rules::{Bounds, Setting};
 use super::state::{BLOCK, CPL, Phase, Proc, State, World};
+use crate::core::gaps::Gap;
 use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::disk::job::{self, Job, Output};
@@ -16,7 +17,7 @@ use crate::log::record::{self, Cpl, Fields};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::recover;
-use crate::segment::superblock::{Durability, Geometry, PLACE, Superblock};
+use crate::segment::superblock::{Durability, Geometry, PLACE, ScrubMark, Superblock};
 use crate::segment::{survey, tail};
 use crate::volume::reader;
 use std::collections::BTreeMap;
@@ -90,6 +91,8 @@ fn superblock(slot: Slot, number: u64, history: History, join: Join, clean: Opti
         redo: Lsn::NONE,
         durability: Durability::Dsync,
         gaps: Vec::new(),
+        unchecked: Gap::NONE,
+        scrub: ScrubMark::default(),
     }
 }
 
@@ -182,7 +185,7 @@ fn compare_job(state: &State, m: Move, setting: &Setting) -> bool {
         Move::Rejoin(..) => {
             ours.rejoin(p.into(), slot, true, setting);
             let own = superblock(slot, number, history, job::join_now(r.writer.vdl(), number), None);
-            Job::Rejoin { read: r.writer.rejoin_read(slot).unwrap(), superblock: Box::new(own) }
+            Job::Rejoin { read: r.writer.rejoin_read(slot).unwrap(), superblock: Box::new(own), stale: false }
         }
         Move::Merge(..) => {
             ours.merge(p.into(), slot);
@@ -196,7 +199,7 @@ fn compare_job(state: &State, m: Move, setting: &Setting) -> bool {
     let world = fleet(state, SlotSet::ALL);
     let dir = &*world.0.0[slot.index()];
     let verified = match job::run(dir, job) {
-        Ok(Output::Verified(at)) => Some(at),
+        Ok(Output::Returned(r)) => Some(r.verified),
         _ => None,
     };
     if let Proc::Running(r) = &ours.procs[usize::from(p)] {

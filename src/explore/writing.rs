@@ -1,12 +1,13 @@
 //! A writer at work: the core's [`Writer`](crate::core::writer::Writer), driven as `volume::engine` does, a completion at a time.
 
 use crate::core::WRITE_QUORUM;
+use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::core::writer::{Away, Look};
-use crate::explore::disk::{Cell, GroupId, Held, Late, Super};
+use crate::explore::disk::{Cell, Disk, GroupId, Held, Late, Super};
 use crate::explore::opening::Checked;
 use crate::explore::rules::{Rule, Setting};
-use crate::explore::state::{BLOCK, CPL, Group, Mtr, Outcome, Proc, Running, State};
+use crate::explore::state::{BLOCK, CPL, Group, Mtr, Outcome, Proc, Running, State, World};
 use crate::log::append::Sealed;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 
@@ -137,7 +138,7 @@ impl State {
         let disk = &mut self.slot_mut(slot).disk;
         let join = match disk.newest().copied() {
             Some(own) if !own.join.needs_one(history) => own.join,
-            None if disk.segment || !disk.tails.is_empty() => return,
+            None if (disk.segment || !disk.tails.is_empty()) && !is_ours(disk, history, &world) => return,
             _ => Join::At { at: vdl, by: number },
         };
         disk.claims |= 1 << number;
@@ -260,4 +261,12 @@ impl State {
     pub fn is_closed(r: &Running) -> bool {
         r.closing.is_some_and(|(_, done)| done.len() >= WRITE_QUORUM)
     }
+}
+
+/// A slot without a superblock holds the log of this volume: an entry of the history begins on it.
+fn is_ours(disk: &Disk, history: &History, world: &World) -> bool {
+    history.entries().iter().any(|entry| {
+        let first = disk.cell(entry.begin).map(|c| c.visible());
+        matches!(first, Some(Held::Whole(g)) if world.epoch(g) == entry.epoch)
+    })
 }

@@ -6,7 +6,7 @@ use crate::disk::job;
 use crate::log::append::Front;
 use crate::log::group;
 use crate::log::record::{self, Fields, Kind};
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, format};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::overlay::{Layer, Version};
 use crate::page::table::{self, Entry, Root};
 use crate::segment::name::FileName;
@@ -14,12 +14,12 @@ use crate::segment::superblock::Geometry;
 use crate::segment::{survey, tail};
 use crate::volume::error::{ReadError, SlotFault, SlotFaults};
 use bytes::{Bytes, BytesMut};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A record that was read and verified.
 #[derive(Clone, Debug)]
@@ -54,7 +54,19 @@ pub struct LogReader {
     hung_until: [AtomicU64; SLOTS],
     /// Copies that failed their check and were answered from another.
     pub bad_copies: AtomicU64,
+    wounds: Wounds,
 }
+
+/// Addresses at which a slot that should have a good copy has none, until somebody mends them.
+#[derive(Default)]
+struct Wounds {
+    found: Mutex<Vec<Lsn>>,
+    /// Whoever mends them is told.
+    hook: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// More are met again.
+const WOUNDS_MAX: usize = 256;
 
 impl LogReader {
     pub fn new(geometry: Geometry, dirs: [Option<Arc<dyn SlotDir>>; SLOTS], history: History) -> LogReader {
@@ -70,11 +82,48 @@ impl LogReader {
             turn,
             hung_until,
             bad_copies: AtomicU64::new(0),
+            wounds: Wounds::default(),
         }
     }
 
     pub fn history(&self) -> History {
         self.history.read().clone()
+    }
+
+    /// These slots are asked only when no other has a good copy.
+    pub fn ask_only_last(&self, slots: SlotSet) {
+        let bits = slots.iter().fold(0, |bits, s| bits | 1 << s.0);
+        self.last.store(bits, Ordering::Relaxed);
+    }
+
+    /// What to do when a bad copy is met; set once.
+    pub fn on_wound(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.wounds.hook.set(Box::new(hook));
+    }
+
+    /// Where bad copies were met since somebody asked.
+    pub fn take_wounds(&self) -> Vec<Lsn> {
+        match self.wounds.found.try_lock() {
+            Some(mut found) => std::mem::take(&mut *found),
+            None => Vec::new(),
+        }
+    }
+
+    /// Another copy of the record has answered: those that should have done so are to be mended.
+    fn answered_after(&self, lsn: Lsn, faults: &Faults) {
+        self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+        let last = self.last.load(Ordering::Relaxed);
+        let timed_out = |f: &SlotFault| matches!(f, SlotFault::Io(e) if e.kind() == io::ErrorKind::TimedOut);
+        if faults.iter().any(|(s, f)| last >> s.0 & 1 == 0 && !timed_out(f)) {
+            let mut found = self.wounds.found.lock();
+            if found.len() < WOUNDS_MAX {
+                found.push(lsn);
+            }
+            drop(found);
+            if let Some(hook) = self.wounds.hook.get() {
+                hook();
+            }
+        }
     }
 
     /// Asks this slot only when no other has a good copy.
@@ -94,7 +143,7 @@ impl LogReader {
             match self.copy(&**dir, lsn, hint) {
                 Ok(record) => {
                     if !faults.is_empty() {
-                        self.bad_copies.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                        self.answered_after(lsn, &faults);
                     }
                     return Ok(record);
                 }

@@ -1,5 +1,6 @@
 //! Files of a slot: their names, superblocks, where an address lies.
 
+pub(crate) mod doubt;
 pub(crate) mod lost;
 pub(crate) mod name;
 pub(crate) mod placement;

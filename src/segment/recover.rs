@@ -4,19 +4,21 @@
 //! simulator each call is a point at which the world may go on, or end.
 
 use crate::bugs::{Bug, planted};
+use crate::core::gaps::Gap;
 use crate::core::history::History;
 use crate::core::recovery::{self, Ruling, Sightings};
 use crate::core::vote::{self, Choice, Join};
-use crate::core::writer::{Gap, Look};
+use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::disk::{Fleet, SlotDir, job};
 use crate::log::record::Kind;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
 use crate::page::manifest::Manifest;
 use crate::page::read::LogReader;
+use crate::segment::doubt;
 use crate::segment::name::FileName;
 use crate::segment::scan::{Change, Scanner};
-use crate::segment::superblock::{Durability, Geometry, Superblock};
+use crate::segment::superblock::{Durability, Geometry, ScrubMark, Superblock};
 use crate::segment::survey::{self, NoSurvey, Standing, Survey};
 use crate::segment::tail;
 use crate::volume::error::{OpenError, ReadError, SlotFault, SlotFaults};
@@ -311,7 +313,7 @@ pub fn flush_what_was_read<F: Fleet>(fleet: &F, recovered: &Recovered) -> SlotSe
 fn decisions(recovered: &Recovered, history: &History, took_part: SlotSet, number: u64) -> Vec<Option<Superblock>> {
     let open = recovered.history.last();
     let at = recovered.ruling.known.max(open.begin);
-    let gaps = known_gaps(&recovered.survey);
+    let doubt = doubt::of_all(recovered);
     let superblock = |slot: Slot| {
         let newest = recovered.survey.files(slot)?.newest()?;
         let join = if newest.join.needs_one(&recovered.history) { Join::At { at, by: number } } else { newest.join };
@@ -327,16 +329,12 @@ fn decisions(recovered: &Recovered, history: &History, took_part: SlotSet, numbe
             manifest: recovered.manifest_lsn,
             redo: recovered.manifest.redo,
             durability: newest.durability,
-            gaps: gaps.clone(),
+            gaps: doubt.gaps.clone(),
+            unchecked: doubt.unchecked,
+            scrub: doubt.scrub,
         })
     };
     Slot::ALL.map(|s| took_part.contains(s).then(|| superblock(s)).flatten()).to_vec()
-}
-
-/// What the newest superblock says of the slots' gaps.
-fn known_gaps(survey: &Survey) -> Vec<(Slot, Gap)> {
-    let all = Slot::ALL.into_iter().filter_map(|s| survey.files(s)?.newest());
-    all.max_by_key(|s| (s.number, s.version)).map(|s| s.gaps.clone()).unwrap_or_default()
 }
 
 /// Step 6.
@@ -388,6 +386,8 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         redo: Lsn::NONE,
         durability,
         gaps: Vec::new(),
+        unchecked: Gap::NONE,
+        scrub: ScrubMark::default(),
     };
     let first = history.clone();
     let answers = fleet.each(SlotSet::ALL, move |slot, dir: &dyn SlotDir| {

@@ -3,9 +3,9 @@
 //! A new version goes over the place that does not verify or is older, is synced, then goes over the other. So one torn
 //! write, or one bad sector, never turns it back. Layout byte by byte: `format.md`.
 
+use crate::core::gaps::{GAPS_MAX, Gap};
 use crate::core::history::{Entry, History};
 use crate::core::vote::Join;
-use crate::core::writer::Gap;
 use crate::lsn::{Lsn, SLOTS, Slot, format};
 use uuid::Uuid;
 use zerocopy::little_endian::{U32, U64};
@@ -16,7 +16,7 @@ pub const PLACE: usize = 16 << 10;
 const MAGIC: [u8; 8] = *b"QUORSUPR";
 /// A checkpoint is forced long before a superblock holds so many entries.
 pub const ENTRIES_MAX: usize = 512;
-const GAPS_MAX: usize = 16 * SLOTS;
+const ALL_GAPS_MAX: usize = GAPS_MAX * SLOTS;
 
 const JOIN_FOUNDER: u8 = 0;
 const JOIN_UNSET: u8 = 1;
@@ -55,7 +55,11 @@ struct RawSuper {
     manifest: U64,
     redo: U64,
     resident_from: U64,
-    reserved: [u8; 80],
+    unchecked_from: U64,
+    unchecked_to: U64,
+    scrub_at: U64,
+    scrub_begun: U64,
+    reserved: [u8; 48],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -130,8 +134,21 @@ pub struct Superblock {
     /// Where redo begins with that manifest.
     pub redo: Lsn,
     pub durability: Durability,
-    /// What each slot is known to lack: hints for repair.
+    /// What each slot may lack: hints for repair.
     pub gaps: Vec<(Slot, Gap)>,
+    /// What no slot has been read for since a writer died.
+    pub unchecked: Gap,
+    /// How far the scrub is.
+    pub scrub: ScrubMark,
+}
+
+/// How far a scrub has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScrubMark {
+    /// Everything below was compared in this round.
+    pub at: Lsn,
+    /// When the round was begun, by the wall clock, in microseconds since 1970; 0 before the first.
+    pub begun_us: u64,
 }
 
 /// Why a place holds no superblock of this volume's format.
@@ -164,7 +181,7 @@ impl Superblock {
         if entries.len() > ENTRIES_MAX {
             return Err(TooLong(entries.len()));
         }
-        let gaps = &self.gaps[..self.gaps.len().min(GAPS_MAX)];
+        let gaps = &self.gaps[..self.gaps.len().min(ALL_GAPS_MAX)];
         let g = &self.geometry;
         let (join, join_at, join_by) = match self.join {
             Join::Founder => (JOIN_FOUNDER, Lsn::NONE, 0),
@@ -197,6 +214,10 @@ impl Superblock {
             clean_end: U64::new(self.clean.unwrap_or(Lsn::NONE).0),
             manifest: U64::new(self.manifest.0),
             redo: U64::new(self.redo.0),
+            unchecked_from: U64::new(self.unchecked.from.0),
+            unchecked_to: U64::new(self.unchecked.to.0),
+            scrub_at: U64::new(self.scrub.at.0),
+            scrub_begun: U64::new(self.scrub.begun_us),
             ..RawSuper::new_zeroed()
         };
         let mut out = Vec::with_capacity(PLACE);
@@ -233,7 +254,7 @@ impl Superblock {
             return Err(SuperFault::Lal(raw.lal.get()));
         }
         let (entries, gaps) = (raw.entries.get() as usize, raw.gaps.get() as usize);
-        if entries > ENTRIES_MAX || gaps > GAPS_MAX || raw.slot as usize >= SLOTS {
+        if entries > ENTRIES_MAX || gaps > ALL_GAPS_MAX || raw.slot as usize >= SLOTS {
             return Err(SuperFault::Damaged);
         }
         let (entries, rest) =
@@ -249,9 +270,10 @@ impl Superblock {
             pg_size: raw.pg_size.get(),
         };
         let numbers = [raw.number, raw.version, raw.incarnation, raw.join_at, raw.clean_end, raw.manifest, raw.redo];
+        let marks = [raw.unchecked_from, raw.unchecked_to, raw.scrub_at, raw.scrub_begun];
         let gaps_are_sane =
             gaps.iter().all(|g| (g.slot as usize) < SLOTS && g.from.get() <= g.to.get() && in_range(g.to));
-        if !geometry_is_sane(&geometry) || !gaps_are_sane || !numbers.into_iter().all(in_range) {
+        if !geometry_is_sane(&geometry) || !gaps_are_sane || !numbers.into_iter().chain(marks).all(in_range) {
             return Err(SuperFault::Damaged);
         }
         Ok(Superblock {
@@ -272,6 +294,8 @@ impl Superblock {
             redo: Lsn(raw.redo.get()),
             durability: if raw.durability == 1 { Durability::Flush } else { Durability::Dsync },
             gaps: gaps.iter().map(|g| (Slot(g.slot), Gap { from: Lsn(g.from.get()), to: Lsn(g.to.get()) })).collect(),
+            unchecked: Gap { from: Lsn(raw.unchecked_from.get()), to: Lsn(raw.unchecked_to.get()) },
+            scrub: ScrubMark { at: Lsn(raw.scrub_at.get()), begun_us: raw.scrub_begun.get() },
         })
     }
 
@@ -341,6 +365,8 @@ mod tests {
             redo: Lsn(4700),
             durability: Durability::Flush,
             gaps: vec![(Slot(1), Gap { from: Lsn(4096), to: Lsn(8192) })],
+            unchecked: Gap { from: Lsn(4096), to: Lsn(5000) },
+            scrub: ScrubMark { at: Lsn(4096), begun_us: 1 << 50 },
         }
     }
 

@@ -54,7 +54,8 @@ impl Shared {
             return None;
         }
         let merge = self.merge_tails(now);
-        let mut due = vec![merge, next_tick.map(|t| t.saturating_sub(now))];
+        let scrub = self.engine().pace_scrub(self.clock.wall_us(), self.options.scrub_period);
+        let mut due = vec![merge, next_tick.map(|t| t.saturating_sub(now)), scrub];
         // Commits that nobody waits for may be left to this thread: while there are commits it looks about.
         due.push(self.speak_for_the_last(now).map(|d| d.min(SOON)));
         due.push(checkpoint.then_some(CHECKPOINT));

@@ -3,17 +3,23 @@
 //! Decisions are the core's ([`Writer`]); here they meet the ring, the disk and the tickets. Whoever has something for
 //! it calls [`Engine::pump`] under its lock: a committing thread, a slot's worker, the background, or the simulator.
 
+mod heal;
+
 use crate::bugs::{Bug, planted};
 use crate::core::WRITE_QUORUM;
+use crate::core::gaps::Gap;
 use crate::core::history::History;
 use crate::core::writer::{Away, Look, Writer};
-use crate::disk::job::{self, Job, JobKind, Output};
+use crate::disk::job::{self, Job, JobKind, Output, Returned};
 use crate::disk::{Disk, Done, LogWrite, SPACE_LEAST};
 use crate::log::append::Front;
 use crate::log::ring;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::superblock::{Geometry, Superblock};
 use crate::sync::Arc;
+use crate::volume::engine::heal::Healing;
+use crate::volume::event::{Event, Events};
+use crate::volume::options::Options;
 use crate::volume::tickets::{Ended, Tickets};
 use std::io;
 use std::time::Duration;
@@ -24,6 +30,10 @@ const SPACE_MOST: u64 = format::EXTENT;
 /// Pauses between attempts to bring a slot back.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// For a slot whose directory is gone: a blank disk in its place is seen within seconds.
+const ABSENT_MOST: Duration = Duration::from_secs(2);
+/// A slot that has been well for so many pauses begins with the first one again.
+const STEADY: u32 = 10;
 /// Looks at a stall until it is one.
 const STALL_LOOKS: u32 = 16;
 
@@ -58,11 +68,15 @@ struct Deeds {
     returning: SlotSet,
     /// Tail files are to be merged, and these addresses to be given back.
     merge: Option<(Lsn, Lsn)>,
+    /// What a slot lacks is to be put there.
+    mend: bool,
+    /// Slots whose join points are to go.
+    whole: SlotSet,
 }
 
 impl Deeds {
     fn any(&self) -> bool {
-        self.returning.len() > 0 || self.merge.is_some()
+        self.returning.len() > 0 || self.merge.is_some() || self.mend || self.whole.len() > 0
     }
 }
 
@@ -103,8 +117,18 @@ pub struct Engine {
     needless: u64,
     /// Slots whose tail files are merged.
     merged: SlotSet,
+    healing: Healing,
+    /// No slot was read for it since a writer died.
+    unchecked: Gap,
+    /// A slot that was lost, or failed, may come back with an older state.
+    doubted: SlotSet,
     retry_at: [Duration; SLOTS],
     pause: [Duration; SLOTS],
+    /// When the slot came back last.
+    back_at: [Option<Duration>; SLOTS],
+    events: Events,
+    /// As of the last pump.
+    now: Duration,
     done: Vec<Done>,
     /// VCL stands still while something waits for it.
     stall: Option<Stall>,
@@ -135,9 +159,11 @@ impl Engine {
         superblocks: Vec<Superblock>,
         history: History,
         number: u64,
-        stall_max: Duration,
+        options: &Options,
     ) -> Engine {
         let geometry = superblocks[0].geometry;
+        let (unchecked, scrub) = (superblocks[0].unchecked, superblocks[0].scrub);
+        let (stall_max, share) = (options.stall_max, options.repair_share);
         let begin = writer.begin();
         Engine {
             writer,
@@ -162,8 +188,14 @@ impl Engine {
             ask: [SPACE_MOST; SLOTS],
             needless: 0,
             merged: SlotSet::NONE,
+            healing: Healing::new(share, scrub),
+            unchecked,
+            doubted: SlotSet::NONE,
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
+            back_at: [None; SLOTS],
+            events: Events::default(),
+            now: Duration::ZERO,
             done: Vec::new(),
             stall: None,
             stall_max,
@@ -173,17 +205,18 @@ impl Engine {
 
     /// Takes in what came back, and sends off what can go. Never blocks.
     pub fn pump(&mut self, now: Duration) -> Pumped {
+        self.now = now;
         let before = self.tickets.vdl();
         let ended = self.tickets.ended().is_some();
         loop {
             let mut moved = self.take_in(now);
             moved |= self.look(now);
             for slot in self.disk.lost().iter() {
-                self.writer.leave(slot, Away::Absent);
+                self.leave(slot, Away::Absent);
                 self.retry_at[slot.index()] = now;
-                self.check_space();
             }
             moved |= self.send_off(now);
+            moved |= self.heal(now);
             self.disk.submit();
             if !moved {
                 break;
@@ -211,10 +244,13 @@ impl Engine {
             match d {
                 Done::Wrote { slot, result } => {
                     let failed = result.err().map(|e| why(&e));
+                    let was_live = self.writer.away(slot).is_none();
                     self.writer.wrote(slot, failed);
-                    if failed.is_some() {
+                    if let Some(why) = failed {
+                        if was_live {
+                            self.left(slot, why);
+                        }
                         self.later(slot, now);
-                        self.check_space();
                     }
                 }
                 Done::Job { slot, kind, output } => self.job_done(slot, kind, output, now),
@@ -238,18 +274,21 @@ impl Engine {
                 self.writer.allocated(slot, to);
                 self.check_space();
             }
-            Ok(Output::Super) => self.superblock_done(slot, true),
+            Ok(Output::Super) => {
+                self.superblock_done(slot, true);
+                self.whole_done(slot);
+            }
             Ok(Output::Claims(claim)) => self.claim_read(slot, claim),
-            Ok(Output::Verified(to)) => {
-                if self.writer.rejoin(slot, to) {
-                    self.disk.found(slot);
-                    self.give(slot, Job::Tidy { below: self.needless });
-                    self.pause[slot.index()] = PAUSE_FIRST;
-                    self.check_space();
+            Ok(Output::Returned(returned)) => {
+                if self.writer.rejoin(slot, returned.verified) {
+                    self.came_back(slot, *returned, now);
                 } else {
                     self.retry_at[slot.index()] = now;
                 }
             }
+            Ok(Output::Copied(at, copy)) => self.copied(slot, at, Some(copy)),
+            Ok(Output::Mended(bytes)) => self.mended(slot, Some(bytes)),
+            Ok(Output::Marks(wrong)) => self.marks_checked(slot, wrong),
             Ok(Output::Merged) => self.merged.insert(slot),
             Ok(Output::Reserved | Output::Tidied) => (),
             Err(e) => self.job_failed(slot, kind, &e, now),
@@ -267,24 +306,70 @@ impl Engine {
                 return;
             }
             JobKind::Allocate if why(e) == Away::Full => self.full = self.full.with(slot),
-            JobKind::Allocate | JobKind::Super => {
-                self.writer.leave(slot, why(e));
-                self.check_space();
+            JobKind::Copy => {
+                self.copied(slot, Lsn::NONE, None);
+                return;
             }
+            JobKind::Mend => {
+                self.mended(slot, None);
+                self.leave(slot, why(e));
+            }
+            JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),
             JobKind::Claims => self.claims_failed(slot),
             JobKind::Rejoin | JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
         }
         if kind == JobKind::Super {
             self.superblock_done(slot, false);
+            self.healing.ending = self.healing.ending.without(slot);
         }
         self.later(slot, now);
     }
 
     /// The slot is tried again after a pause that grows.
     fn later(&mut self, slot: Slot, now: Duration) {
+        let absent = self.writer.away(slot) == Some(Away::Absent);
         let pause = &mut self.pause[slot.index()];
         self.retry_at[slot.index()] = now + *pause;
-        *pause = (*pause * 2).min(PAUSE_MOST);
+        // A blank disk in a lost one's place is seen within seconds.
+        *pause = (*pause * 2).min(if absent { ABSENT_MOST } else { PAUSE_MOST });
+    }
+
+    /// The slot no longer counts.
+    fn leave(&mut self, slot: Slot, why: Away) {
+        if self.writer.away(slot).is_none() {
+            self.writer.leave(slot, why);
+            self.left(slot, why);
+        } else if why == Away::Absent {
+            self.doubted.insert(slot);
+        }
+    }
+
+    /// The slot has left. What was to be read on all slots is to be read on it, too, once it is back.
+    fn left(&mut self, slot: Slot, why: Away) {
+        if matches!(why, Away::Absent | Away::Error) {
+            self.doubted.insert(slot);
+        }
+        self.writer.suspect(slot, self.unchecked);
+        // One that fails again and again is left out for longer and longer.
+        let was_back = self.back_at[slot.index()].take();
+        let pause = &mut self.pause[slot.index()];
+        if was_back.is_some_and(|at| self.now > at + *pause * STEADY) {
+            *pause = PAUSE_FIRST;
+        }
+        self.events.push(Event::SlotLeft { slot, why });
+        self.check_space();
+    }
+
+    fn came_back(&mut self, slot: Slot, returned: Returned, now: Duration) {
+        self.disk.found(slot);
+        returned.lacks.into_iter().for_each(|gap| self.writer.suspect(slot, gap));
+        self.superblocks[slot.index()].join = returned.join;
+        self.doubted = self.doubted.without(slot);
+        self.back_at[slot.index()] = Some(now);
+        self.healing.slot_is_back();
+        self.events.push(Event::SlotReturned { slot, lacks: self.lacking(slot) });
+        self.give(slot, Job::Tidy { below: self.needless });
+        self.check_space();
     }
 
     fn superblock_done(&mut self, slot: Slot, written: bool) {
@@ -374,6 +459,10 @@ impl Engine {
             if let Some(unused) = vouched.merge {
                 self.merge_now(unused);
             }
+            if vouched.mend {
+                self.mend_now();
+            }
+            vouched.whole.iter().for_each(|slot| self.end_join(slot));
         }
         let moved = self.writer.looked(quorum, look);
         if let Some(epoch) = self.writer.fenced() {
@@ -412,9 +501,8 @@ impl Engine {
                 }
                 // It fell out of the ring: from here on it has a gap.
                 None => {
-                    self.writer.leave(slot, Away::Behind);
+                    self.leave(slot, Away::Behind);
                     self.retry_at[slot.index()] = now;
-                    self.check_space();
                 }
             }
         }
@@ -428,9 +516,8 @@ impl Engine {
         let full = self.full.contains(slot);
         let behind = cursor + ring::SPAN / 2 < self.writer.vcl() && self.front.ring.get(cursor).is_none();
         if behind || full && self.closing && self.writer.busy(slot).is_none() {
-            self.writer.leave(slot, if full { Away::Full } else { Away::Behind });
+            self.leave(slot, if full { Away::Full } else { Away::Behind });
             self.later(slot, now);
-            self.check_space();
         }
     }
 
@@ -517,7 +604,8 @@ impl Engine {
         if let Some(read) = self.writer.rejoin_read(slot).filter(|_| self.tickets.ended().is_none()) {
             let mut superblock = self.superblock(slot);
             superblock.join = job::join_now(self.writer.vdl(), self.number);
-            self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock) });
+            let stale = self.doubted.contains(slot);
+            self.give(slot, Job::Rejoin { read, superblock: Box::new(superblock), stale });
         }
     }
 
@@ -528,12 +616,13 @@ impl Engine {
         let stall = self.stall.as_ref().map(|s| s.last + self.stall_max / STALL_LOOKS);
         let wants_look = self.writer.wants_look().is_some() || self.waiting.any();
         let look = (wants_look && self.asking.is_none()).then_some(self.look_at);
-        retries.chain(stall).chain(look).min()
+        retries.chain(stall).chain(look).chain(self.heal_at()).min()
     }
 
     fn superblock(&self, slot: Slot) -> Superblock {
         let gaps = Slot::ALL.into_iter().flat_map(|s| self.writer.gaps(s).into_iter().map(move |g| (s, g))).collect();
-        Superblock { gaps, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }
+        let (unchecked, scrub) = (self.unchecked, self.healing.plan.mark);
+        Superblock { gaps, unchecked, scrub, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }
     }
 
     /// Begins to write a new superblock version to every live slot: a checkpoint's manifest, or the clean mark.
@@ -550,7 +639,7 @@ impl Engine {
         self.round = Some(Round { waiting, written: SlotSet::NONE });
         for slot in waiting.iter() {
             let superblock = Box::new(self.superblock(slot));
-            self.give(slot, Job::Super(superblock));
+            self.give(slot, Job::Super { superblock, whole: false });
         }
         self.disk.submit();
     }
@@ -590,9 +679,11 @@ impl Engine {
         self.disk.submit();
     }
 
-    /// A slot's worker has something in hand.
+    /// A slot's worker has something in hand that could make room.
     pub fn has_jobs(&self) -> bool {
-        self.jobs.iter().any(|jobs| jobs.0.contains(&true))
+        let mut jobs = self.jobs;
+        jobs.iter_mut().for_each(|j| (*j.of(JobKind::Copy), *j.of(JobKind::Mend)) = (false, false));
+        jobs.iter().any(|jobs| jobs.0.contains(&true))
     }
 
     /// A log write is on its way.
@@ -611,7 +702,8 @@ impl Engine {
             self.waiting.merge = Some(unused);
             self.pump(now);
         }
-        self.merged == SlotSet::ALL
+        self.healing.drained = self.merged == SlotSet::ALL;
+        self.healing.drained
     }
 
     fn merge_now(&mut self, unused: (Lsn, Lsn)) {

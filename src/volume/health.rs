@@ -1,6 +1,7 @@
 //! Plain numbers about an open volume.
 
-use crate::core::writer::{Away, Gap};
+use crate::core::gaps::Gap;
+use crate::core::writer::Away;
 use crate::lsn::{Lsn, Slot};
 use std::path::PathBuf;
 
@@ -59,6 +60,42 @@ pub struct Holder {
     pub epoch: u64,
 }
 
+/// How far healing is: gaps that are filled, the scrub, what was mended since the volume was opened.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct RepairHealth {
+    /// Something is to be filled, checked or scrubbed now.
+    pub busy: bool,
+    /// It was paused: see [`Volume::pause_repair`](crate::Volume::pause_repair).
+    pub paused: bool,
+    /// Bytes of log that are still to be looked at, slot by slot, and copied where they lack.
+    pub bytes_left: u64,
+    /// Bytes that were, since this began.
+    pub bytes_done: u64,
+    /// As measured since this began.
+    pub bytes_per_second: u64,
+    /// How long the rest will take at that rate; none where it is not known.
+    pub left: Option<std::time::Duration>,
+    /// No slot was read for it since a writer died: it is looked at on all slots.
+    pub unchecked: Gap,
+    /// Writes that put something in that was missing or damaged.
+    pub mends: u64,
+    /// Bytes of them.
+    pub mended_bytes: u64,
+    /// Superblocks that were damaged and are written anew.
+    pub superblocks_mended: u64,
+    /// Groups of which two copies verify and differ: nothing is touched there.
+    pub differences: u64,
+    /// Mebibytes of log in which something has no good copy in reach.
+    pub unmendable: usize,
+    /// The scrub has read everything below.
+    pub scrub_at: Lsn,
+    /// Scrubs that came to their end since the volume was opened.
+    pub scrubs: u64,
+    /// Events that nobody was told of, because too many came at once.
+    pub events_untold: u64,
+}
+
 /// The state of an open volume, as plain numbers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -103,6 +140,8 @@ pub struct Health {
     pub views: usize,
     /// Copies that failed their check and were answered from another.
     pub bad_copies: u64,
+    /// Healing.
+    pub repair: RepairHealth,
     /// Bytes of log that the open read.
     pub recovery_bytes: u64,
     /// Why the handle takes no more writes; none while it does.

@@ -8,6 +8,7 @@ pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod engine;
 pub(crate) mod error;
+pub(crate) mod event;
 pub(crate) mod health;
 pub(crate) mod mtr;
 pub(crate) mod open;
@@ -139,6 +140,28 @@ impl Volume {
     /// Plain numbers: slots, gaps, devices, memory.
     pub fn health(&self) -> Health {
         self.handle.health()
+    }
+
+    /// Compares all six copies of everything now, and mends what is missing or damaged: see [`Health::repair`]. It goes
+    /// on in the background, as it does by itself once in [`Options::scrub_period`].
+    pub fn scrub(&self) {
+        let shared = &self.handle.shared;
+        shared.engine().scrub_now(shared.clock.wall_us());
+        shared.pump();
+        shared.background.wake_now();
+    }
+
+    /// Stops filling gaps and scrubbing, or lets it go on. Copies that readers find bad are mended all the same.
+    pub fn pause_repair(&self, pause: bool) {
+        self.handle.shared.engine().pause_healing(pause);
+        self.handle.shared.background.wake_now();
+    }
+
+    /// Waits until nothing is left to be filled, checked or scrubbed, or so long. True if nothing is left: every slot
+    /// that is reachable is whole. What has no good copy in reach is left alone: see
+    /// [`RepairHealth::unmendable`](crate::RepairHealth::unmendable).
+    pub fn wait_repaired(&self, most: std::time::Duration) -> bool {
+        self.handle.shared.wait_healed(most)
     }
 
     /// The directory of a slot.

@@ -1,6 +1,7 @@
 //! One open volume on real disks: how it is put together, and how it is closed.
 
-use crate::core::writer::{Gap, Look, Writer};
+use crate::core::gaps::Gap;
+use crate::core::writer::{Look, Writer};
 use crate::disk::file::Meter;
 use crate::disk::real::{RealDisk, Writes};
 use crate::disk::watch::Watch;
@@ -194,6 +195,12 @@ impl Handle {
         shared.engine().tidy(previous);
         locks.tidy(number);
         shared.pump();
+        let weak = Arc::downgrade(&shared);
+        shared.reads.pages.reader.on_wound(move || {
+            if let Some(shared) = weak.upgrade() {
+                shared.background.wake_now();
+            }
+        });
         let mine = shared.clone();
         let spawned = std::thread::Builder::new().name("quorate-bg".into()).stack_size(512 << 10);
         spawned
@@ -260,6 +267,7 @@ impl Handle {
             memory_bytes_max,
             views: shared.reads.views.lock().count(),
             bad_copies: shared.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
+            repair: engine.repair_health(),
             recovery_bytes: self.recovery_bytes,
             ended: shared.tickets.ended().map(|e| e.to_string()),
         }
@@ -348,9 +356,7 @@ pub(crate) fn build(
     let gaps: Vec<(Slot, Gap)> = superblocks.iter().flatten().next().map(|s| s.gaps.clone()).unwrap_or_default();
     let mut writer = Writer::new(begin, took_part);
     for slot in Slot::ALL {
-        let mine: Vec<Gap> = gaps.iter().filter(|(s, _)| *s == slot).map(|(_, g)| *g).collect();
-        reader.ask_last(slot, !mine.is_empty() || !took_part.contains(slot));
-        writer.inherit_gaps(slot, mine);
+        gaps.iter().filter(|(s, _)| *s == slot).for_each(|(_, gap)| writer.suspect(slot, *gap));
     }
     let pages = Pages::new(reader, Some(front.clone()), options.cache_bytes, map);
     let tickets = Arc::new(Tickets::new(begin));
@@ -360,7 +366,7 @@ pub(crate) fn build(
         .into_iter()
         .map(|slot| superblocks[slot.index()].clone().unwrap_or_else(|| Superblock { slot, ..any.clone() }))
         .collect();
-    let engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, number, options.stall_max);
+    let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, number, options);
     let parts = Parts {
         geometry,
         number,
@@ -383,5 +389,6 @@ pub(crate) fn build(
         #[cfg(feature = "sim")]
         driver: None,
     };
+    engine.is_drained(parts.merge.is_none());
     (parts, engine)
 }

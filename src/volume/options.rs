@@ -2,6 +2,8 @@
 
 use crate::lsn::format;
 use crate::volume::error::OpenError;
+use crate::volume::event::Event;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a volume is created and opened. What is fixed at creation is ignored when opening.
@@ -23,6 +25,19 @@ pub struct Options {
     pub(crate) allow_remote: bool,
     pub(crate) io_uring: bool,
     pub(crate) merge_after: Duration,
+    pub(crate) repair_share: u32,
+    pub(crate) scrub_period: Duration,
+    pub(crate) on_event: Option<OnEvent>,
+}
+
+/// A callback for events.
+#[derive(Clone)]
+pub(crate) struct OnEvent(pub(crate) Arc<dyn Fn(&Event) + Send + Sync>);
+
+impl std::fmt::Debug for OnEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a callback")
+    }
 }
 
 /// After so long nothing of a killed process is left that has not reached the kernel's file layer, where a drain waits
@@ -43,6 +58,9 @@ impl Default for Options {
             allow_remote: false,
             io_uring: true,
             merge_after: MERGE_AFTER,
+            repair_share: 12,
+            scrub_period: Duration::from_secs(7 * 24 * 3600),
+            on_event: None,
         }
     }
 }
@@ -108,6 +126,26 @@ impl Options {
     /// Whether io_uring is used where there is one; true by default. Without it threads do the same work.
     pub fn io_uring(mut self, allow: bool) -> Options {
         self.io_uring = allow;
+        self
+    }
+
+    /// Per cent of the time that repair and scrub take while commits are made: 12 by default, 1 to 100. Without commits
+    /// they go as fast as the disks.
+    pub fn repair_share(mut self, per_cent: u32) -> Options {
+        self.repair_share = per_cent.clamp(1, 100);
+        self
+    }
+
+    /// All six copies of everything are compared once in this time: a week by default.
+    pub fn scrub_period(mut self, time: Duration) -> Options {
+        self.scrub_period = time.max(Duration::from_secs(1));
+        self
+    }
+
+    /// Is called with everything that the volume finds and mends, by whatever thread comes by, outside of all locks. It
+    /// must not block for long, and must not close the volume.
+    pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Options {
+        self.on_event = Some(OnEvent(Arc::new(f)));
         self
     }
 

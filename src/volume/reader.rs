@@ -6,14 +6,16 @@ use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, job};
-use crate::lsn::{Lsn, PageId, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
+use crate::repair::plan::bytes_in;
 use crate::segment::placement::{self, Azs, Placement};
 use crate::segment::recover::{self, Recovered};
+use crate::segment::superblock::Superblock;
 use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, Unknown};
-use crate::volume::health::{DURABILITY, Health, SlotHealth};
+use crate::volume::health::{DURABILITY, Health, RepairHealth, SlotHealth};
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
 use crate::volume::view::{Reads, View};
@@ -222,9 +224,22 @@ impl Reader {
             memory_bytes_max: 0,
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
+            repair: newest.map(|s| as_told(s, &r.history)).unwrap_or_default(),
             recovery_bytes: r.bytes_read,
             ended: None,
         }
+    }
+}
+
+/// How far healing is, as far as a superblock tells.
+fn as_told(superblock: &Superblock, history: &History) -> RepairHealth {
+    let of_slots: u64 = superblock.gaps.iter().map(|(_, gap)| bytes_in(history, *gap)).sum();
+    let of_all = bytes_in(history, superblock.unchecked) * SLOTS as u64;
+    RepairHealth {
+        bytes_left: of_slots + of_all,
+        unchecked: superblock.unchecked,
+        scrub_at: superblock.scrub.at,
+        ..RepairHealth::default()
     }
 }
 

@@ -271,7 +271,10 @@ impl Shared {
     }
 
     fn run_engine(&self, engine: &mut Engine, leader: bool) -> Pumped {
+        let reader = &self.reads.pages.reader;
+        reader.take_wounds().into_iter().for_each(|lsn| engine.wound(lsn));
         let pumped = engine.pump(self.clock.now());
+        reader.ask_only_last(engine.asked_last());
         self.idle.store(pumped.idle, Ordering::SeqCst);
         #[cfg(not(feature = "io-uring"))]
         let _ = leader;
@@ -287,8 +290,39 @@ impl Shared {
         pumped
     }
 
+    /// Tells the user what was found and mended. Under no lock: whatever is called may call back.
+    fn tell(&self) {
+        let Some(mut engine) = self.engine.try_lock() else { return };
+        let events = engine.take_events();
+        drop(engine);
+        for event in events {
+            event.trace();
+            if let Some(on_event) = &self.options.on_event {
+                (on_event.0)(&event);
+            }
+        }
+    }
+
+    /// Waits until there is nothing left to be healed, or so long.
+    pub fn wait_healed(&self, most: Duration) -> bool {
+        let deadline = self.clock.now() + most;
+        loop {
+            let turn = self.progress.turn();
+            if self.engine().is_healed() {
+                return true;
+            }
+            let now = self.clock.now();
+            if now >= deadline || self.tickets.ended().is_some() {
+                return false;
+            }
+            self.background.wake();
+            self.wait_for_word(turn, (deadline - now).min(Duration::from_millis(20)));
+        }
+    }
+
     /// Tells who waits that something may have moved; after the end, hides what a later recovery may drop.
     pub fn after_pump(&self) {
+        self.tell();
         if self.tickets.ended().is_some() && !self.cut_done.swap(true, Ordering::SeqCst) {
             self.cut();
         }

@@ -1,0 +1,153 @@
+//! One frame of one slot: which groups of it verify, and putting in those that do not.
+
+use crate::bugs::{Bug, planted};
+use crate::core::history::Entry;
+use crate::disk::{SlotDir, job};
+use crate::log::group;
+use crate::lsn::{Lsn, format};
+use crate::segment::name::FileName;
+use crate::segment::scan::by_block;
+use crate::segment::superblock::Geometry;
+use crate::segment::tail;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Which part of the log is meant: the groups of `entries` that begin in `[from, to)`, all in one frame.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub from: Lsn,
+    pub to: Lsn,
+    /// The entries of the history that have addresses in it.
+    pub entries: Arc<[Entry]>,
+}
+
+/// A group that verifies at its address, in its entry's epoch.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub at: Lsn,
+    pub len: u64,
+    /// Of its bytes: two copies that verify should be equal, and are not held to be so.
+    pub hash: u64,
+    pub bytes: Arc<Vec<u8>>,
+    pub range: Range<usize>,
+    /// It stands in a tail file, and not where it belongs.
+    pub in_tail: bool,
+}
+
+/// What a slot has of a part, in order of address.
+pub type Copy = Vec<Found>;
+
+/// Groups that follow each other, to be put where they belong.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub at: Lsn,
+    pub bytes: Arc<Vec<u8>>,
+    pub range: Range<usize>,
+}
+
+/// Reads a part on a slot. What cannot be read counts as not there.
+pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry) -> io::Result<Copy> {
+    let base = part.from.floor(format::FRAME);
+    let (name, offset) = FileName::segment_of(base, geometry.pg_size);
+    let bytes = match dir.read(name, offset, format::FRAME as usize) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        // One unreadable sector must not hide the rest of the frame.
+        Err(_) => by_block(dir, name, offset)?,
+        Ok(bytes) => bytes,
+    };
+    let bytes = Arc::new(bytes);
+    let mut copy = Copy::new();
+    let mut whole = true;
+    for entry in part.entries.iter() {
+        let (mut at, to) = (part.from.max(entry.begin), part.to.min(entry.end));
+        while at < to {
+            let here = (at - base) as usize;
+            match found(&bytes, here, at, entry.epoch, geometry.seed()) {
+                Some(found) => {
+                    at = at + found.len;
+                    copy.push(found);
+                }
+                None => {
+                    whole = false;
+                    at = at + geometry.block();
+                }
+            }
+        }
+    }
+    if !whole {
+        from_tails(dir, part, geometry, &mut copy)?;
+    }
+    Ok(copy)
+}
+
+/// The group at `range.start` of `bytes`, if it verifies as what stands at `at`.
+fn found(bytes: &Arc<Vec<u8>>, here: usize, at: Lsn, epoch: u64, seed: u32) -> Option<Found> {
+    let sum = group::verify(bytes.get(here..)?, at, seed, |_| ()).ok()?;
+    if sum.header.epoch != epoch && !planted(Bug::MendForeignEpoch) {
+        return None;
+    }
+    let range = here..here + sum.header.len as usize;
+    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+    hasher.write(&bytes[range.clone()]);
+    Some(Found { at, len: sum.header.len, hash: hasher.finish(), bytes: bytes.clone(), range, in_tail: false })
+}
+
+/// Groups of the part that recovery put into tail files, and nobody into the segment yet.
+fn from_tails(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, copy: &mut Copy) -> io::Result<()> {
+    for name in dir.list()?.into_iter().filter(|n| matches!(n, FileName::Tail(_))) {
+        let file = Arc::new(job::read_whole(dir, name, tail::BYTES_MAX)?);
+        for (at, group) in tail::decode(&file, geometry.volume).unwrap_or_default() {
+            let entry = part.entries.iter().find(|e| e.begin <= at && at < e.end);
+            let known = copy.iter().any(|f| f.at == at);
+            let Some(entry) = entry.filter(|_| part.from <= at && at < part.to && !known) else { continue };
+            let here = group.as_ptr().addr() - file.as_ptr().addr();
+            copy.extend(found(&file, here, at, entry.epoch, geometry.seed()).map(|f| Found { in_tail: true, ..f }));
+        }
+    }
+    copy.sort_by_key(|f| f.at);
+    Ok(())
+}
+
+/// Puts pieces where they belong, durably, but not over what verifies there. Returns the bytes that were written.
+///
+/// Only in a directory that has the superblock of `epoch`: a blank one in its place is formatted by a rejoin first.
+pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u64) -> io::Result<u64> {
+    if !dir.list()?.contains(&FileName::Epoch(epoch)) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
+    }
+    let mut written = 0;
+    for piece in pieces {
+        let bytes = &piece.bytes[piece.range.clone()];
+        let (name, offset) = FileName::segment_of(piece.at, geometry.pg_size);
+        let there = match dir.read(name, offset, bytes.len()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            // It cannot be read: writing it anew is how a bad sector is mended.
+            Err(_) => Vec::new(),
+            Ok(there) => there,
+        };
+        // Runs of groups that are not there; a block that verifies is not written again.
+        let (mut pos, mut run) = (0, 0);
+        while pos < bytes.len() {
+            let at = piece.at + pos as u64;
+            let group = group::decode_header(&bytes[pos..], at, geometry.seed());
+            let Ok(group) = group else { return Err(io::Error::other("what was read as a group is none")) };
+            let len = group.len as usize;
+            let stands = group::verify(there.get(pos..).unwrap_or_default(), at, geometry.seed(), |_| ());
+            if stands.is_ok_and(|s| s.header.epoch == group.epoch) && !planted(Bug::MendGood) {
+                if run < pos {
+                    dir.write_at(name, offset + run as u64, &bytes[run..pos])?;
+                    written += (pos - run) as u64;
+                }
+                run = pos + len;
+            }
+            pos += len;
+        }
+        if run < bytes.len() {
+            dir.write_at(name, offset + run as u64, &bytes[run..])?;
+            written += (bytes.len() - run) as u64;
+        }
+    }
+    Ok(written)
+}
