@@ -213,11 +213,39 @@ pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<
 }
 
 /// Of a file that may be missing.
-fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
-    match dir.read(name, offset, most) {
+pub fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+    match read_around(dir, name, offset, most) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other,
     }
+}
+
+/// Reads at most so many bytes. Blocks that cannot be read are zeros: one unreadable sector must not hide the rest. An
+/// error where there is no such file, or nothing can be read.
+pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+    let failed = match dir.read(name, offset, most) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::TimedOut) => return Err(e),
+        Err(e) => e,
+        read => return read,
+    };
+    let block = format::BLOCK_MIN as usize;
+    let (mut bytes, mut answers) = (Vec::new(), false);
+    for at in (0..most).step_by(block) {
+        match dir.read(name, offset + at as u64, block.min(most - at)) {
+            Ok(read) => {
+                answers = true;
+                if read.is_empty() {
+                    break;
+                }
+                bytes.resize(at, 0);
+                bytes.extend_from_slice(&read);
+            }
+            // A device that is gone, and not a bad sector.
+            Err(_) if !answers && at >= format::FRAME as usize => break,
+            Err(_) => (),
+        }
+    }
+    if answers { Ok(bytes) } else { Err(failed) }
 }
 
 /// The highest epoch that was claimed or decided on the slot; 0 on a blank one.
@@ -295,7 +323,8 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) 
     while at < read.to {
         let (name, offset) = FileName::segment_of(at, g.pg_size);
         let room = (format::FRAME - at.0 % format::FRAME) as usize;
-        let bytes = read_or_empty(dir, name, offset, room)?;
+        // What cannot be read is written anew.
+        let bytes = read_or_empty(dir, name, offset, room).unwrap_or_default();
         let mut pos = 0;
         while let Ok(sum) = group::verify(&bytes[pos..], at, g.seed(), |_| ())
             && sum.header.epoch == epoch
@@ -325,7 +354,8 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
         Ok(())
     };
     for tail in names.iter().copied().filter(|n| matches!(n, FileName::Tail(_))) {
-        let file = read_whole(dir, tail, tail::BYTES_MAX)?;
+        // One that cannot be read is a lost copy: repair brings its groups.
+        let file = read_whole(dir, tail, tail::BYTES_MAX).unwrap_or_default();
         for (at, bytes) in tail::decode(&file, g.volume).unwrap_or_default() {
             let whole = |bytes: &[u8]| {
                 group::verify(bytes, at, g.seed(), |_| ()).is_ok_and(|s| history.holds(s.header.epoch, at))
@@ -337,7 +367,8 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
             let (segment, offset) = FileName::segment_of(at, g.pg_size);
             drain(segment)?;
             // A block that verifies is not written again.
-            if !whole(&read_or_empty(dir, segment, offset, bytes.len())?) || planted(Bug::MergeRewrites) {
+            let there = read_or_empty(dir, segment, offset, bytes.len()).unwrap_or_default();
+            if !whole(&there) || planted(Bug::MergeRewrites) {
                 dir.write_at(segment, offset, bytes)?;
             }
             dir.flush(segment)?;

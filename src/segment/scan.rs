@@ -71,12 +71,7 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         }
         let (name, offset) = FileName::segment_of(base, self.geometry.pg_size);
         let mut answer = self.fleet.each(SlotSet::NONE.with(slot), move |_, dir| {
-            match dir.read(name, offset, format::FRAME as usize) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-                // One unreadable sector must not hide the rest of the frame.
-                Err(_) => by_block(dir, name, offset),
-                read => read,
-            }
+            job::read_or_empty(dir, name, offset, format::FRAME as usize)
         });
         let frame = match answer[slot.index()].take() {
             Some(Ok(bytes)) => Ok(Arc::new(bytes)),
@@ -292,26 +287,6 @@ fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
         base: r.fields.base,
         depth: r.fields.depth,
     })
-}
-
-/// A frame block by block: blocks that cannot be read are zeros.
-pub fn by_block(dir: &dyn SlotDir, name: FileName, offset: u64) -> io::Result<Vec<u8>> {
-    let block = format::BLOCK_MIN as usize;
-    let (mut bytes, mut failed) = (Vec::new(), None);
-    for at in (0..format::FRAME as usize).step_by(block) {
-        match dir.read(name, offset + at as u64, block) {
-            Ok(read) if read.is_empty() => break,
-            Ok(read) => {
-                bytes.resize(at, 0);
-                bytes.extend_from_slice(&read);
-            }
-            Err(e) => failed = Some(e),
-        }
-    }
-    match failed {
-        Some(e) if bytes.is_empty() => Err(e),
-        _ => Ok(bytes),
-    }
 }
 
 /// The groups of a slot's tail files that verify.

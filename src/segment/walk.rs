@@ -8,7 +8,6 @@ use crate::log::group;
 use crate::log::record::RecordFault;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
-use crate::segment::scan::by_block;
 use crate::segment::superblock::Geometry;
 use crate::segment::tail;
 use std::borrow::Cow;
@@ -89,14 +88,11 @@ impl<'a, F: Fleet> Walk<'a, F> {
         let lacks = |s: &Slot| self.frames[s.index()].as_ref().is_none_or(|(b, _)| *b != base);
         let wanted: SlotSet = slots.iter().filter(lacks).collect();
         let (name, offset) = FileName::segment_of(base, self.geometry.pg_size);
-        let mut answers = self.fleet.each(wanted, move |_, dir| {
-            match dir.read(name, offset, format::FRAME as usize) {
+        let mut answers =
+            self.fleet.each(wanted, move |_, dir| match job::read_around(dir, name, offset, format::FRAME as usize) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                // One unreadable sector must not hide the rest of the frame.
-                Err(_) => by_block(dir, name, offset).map(Some),
                 read => read.map(Some),
-            }
-        });
+            });
         let mut read = 0;
         for slot in wanted.iter() {
             let frame = match answers[slot.index()].take() {

@@ -235,6 +235,9 @@ pub fn do_job(world: &World, process: usize) -> bool {
     drop(w);
     let dir = SimDir { world: world.clone(), process, slot };
     let output = job::run(&dir, job);
+    if let Err(e) = &output {
+        world.lock().note(|| format!("p{process} slot {slot} {kind:?}: {e}"));
+    }
     world.lock().job_done(process, Done::Job { slot, kind, output });
     true
 }

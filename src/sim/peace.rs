@@ -1,12 +1,13 @@
 //! After the faults: the world must come right within stated numbers of steps. In each a write may land, all jobs are done
 //! and time passes.
 //!
-//! What this round's code can bring about: every slot that is not damaged is written to, waiting commits end, tail files
-//! are merged, and the volume closes clean and opens again. Gaps stay: repair is not built yet.
+//! Every slot that is this volume's is written to, waiting commits end, tail files are merged, gaps are filled and what is
+//! damaged is mended: six identical copies, but for slots in whose place somebody put another volume's or another slot's
+//! disk. Then the volume closes clean and opens again.
 
 use crate::disk::SlotDir;
 use crate::log::group;
-use crate::lsn::{Lsn, SLOTS, Slot, format};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::sim::dir::{SimDir, do_job};
 use crate::sim::life::{Checked, PG, Sim};
@@ -19,6 +20,8 @@ const OPENS: usize = 20;
 const SETTLED_WITHIN: usize = 500;
 /// Steps without anything on its way, after which it is settled.
 const QUIET: usize = 16;
+/// Until every slot is whole, with a scrub. Of 50 ms.
+const HEALED_WITHIN: usize = 3000;
 /// Until every commit is acknowledged. Of 1 ms.
 const ACKNOWLEDGED_WITHIN: usize = 3000;
 /// Superblock files of a slot, once it is settled: this epoch's, the decision before, and those of openers that gave up.
@@ -92,6 +95,7 @@ impl Sim {
             self.settle()?;
             self.check_files()?;
             self.check_copies()?;
+            self.heal()?;
             for _ in 0..5 {
                 self.reserve(0)?;
                 self.publish(0);
@@ -120,6 +124,75 @@ impl Sim {
         }
         let missing = self.missing();
         if missing.is_empty() { Ok(()) } else { Err(format!("L2: slots {missing:?} are away though nothing is wrong")) }
+    }
+
+    /// A scrub comes to its end, and there are six identical copies.
+    fn heal(&self) -> Checked {
+        {
+            let slot = self.running[0].borrow();
+            let Some(running) = slot.as_ref() else { return Err("the writer ended".into()) };
+            let wall = running.shared.clock.wall_us();
+            running.shared.engine().scrub_now(wall);
+        }
+        for _ in 0..HEALED_WITHIN {
+            self.disks_step(false);
+            self.settle_jobs();
+            self.pass(Duration::from_millis(50));
+            self.housekeep(0);
+            self.tend(0)?;
+            if self.is_healed() {
+                return self.check_six();
+            }
+        }
+        let slot = self.running[0].borrow();
+        let told = slot.as_ref().map(|r| r.shared.engine().told());
+        Err(format!("L1: not healed though nothing is wrong any more: {told:?}"))
+    }
+
+    /// By the volume's own word.
+    fn is_healed(&self) -> bool {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref() else { return false };
+        let strangers = self.world.lock().strangers(running.shared.geometry.volume);
+        let engine = running.shared.engine();
+        engine.is_healed() && SlotSet::ALL.minus(engine.writer.live()).minus(strangers).len() == 0
+    }
+
+    /// Every group of the log is on all six slots, but those of others.
+    fn check_six(&self) -> Checked {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref() else { return Ok(()) };
+        let (process, seed) = (running.process, running.shared.geometry.seed());
+        let (history, to) = {
+            let engine = running.shared.engine();
+            (engine.history.clone(), engine.writer.vdl_group())
+        };
+        let ours = SlotSet::ALL.minus(self.world.lock().strangers(running.shared.geometry.volume));
+        for entry in history.entries() {
+            let (mut at, end) = (entry.begin, entry.end.min(to));
+            while at < end {
+                let (name, offset) = FileName::segment_of(at, PG);
+                let room = (format::FRAME - at.0 % format::FRAME) as usize;
+                let mut first: Option<Vec<u8>> = None;
+                for slot in ours.iter() {
+                    let dir = SimDir { world: self.world.clone(), process, slot };
+                    let mut bytes = dir.read(name, offset, room).map_err(|e| format!("slot {slot}: {e}"))?;
+                    match group::verify(&bytes, at, seed, |_| ()) {
+                        Ok(sum) if sum.header.epoch == entry.epoch => bytes.truncate(sum.header.len as usize),
+                        Ok(sum) => return Err(format!("L1: slot {slot} has epoch {} at {at}", sum.header.epoch)),
+                        Err(b) => {
+                            return Err(format!("L1: slot {slot} is called whole, and its group at {at}: {}", b.fault));
+                        }
+                    }
+                    if first.as_ref().is_some_and(|first| *first != bytes) {
+                        return Err(format!("L1: slot {slot} has other bytes at {at}"));
+                    }
+                    first = Some(bytes);
+                }
+                at = at + first.map_or(format::BLOCK_MIN, |b| b.len() as u64);
+            }
+        }
+        Ok(())
     }
 
     /// Slots that ought to be live, and what else is to be done. What is damaged may be of no use before it is repaired.

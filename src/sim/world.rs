@@ -10,6 +10,7 @@ use crate::log::group;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
+use crate::segment::superblock::{PLACE, Superblock};
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
@@ -198,6 +199,20 @@ impl Disks {
     }
 
     /// A process that was to die lives on.
+    /// Slots in whose place there is another volume's, or another slot's.
+    pub fn strangers(&self, volume: uuid::Uuid) -> SlotSet {
+        let is_other = |slot: &Slot| {
+            let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
+            let mut told = supers.filter_map(|(_, f)| Superblock::newest(&f.read(0, 2 * PLACE)?).ok()).peekable();
+            match told.peek() {
+                Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
+                // Nobody can tell any more.
+                None => self.foreign.contains(*slot),
+            }
+        };
+        Slot::ALL.into_iter().filter(is_other).collect()
+    }
+
     pub fn spare(&mut self) {
         self.processes.iter_mut().for_each(|p| p.dies_in = None);
     }

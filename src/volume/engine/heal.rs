@@ -506,4 +506,19 @@ impl Engine {
             && !self.healing.untold
             && self.writer.live().iter().all(|s| self.writer.past_gaps(s).is_empty() && !joined(s))
     }
+
+    /// What keeps it from being healed, in words.
+    #[cfg(feature = "sim")]
+    pub fn told(&self) -> String {
+        let h = &self.healing;
+        let gaps: Vec<_> = Slot::ALL.iter().map(|s| self.writer.gaps(*s)).collect();
+        let joins: Vec<_> = self.superblocks.iter().map(|s| s.join).collect();
+        let (live, drained, at_work) = (self.writer.live(), h.drained, h.is_at_work());
+        let (wounds, urgent, untold, parked) = (h.plan.has_wounds(), h.plan.is_urgent(), h.untold, h.plan.parked());
+        let unchecked = self.unchecked;
+        format!(
+            "live {live:?}, gaps {gaps:?}, joins {joins:?}, unchecked {unchecked:?}, drained {drained}, at work {at_work}, \
+             wounds {wounds}, scrub {urgent}, untold {untold}, parked {parked}"
+        )
+    }
 }
