@@ -302,15 +302,14 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
     Ok(Returned { verified, join: superblock.join, lacks })
 }
 
-/// A slot whose superblocks are all damaged is this volume's if a group of the log stands where it belongs: checksums are
-/// seeded from the volume's identity.
+/// A slot whose superblocks are all damaged is this volume's if the header of a group stands where it belongs: checksums
+/// are seeded from the volume's identity.
 fn is_ours(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<bool> {
     let g = &superblock.geometry;
     for entry in superblock.history.entries() {
         let (name, offset) = FileName::segment_of(entry.begin, g.pg_size);
-        let room = (format::FRAME - entry.begin.0 % format::FRAME) as usize;
-        let bytes = read_or_empty(dir, name, offset, room).unwrap_or_default();
-        if group::verify(&bytes, entry.begin, g.seed(), |_| ()).is_ok_and(|sum| sum.header.epoch == entry.epoch) {
+        let bytes = read_or_empty(dir, name, offset, g.block() as usize).unwrap_or_default();
+        if group::decode_header(&bytes, entry.begin, g.seed()).is_ok_and(|h| h.epoch == entry.epoch) {
             return Ok(true);
         }
     }

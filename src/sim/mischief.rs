@@ -120,6 +120,7 @@ impl Sim {
                 None => false,
             },
         };
+        w.damages[i] += u32::from(done);
         match (done, spoils) {
             (true, true) => w.atlas.spoils(slot),
             (true, false) => w.atlas.hurts(slot),

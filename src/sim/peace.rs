@@ -5,7 +5,7 @@
 //! damaged is mended: six identical copies, but for slots in whose place somebody put another volume's or another slot's
 //! disk. Then the volume closes clean and opens again.
 
-use crate::disk::SlotDir;
+use crate::disk::{SlotDir, job};
 use crate::log::group;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
@@ -176,7 +176,9 @@ impl Sim {
                 let mut first: Option<Vec<u8>> = None;
                 for slot in ours.iter() {
                     let dir = SimDir { world: self.world.clone(), process, slot };
-                    let mut bytes = dir.read(name, offset, room).map_err(|e| format!("slot {slot}: {e}"))?;
+                    // Behind the group there may be a bad sector.
+                    let read = job::read_or_empty(&dir, name, offset, room);
+                    let mut bytes = read.map_err(|e| format!("slot {slot}: {e}"))?;
                     match group::verify(&bytes, at, seed, |_| ()) {
                         Ok(sum) if sum.header.epoch == entry.epoch => bytes.truncate(sum.header.len as usize),
                         Ok(sum) => return Err(format!("L1: slot {slot} has epoch {} at {at}", sum.header.epoch)),

@@ -126,6 +126,8 @@ pub struct Disks {
     pub blank: SlotSet,
     /// Replaced by another volume's in this life.
     pub foreign: SlotSet,
+    /// How often each slot was damaged in this life.
+    pub damages: [u32; SLOTS],
     /// Out of a reader's sight, while it opens and reads.
     pub hidden: SlotSet,
     pub atlas: Atlas,
@@ -168,6 +170,7 @@ impl Disks {
             weather: [Weather::Fair; SLOTS],
             blank: SlotSet::NONE,
             foreign: SlotSet::NONE,
+            damages: [0; SLOTS],
             hidden: SlotSet::NONE,
             atlas: Atlas::new(mode, hurt_max),
             faults: Faults::new(seed, removed),
@@ -203,11 +206,12 @@ impl Disks {
     pub fn strangers(&self, volume: uuid::Uuid) -> SlotSet {
         let is_other = |slot: &Slot| {
             let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
-            let mut told = supers.filter_map(|(_, f)| Superblock::newest(&f.read(0, 2 * PLACE)?).ok()).peekable();
+            let places = supers.flat_map(|(_, f)| [0, PLACE as u64].map(|at| f.read(at, PLACE)));
+            let mut told = places.filter_map(|place| Superblock::decode(&place?).ok()).peekable();
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
-                // Nobody can tell any more.
-                None => self.foreign.contains(*slot),
+                // Nobody can tell any more, if its log is damaged, too.
+                None => self.foreign.contains(*slot) || self.damages[slot.index()] > 1,
             }
         };
         Slot::ALL.into_iter().filter(is_other).collect()

@@ -53,7 +53,7 @@ pub struct Healing {
     filled_since: u64,
     /// Their join points are being removed.
     pub ending: SlotSet,
-    /// Tail files are merged, and nothing of earlier processes can land any more.
+    /// There are no tail files on any slot, and nothing of earlier processes can land any more.
     pub drained: bool,
     /// Superblocks are still to be looked at by the scrub.
     marks: SlotSet,
@@ -349,11 +349,12 @@ impl Engine {
     /// Slots without a gap give up their join points: from now on their silence counts. Only once nothing of an earlier
     /// process can spoil what was copied.
     fn end_joins(&mut self) {
-        if !self.healing.drained && !planted(Bug::WholeUndrained) || !self.unchecked.is_empty() || self.closing {
+        if !self.unchecked.is_empty() || self.closing {
             return;
         }
         for slot in self.writer.live().iter() {
-            let joined = self.superblocks[slot.index()].join != Join::Founder;
+            let drained = self.healing.drained || self.merged.contains(slot) || planted(Bug::WholeUndrained);
+            let joined = drained && self.superblocks[slot.index()].join != Join::Founder;
             let whole = self.writer.past_gaps(slot).is_empty() && !self.healing.ending.contains(slot);
             if joined && whole && self.asking.is_none() && self.looking.is_none() {
                 self.waiting.whole.insert(slot);
