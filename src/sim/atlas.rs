@@ -33,12 +33,14 @@ pub struct Atlas {
     hurt_max: usize,
     /// Met by an error that passes, during the present open.
     struck: SlotSet,
+    /// Counts what damaged any slot.
+    blows: u64,
 }
 
 impl Atlas {
     pub fn new(mode: Mode, hurt_max: usize) -> Atlas {
         let (hurt, unfit, struck) = (SlotSet::NONE, SlotSet::NONE, SlotSet::NONE);
-        Atlas { mode, hurt, unfit, hurt_max, struck }
+        Atlas { mode, hurt, unfit, hurt_max, struck, blows: 0 }
     }
 
     pub fn is_beyond(&self) -> bool {
@@ -77,7 +79,18 @@ impl Atlas {
         self.unfit = self.unfit.with(slot);
     }
 
+    pub fn blows(&self) -> u64 {
+        self.blows
+    }
+
+    /// Every slot was found whole, but for these.
+    pub fn heals(&mut self, but: SlotSet) {
+        self.hurt = self.hurt.and(but);
+        self.unfit = self.unfit.and(but);
+    }
+
     pub fn hurts(&mut self, slot: Slot) {
+        self.blows += 1;
         self.hurt = self.hurt.with(slot);
     }
 

@@ -56,6 +56,7 @@ fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
         ("acknowledged", c.acknowledged),
         ("checkpoints", c.checkpoints),
         ("merges", c.merges),
+        ("found whole", c.healed),
         ("reads", c.reads),
         ("reads refused", c.lost_reads),
         ("writes landed", c.landed),
@@ -123,6 +124,8 @@ pub struct Sim {
     /// An open or a reader met more bad slots than the promise allows: outcomes may flip from then on.
     pub past_promise: Cell<bool>,
     pub failure: RefCell<Option<String>>,
+    /// The process that was asked to scrub, how much had been damaged then, and where VDL's group was.
+    pub scrubbed: Cell<Option<((usize, u64), Lsn)>>,
     /// Slots of another volume.
     pub foreign: RefCell<Vec<Files>>,
     step: Cell<u64>,
@@ -142,6 +145,7 @@ impl Sim {
             peace: Cell::new(false),
             past_promise: Cell::new(false),
             failure: RefCell::new(None),
+            scrubbed: Cell::new(None),
             foreign: RefCell::default(),
             step: Cell::new(0),
         }
@@ -205,6 +209,8 @@ impl Sim {
             Step::ReadOnly => self.read_only()?,
             Step::TakeOver if young => self.take_over()?,
             Step::Mischief => self.mischief(),
+            Step::Scrub if self.temper.lulls => self.lull()?,
+            Step::Scrub => self.scrub()?,
             Step::Open | Step::Kill | Step::Close | Step::TakeOver if !young => self.open(0, false)?,
             _ => self.disks_step(true),
         }

@@ -20,6 +20,7 @@ mod clients;
 mod dir;
 mod faults;
 mod file;
+mod healing;
 mod life;
 mod mischief;
 mod model;

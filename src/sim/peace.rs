@@ -5,9 +5,9 @@
 //! damaged is mended: six identical copies, but for slots in whose place somebody put another volume's or another slot's
 //! disk. Then the volume closes clean and opens again.
 
-use crate::disk::{SlotDir, job};
+use crate::disk::SlotDir;
 use crate::log::group;
-use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
+use crate::lsn::{Lsn, SLOTS, Slot, format};
 use crate::segment::name::FileName;
 use crate::sim::dir::{SimDir, do_job};
 use crate::sim::life::{Checked, PG, Sim};
@@ -20,8 +20,6 @@ const OPENS: usize = 20;
 const SETTLED_WITHIN: usize = 500;
 /// Steps without anything on its way, after which it is settled.
 const QUIET: usize = 16;
-/// Until every slot is whole, with a scrub. Of 50 ms.
-const HEALED_WITHIN: usize = 3000;
 /// Until every commit is acknowledged. Of 1 ms.
 const ACKNOWLEDGED_WITHIN: usize = 3000;
 /// Superblock files of a slot, once it is settled: this epoch's, the decision before, and those of openers that gave up.
@@ -95,7 +93,7 @@ impl Sim {
             self.settle()?;
             self.check_files()?;
             self.check_copies()?;
-            self.heal()?;
+            self.until_healed()?;
             for _ in 0..5 {
                 self.reserve(0)?;
                 self.publish(0);
@@ -124,77 +122,6 @@ impl Sim {
         }
         let missing = self.missing();
         if missing.is_empty() { Ok(()) } else { Err(format!("L2: slots {missing:?} are away though nothing is wrong")) }
-    }
-
-    /// A scrub comes to its end, and there are six identical copies.
-    fn heal(&self) -> Checked {
-        {
-            let slot = self.running[0].borrow();
-            let Some(running) = slot.as_ref() else { return Err("the writer ended".into()) };
-            let wall = running.shared.clock.wall_us();
-            running.shared.engine().scrub_now(wall);
-        }
-        for _ in 0..HEALED_WITHIN {
-            self.disks_step(false);
-            self.settle_jobs();
-            self.pass(Duration::from_millis(50));
-            self.housekeep(0);
-            self.tend(0)?;
-            if self.is_healed() {
-                return self.check_six();
-            }
-        }
-        let slot = self.running[0].borrow();
-        let told = slot.as_ref().map(|r| r.shared.engine().told());
-        Err(format!("L1: not healed though nothing is wrong any more: {told:?}"))
-    }
-
-    /// By the volume's own word.
-    fn is_healed(&self) -> bool {
-        let slot = self.running[0].borrow();
-        let Some(running) = slot.as_ref() else { return false };
-        let strangers = self.world.lock().strangers(running.shared.geometry.volume);
-        let engine = running.shared.engine();
-        engine.is_healed() && SlotSet::ALL.minus(engine.writer.live()).minus(strangers).len() == 0
-    }
-
-    /// Every group of the log is on all six slots, but those of others.
-    fn check_six(&self) -> Checked {
-        let slot = self.running[0].borrow();
-        let Some(running) = slot.as_ref() else { return Ok(()) };
-        let (process, seed) = (running.process, running.shared.geometry.seed());
-        let (history, to) = {
-            let engine = running.shared.engine();
-            (engine.history.clone(), engine.writer.vdl_group())
-        };
-        let ours = SlotSet::ALL.minus(self.world.lock().strangers(running.shared.geometry.volume));
-        for entry in history.entries() {
-            let (mut at, end) = (entry.begin, entry.end.min(to));
-            while at < end {
-                let (name, offset) = FileName::segment_of(at, PG);
-                let room = (format::FRAME - at.0 % format::FRAME) as usize;
-                let mut first: Option<Vec<u8>> = None;
-                for slot in ours.iter() {
-                    let dir = SimDir { world: self.world.clone(), process, slot };
-                    // Behind the group there may be a bad sector.
-                    let read = job::read_or_empty(&dir, name, offset, room);
-                    let mut bytes = read.map_err(|e| format!("slot {slot}: {e}"))?;
-                    match group::verify(&bytes, at, seed, |_| ()) {
-                        Ok(sum) if sum.header.epoch == entry.epoch => bytes.truncate(sum.header.len as usize),
-                        Ok(sum) => return Err(format!("L1: slot {slot} has epoch {} at {at}", sum.header.epoch)),
-                        Err(b) => {
-                            return Err(format!("L1: slot {slot} is called whole, and its group at {at}: {}", b.fault));
-                        }
-                    }
-                    if first.as_ref().is_some_and(|first| *first != bytes) {
-                        return Err(format!("L1: slot {slot} has other bytes at {at}"));
-                    }
-                    first = Some(bytes);
-                }
-                at = at + first.map_or(format::BLOCK_MIN, |b| b.len() as u64);
-            }
-        }
-        Ok(())
     }
 
     /// Slots that ought to be live, and what else is to be done. What is damaged may be of no use before it is repaired.
@@ -288,7 +215,7 @@ impl Sim {
         Ok(())
     }
 
-    fn settle_jobs(&self) {
+    pub fn settle_jobs(&self) {
         let process = self.running[0].borrow().as_ref().map(|r| r.process);
         if let Some(process) = process {
             for _ in 0..20 {

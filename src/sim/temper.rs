@@ -22,11 +22,12 @@ pub enum Step {
     ReadOnly,
     TakeOver,
     Mischief,
+    Scrub,
     Open,
 }
 
 /// Of a thousand.
-const USUAL: [(Step, usize); 16] = [
+const USUAL: [(Step, usize); 17] = [
     (Step::Disks, 300),
     (Step::Job, 120),
     (Step::Reserve, 200),
@@ -42,11 +43,12 @@ const USUAL: [(Step, usize); 16] = [
     (Step::ReadOnly, 10),
     (Step::TakeOver, 5),
     (Step::Mischief, 7),
+    (Step::Scrub, 6),
     (Step::Open, 17),
 ];
 
 pub struct Temper {
-    steps: [(Step, usize); 16],
+    steps: [(Step, usize); 17],
     total: usize,
     /// Openers race each other.
     pub races: bool,
@@ -54,6 +56,8 @@ pub struct Temper {
     pub favourite: Option<usize>,
     /// Now and then an MTR spans groups; a life without has more of everything else.
     pub large: bool,
+    /// A scrub is given the time to come to its end.
+    pub lulls: bool,
 }
 
 impl Temper {
@@ -73,7 +77,14 @@ impl Temper {
         }
         let total = steps.iter().map(|s| s.1).sum();
         let favourite = (odd && random.one_in(2)).then(|| random.below(9));
-        Temper { steps, total, races: random.one_in(2), favourite, large: !odd || random.one_in(2) }
+        Temper {
+            steps,
+            total,
+            races: random.one_in(2),
+            favourite,
+            large: !odd || random.one_in(2),
+            lulls: random.one_in(6),
+        }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

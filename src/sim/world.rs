@@ -91,6 +91,7 @@ pub struct Counts {
     pub acknowledged: u64,
     pub checkpoints: u64,
     pub merges: u64,
+    pub healed: u64,
     pub reads: u64,
     pub lost_reads: u64,
 }

@@ -140,7 +140,8 @@ impl Engine {
     fn wants_healing(&self) -> bool {
         let gaps = self.writer.live().iter().any(|s| !self.writer.past_gaps(s).is_empty());
         let plan = &self.healing.plan;
-        plan.has_wounds() || !plan.paused && (gaps || !self.unchecked.is_empty() || plan.scrub_left().is_some())
+        let unchecked = !self.unchecked.is_empty() && self.is_quiet();
+        plan.has_wounds() || !plan.paused && (gaps || unchecked || plan.scrub_left().is_some())
     }
 
     fn begin_unit(&mut self, now: Duration) -> bool {
@@ -322,8 +323,17 @@ impl Engine {
         moved
     }
 
+    /// No slot that is live can get late writes of earlier processes any more.
+    fn is_quiet(&self) -> bool {
+        self.healing.drained || self.writer.live().minus(self.merged).len() == 0 || planted(Bug::WholeUndrained)
+    }
+
     /// The slot has everything of a stretch.
     fn filled(&mut self, slot: Slot, gap: Gap) {
+        // A late write may meet a power cut, and take with it what was copied: it is read once more when none can come.
+        if !self.is_quiet() && self.writer.past_gaps(slot).touches(gap.from, gap.to) {
+            self.unchecked = self.unchecked.hull(gap);
+        }
         let before = self.writer.past_gaps(slot).is_empty();
         self.writer.filled(slot, gap);
         if before || gap.is_empty() {
@@ -349,12 +359,11 @@ impl Engine {
     /// Slots without a gap give up their join points: from now on their silence counts. Only once nothing of an earlier
     /// process can spoil what was copied.
     fn end_joins(&mut self) {
-        if !self.unchecked.is_empty() || self.closing {
+        if !self.unchecked.is_empty() || self.closing || !self.is_quiet() {
             return;
         }
         for slot in self.writer.live().iter() {
-            let drained = self.healing.drained || self.merged.contains(slot) || planted(Bug::WholeUndrained);
-            let joined = drained && self.superblocks[slot.index()].join != Join::Founder;
+            let joined = self.superblocks[slot.index()].join != Join::Founder;
             let whole = self.writer.past_gaps(slot).is_empty() && !self.healing.ending.contains(slot);
             if joined && whole && self.asking.is_none() && self.looking.is_none() {
                 self.waiting.whole.insert(slot);

@@ -1,0 +1,144 @@
+//! Healing: the volume is asked to scrub, and when it says that it is whole, it must be.
+
+use crate::log::group;
+use crate::lsn::{Lsn, Slot, SlotSet, format};
+use crate::segment::name::FileName;
+use crate::sim::life::{Checked, PG, Sim};
+use crate::sim::world::Disks;
+use std::time::Duration;
+
+/// Until every slot is whole, with a scrub. Of 50 ms.
+const HEALED_WITHIN: usize = 3000;
+
+/// Of 100 ms: an earlier process is given 10 s.
+const LULL: usize = 200;
+
+impl Sim {
+    /// A scrub begins; if one has ended since anything was damaged, there are six identical copies, and whatever was
+    /// damaged counts as well again.
+    pub fn scrub(&self) -> Checked {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref().filter(|r| r.closing.is_none()) else { return Ok(()) };
+        let now = (running.process, self.world.lock().atlas.blows());
+        if let Some((before, to)) = self.scrubbed.get()
+            && before == now
+        {
+            drop(slot);
+            return if self.is_healed() { self.check_six(to) } else { Ok(()) };
+        }
+        let wall = running.shared.clock.wall_us();
+        let mut engine = running.shared.engine();
+        engine.scrub_now(wall);
+        self.scrubbed.set(Some((now, engine.writer.vdl_group())));
+        Ok(())
+    }
+
+    /// Nothing happens for a while: time enough to heal.
+    pub fn lull(&self) -> Checked {
+        self.scrubbed.set(None);
+        self.scrub()?;
+        for _ in 0..LULL {
+            self.disks_step(true);
+            self.settle_jobs();
+            self.pass(Duration::from_millis(100));
+            self.housekeep(0);
+            self.tend(0)?;
+            if self.running[0].borrow().is_none() {
+                return Ok(());
+            }
+            if self.is_healed() {
+                return self.scrub();
+            }
+        }
+        Ok(())
+    }
+
+    /// In peace: a scrub comes to its end, and there are six identical copies.
+    pub fn until_healed(&self) -> Checked {
+        self.scrubbed.set(None);
+        self.scrub()?;
+        for _ in 0..HEALED_WITHIN {
+            self.disks_step(false);
+            self.settle_jobs();
+            self.pass(Duration::from_millis(50));
+            self.housekeep(0);
+            self.tend(0)?;
+            if self.is_healed() {
+                let to = self.scrubbed.get().map_or(Lsn::NONE, |(_, to)| to);
+                return self.check_six(to);
+            }
+        }
+        let slot = self.running[0].borrow();
+        let told = slot.as_ref().map(|r| r.shared.engine().told());
+        Err(format!("L1: not healed though nothing is wrong any more: {told:?}"))
+    }
+
+    /// By the volume's own word.
+    fn is_healed(&self) -> bool {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref() else { return false };
+        let (healed, live) = {
+            let engine = running.shared.engine();
+            (engine.is_healed(), engine.writer.live())
+        };
+        healed && SlotSet::ALL.minus(live).minus(self.world.lock().strangers(running.shared.geometry.volume)).len() == 0
+    }
+
+    /// Every group of the log that the scrub has seen is on all six slots, but those of others. What came later may have been
+    /// damaged since.
+    fn check_six(&self, scrubbed: Lsn) -> Checked {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref() else { return Ok(()) };
+        let geometry = running.shared.geometry;
+        let (history, to, cursors) = {
+            let engine = running.shared.engine();
+            let cursors = Slot::ALL.map(|s| engine.writer.cursor(s).unwrap_or(Lsn::NONE));
+            (engine.history.clone(), engine.writer.vdl_group(), cursors)
+        };
+        let mut w = self.world.lock();
+        let strangers = w.strangers(geometry.volume);
+        let ours: Vec<Slot> = SlotSet::ALL.minus(strangers).iter().collect();
+        let mut later = false;
+        for entry in history.entries() {
+            let (mut at, end) = (entry.begin, entry.end.min(to));
+            while at < end {
+                let mut first: Option<Vec<u8>> = None;
+                for slot in &ours {
+                    let bytes = match group_at(&w, *slot, at, entry.epoch, geometry.seed()) {
+                        Ok(bytes) => bytes,
+                        // Or it has still to be written there.
+                        Err(_) if at >= scrubbed || at >= cursors[slot.index()] => {
+                            later = true;
+                            continue;
+                        }
+                        Err(what) => return Err(format!("L1: slot {slot} is called whole, and at {at}: {what}")),
+                    };
+                    if first.as_ref().is_some_and(|first| *first != bytes) {
+                        return Err(format!("L1: slot {slot} has other bytes at {at}"));
+                    }
+                    first = Some(bytes);
+                }
+                at = at + first.map_or(format::BLOCK_MIN, |b| b.len() as u64);
+            }
+        }
+        if !later {
+            w.atlas.heals(strangers);
+            w.counts.healed += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The group that stands on a slot, as the disks have it.
+fn group_at(w: &Disks, slot: Slot, at: Lsn, epoch: u64, seed: u32) -> Result<Vec<u8>, String> {
+    let (name, offset) = FileName::segment_of(at, PG);
+    let file = w.files[slot.index()].get(&name).ok_or("there is no such file")?;
+    let head = file.read(offset, format::BLOCK_MIN as usize).ok_or("a bad sector")?;
+    let len = group::decode_header(&head, at, seed).map_err(|e| e.to_string())?.len;
+    let bytes = file.read(offset, len as usize).ok_or("a bad sector")?;
+    match group::verify(&bytes, at, seed, |_| ()) {
+        Ok(sum) if sum.header.epoch == epoch => Ok(bytes),
+        Ok(sum) => Err(format!("a group of epoch {}", sum.header.epoch)),
+        Err(broken) => Err(broken.fault.to_string()),
+    }
+}
