@@ -92,13 +92,14 @@ fn found(bytes: &Arc<Vec<u8>>, here: usize, at: Lsn, epoch: u64, seed: u32) -> O
 /// Groups of the part that recovery put into tail files, and nobody into the segment yet.
 fn from_tails(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, copy: &mut Copy) -> io::Result<()> {
     for name in dir.list()?.into_iter().filter(|n| matches!(n, FileName::Tail(_))) {
-        let file = Arc::new(job::read_whole(dir, name, tail::BYTES_MAX).unwrap_or_default());
+        let file = job::read_whole(dir, name, tail::BYTES_MAX).unwrap_or_default();
         for (at, group) in tail::decode(&file, geometry.volume).unwrap_or_default() {
             let entry = part.entries.iter().find(|e| e.begin <= at && at < e.end);
             let known = copy.iter().any(|f| f.at == at);
             let Some(entry) = entry.filter(|_| part.from <= at && at < part.to && !known) else { continue };
-            let here = group.as_ptr().addr() - file.as_ptr().addr();
-            copy.extend(found(&file, here, at, entry.epoch, geometry.seed()).map(|f| Found { in_tail: true, ..f }));
+            // A copy of the group alone: the file may be long.
+            let found = found(&Arc::new(group.to_vec()), 0, at, entry.epoch, geometry.seed());
+            copy.extend(found.map(|f| Found { in_tail: true, ..f }));
         }
     }
     copy.sort_by_key(|f| f.at);

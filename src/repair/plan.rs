@@ -60,7 +60,19 @@ pub struct Situation<'a> {
     pub unchecked: Gap,
     /// Live slots that have nothing of ours in hand.
     pub able: SlotSet,
+    /// What is being mended: it is not to be begun again.
+    pub in_hand: Option<(Why, Gap)>,
     pub now: Duration,
+}
+
+impl Situation<'_> {
+    /// From where on there is work of a kind that begins at `from`.
+    fn behind(&self, why: Why, from: Lsn) -> Lsn {
+        match self.in_hand {
+            Some((in_hand, gap)) if in_hand == why && gap.from <= from && from < gap.to => gap.to,
+            _ => from,
+        }
+    }
 }
 
 /// A scrub that is under way.
@@ -214,8 +226,9 @@ impl Plan {
             return None;
         }
         if !s.unchecked.is_empty() {
-            let stretch = |to| Gap { from: s.unchecked.from, to };
-            return match part_at(s.history, s.unchecked.from, s.unchecked.to.min(to)) {
+            let from = s.behind(Why::Check, s.unchecked.from);
+            let stretch = |to| Gap { from, to };
+            return match part_at(s.history, from, s.unchecked.to.min(to)) {
                 Some(part) => unit(Why::Check, stretch(part.to), part, s.able, s.able),
                 None => {
                     let empty = Part { from: s.unchecked.to, to: s.unchecked.to, entries: [].into() };
@@ -241,7 +254,7 @@ impl Plan {
         let mut lowest: Option<(Gap, Part)> = None;
         for slot in s.able.iter() {
             'gaps: for gap in s.writer.past_gaps(slot).as_slice() {
-                let mut from = gap.from;
+                let mut from = s.behind(Why::Fill, gap.from);
                 let part = loop {
                     let Some(part) = part_at(s.history, from, gap.to.min(to)) else {
                         if from == gap.from && gap.to <= to {
@@ -280,8 +293,10 @@ impl Plan {
     fn scrub(&mut self, s: &Situation<'_>, to: Lsn) -> Option<(Gap, Part)> {
         let round = self.round?;
         let end = round.burst.min(to);
-        match part_at(s.history, self.mark.at, end) {
-            Some(part) => Some((Gap { from: self.mark.at, to: part.to }, part)),
+        let from = s.behind(Why::Scrub, self.mark.at);
+        match part_at(s.history, from, end) {
+            Some(part) => Some((Gap { from, to: part.to }, part)),
+            None if from > self.mark.at => None,
             None => {
                 self.mark.at = self.mark.at.max(end);
                 if end >= round.to {

@@ -190,7 +190,7 @@ impl Drop for Child {
     }
 }
 
-/// A small ext4 on a loop device. Unmounted, and thawed before, when dropped.
+/// A small file system on a loop device. Unmounted, and thawed before, when dropped.
 pub struct Mount {
     pub path: PathBuf,
     frozen: bool,
@@ -199,12 +199,20 @@ pub struct Mount {
 impl Mount {
     /// None, with the reason printed, where that cannot be done.
     pub fn new(at: &Path, name: &str, mib: u64) -> Option<Mount> {
+        Mount::of(at, name, mib, "ext4")
+    }
+
+    /// `ext4` or `xfs`; the smallest xfs has 300 MiB.
+    pub fn of(at: &Path, name: &str, mib: u64, kind: &str) -> Option<Mount> {
         let (image, path) = (at.join(format!("{name}.img")), at.join(name));
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
         fs::create_dir(&path).unwrap();
         let image = image.to_str().unwrap();
-        let ready =
-            run("mkfs.ext4", &["-q", "-m", "0", image]) && run("mount", &["-o", "loop", image, path.to_str().unwrap()]);
+        let made = match kind {
+            "ext4" => run("mkfs.ext4", &["-q", "-m", "0", image]),
+            kind => run(&format!("mkfs.{kind}"), &["-q", image]),
+        };
+        let ready = made && run("mount", &["-o", "loop", image, path.to_str().unwrap()]);
         if !ready {
             println!("skipped: no loop device can be mounted here (not root, or no losetup)");
             return None;
@@ -222,6 +230,11 @@ impl Mount {
         if std::mem::take(&mut self.frozen) {
             assert!(run("fsfreeze", &["-u", self.path.to_str().unwrap()]));
         }
+    }
+
+    /// Mounted anew, `ro` or `rw`. False where that is not possible now: a file is open for writing.
+    pub fn remount(&self, how: &str) -> bool {
+        run("mount", &["-o", &format!("remount,{how}"), self.path.to_str().unwrap()])
     }
 
     /// Takes all of the space that is left.

@@ -151,8 +151,10 @@ impl Engine {
         };
         let able: SlotSet = self.writer.live().iter().filter(|s| !busy(s)).collect();
         let mut nothing = Vec::new();
-        let situation =
-            Situation { history: &self.history, writer: &self.writer, unchecked: self.unchecked, able, now };
+        // Nothing is checked while something of an earlier process can still land there.
+        let unchecked = if self.is_quiet() { self.unchecked } else { Gap::NONE };
+        let in_hand = self.healing.mending.as_ref().map(|w| (w.unit.why, w.unit.stretch));
+        let situation = Situation { history: &self.history, writer: &self.writer, unchecked, able, in_hand, now };
         let rounds = self.healing.plan.rounds;
         let unit = self.healing.plan.next(&situation, &mut nothing);
         let moved = !nothing.is_empty() || unit.is_some();
@@ -364,8 +366,10 @@ impl Engine {
         }
         for slot in self.writer.live().iter() {
             let joined = self.superblocks[slot.index()].join != Join::Founder;
-            let whole = self.writer.past_gaps(slot).is_empty() && !self.healing.ending.contains(slot);
-            if joined && whole && self.asking.is_none() && self.looking.is_none() {
+            let whole = self.writer.past_gaps(slot).is_empty();
+            // While its superblock is being written a look would be of no use.
+            let free = !self.jobs[slot.index()].0[JobKind::Super as usize];
+            if joined && whole && free && self.asking.is_none() && self.looking.is_none() {
                 self.waiting.whole.insert(slot);
             }
         }
