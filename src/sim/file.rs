@@ -134,6 +134,12 @@ impl File {
         random.pick(&indices).is_some_and(|i| self.unreadable.insert(i))
     }
 
+    /// The block at `offset` cannot be read any more.
+    #[cfg(test)]
+    pub fn spoil_at(&mut self, offset: u64) {
+        self.unreadable.insert(offset / BLOCK as u64);
+    }
+
     /// Cuts the file somewhere. False if it is empty.
     pub fn truncate(&mut self, random: &mut Random) -> bool {
         if self.len == 0 {

@@ -498,6 +498,18 @@ impl Stage {
         self.rot(name, segment, offset);
     }
 
+    /// The block of a slot's log that holds `at` cannot be read any more.
+    pub fn spoil_log(&self, name: &str, at: Lsn) {
+        let (segment, offset) = FileName::segment_of(at, PG);
+        let mut disks = self.0.disks.lock();
+        disks.files[slot(name).index()].get_mut(&segment).expect("stage: the file is there").spoil_at(offset);
+    }
+
+    /// Every call to these slots fails from now on.
+    pub fn failing(&self, set: &str) {
+        self.0.disks.lock().failing = slots(set);
+    }
+
     /// A blank disk in place of what was there.
     pub fn blank(&self, set: &str) {
         slots(set).iter().for_each(|s| self.0.disks.lock().files[s.index()].clear());

@@ -77,3 +77,17 @@ pub fn t22_an_open_flushes_what_it_counts() -> Checked {
     stage.power_cut();
     stage.open("ABCDEF").map(drop)
 }
+
+/// x, short, and y: A; y's first block cannot be read there; killed; read-only over A, B, C.
+/// Rule: of a record that is there, nothing behind it is needed. (Seeds 700000036216, 710000062098.)
+pub fn a_neighbour_that_cannot_be_read() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = w.append_zeros(1)?;
+    let y = w.append(&[(2, 2)])?;
+    ensure(y.begin == x.begin + 4096, "stage: x is not short")?;
+    w.land_on("A")?;
+    w.kill();
+    stage.spoil_log("A", y.begin);
+    stage.read_only("ABC").map(drop)
+}
