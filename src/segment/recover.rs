@@ -15,7 +15,7 @@ use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
 use crate::page::manifest::Manifest;
 use crate::page::read::LogReader;
 use crate::segment::name::FileName;
-use crate::segment::scan::{Change, Scanner};
+use crate::segment::scan::{Change, Groups, Scanner};
 use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::segment::survey::{self, NoSurvey, Standing, Survey};
 use crate::segment::tail;
@@ -36,6 +36,8 @@ pub struct Recovered {
     pub changes: Vec<Change>,
     pub ruling: Ruling,
     pub seen: Sightings,
+    /// The groups of the tail, as they were read: an opener copies them.
+    pub groups: Groups,
     /// The log was closed clean: nothing was scanned.
     pub clean: bool,
     /// Bytes of log that were read.
@@ -108,6 +110,7 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             changes,
             ruling,
             seen,
+            groups: Groups::new(),
             clean: true,
             bytes_read: 0,
         });
@@ -118,10 +121,22 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             scanner.closed(*entry, redo, &mut changes)?;
         }
     }
-    let (seen, ruling) = scanner.open(&history, redo, testified, &mut changes)?;
+    let (seen, ruling, groups) = scanner.open(&history, redo, testified, &mut changes)?;
     changes.retain(|c| c.lsn >= redo);
     let bytes_read = scanner.bytes_read;
-    Ok(Recovered { survey, choice, history, manifest, manifest_lsn, changes, ruling, seen, clean: false, bytes_read })
+    Ok(Recovered {
+        survey,
+        choice,
+        history,
+        manifest,
+        manifest_lsn,
+        changes,
+        ruling,
+        seen,
+        groups,
+        clean: false,
+        bytes_read,
+    })
 }
 
 fn survey<F: Fleet>(fleet: &F) -> Result<Survey, OpenError> {
@@ -240,20 +255,15 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
         return Ok(());
     }
     let geometry = recovered.survey.geometry;
-    let mut scanner = Scanner::new(fleet, &recovered.survey);
     let epoch = recovered.history.last().epoch;
     let mut files: Vec<Option<Vec<u8>>> = vec![None; SLOTS];
     for slot in took_part.iter() {
         let lacking = recovery::lacking(ruling, seen, slot);
         let mut groups = Vec::with_capacity(lacking.len());
         for (begin, _) in lacking {
-            let whole = seen.get(&begin).map_or(SlotSet::NONE, |s| s.whole);
-            // A group that rots between reading and copying: give up, and a later open decides without it.
-            let Some(bytes) = scanner.bytes(begin, epoch, whole) else {
-                return Err(quorum(
-                    format!("the group at LSN {begin} was read and could not be read again"),
-                    &recovered.survey,
-                ));
+            // As it was read when it was decided to be there: a slot may fail meanwhile, or its copy go bad.
+            let Some(bytes) = recovered.groups.get(&begin).cloned() else {
+                return Err(quorum(format!("the group at LSN {begin} was not read"), &recovered.survey));
             };
             let reseal = |bytes| crate::bugs::reseal(bytes, begin, ruling.end, geometry.seed(), epoch);
             groups.push((begin, if planted(Bug::Reseal) { reseal(bytes) } else { bytes }));
@@ -415,6 +425,7 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         changes: Vec::new(),
         ruling,
         seen: Sightings::new(),
+        groups: Groups::new(),
         clean: true,
         bytes_read: 0,
     };

@@ -56,7 +56,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     };
     let mut before = highest();
     let mut tries = 0;
-    let recovered = loop {
+    let mut recovered = loop {
         let recovered = recover::recover(&*workers);
         let claims = highest();
         tries += 1;
@@ -68,6 +68,8 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
         }
     };
     let (settled, decision_settled) = settled(&*workers, &recovered);
+    // A reader copies nothing.
+    recovered.groups.clear();
     let map = Map {
         // Views at `settled` as well as at `visible`.
         current: Arc::new(redo_layer(&recovered, settled)),
