@@ -11,6 +11,7 @@ use crate::segment::name::FileName;
 use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
 use crate::segment::tail;
 use std::io;
+use uuid::Uuid;
 
 /// What a slot's worker is asked to do.
 pub enum Job {
@@ -18,8 +19,8 @@ pub enum Job {
     Allocate { from: Lsn, to: Lsn, pg_size: u64, epoch: u64 },
     /// Write the next version of this epoch's superblock.
     Super(Box<Superblock>),
-    /// The highest claim on the slot.
-    Claims,
+    /// The highest claim on the slot of this volume.
+    Claims(Uuid),
     /// Bring the slot up to the newest claim and decision, and read back what was sent to it.
     Rejoin { read: RejoinRead, superblock: Box<Superblock> },
     /// Put the groups of tail files into the segments, and give back the space that recovery left unused.
@@ -51,7 +52,7 @@ impl Job {
         match self {
             Job::Allocate { .. } => JobKind::Allocate,
             Job::Super(_) => JobKind::Super,
-            Job::Claims => JobKind::Claims,
+            Job::Claims(_) => JobKind::Claims,
             Job::Rejoin { .. } => JobKind::Rejoin,
             Job::Merge { .. } => JobKind::Merge,
             Job::Reserve => JobKind::Reserve,
@@ -94,7 +95,7 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
             Ok(Output::Allocated(to))
         }
         Job::Super(superblock) => next_version(dir, *superblock).map(|()| Output::Super),
-        Job::Claims => highest_claim(dir).map(Output::Claims),
+        Job::Claims(volume) => claim_of(dir, volume).map(Output::Claims),
         Job::Rejoin { read, superblock } => rejoin(dir, read, *superblock).map(Output::Verified),
         Job::Merge { geometry, history, unused } => merge(dir, &geometry, &history, unused).map(|()| Output::Merged),
         Job::Reserve => {
@@ -163,6 +164,18 @@ pub fn highest_claim(dir: &dyn SlotDir) -> io::Result<u64> {
         _ => 0,
     };
     Ok(dir.list()?.into_iter().map(number).max().unwrap_or(0))
+}
+
+/// ... of a volume; 0 on another volume's disk, whose numbers are its own.
+fn claim_of(dir: &dyn SlotDir, volume: Uuid) -> io::Result<u64> {
+    let highest = |names: Vec<FileName>| names.into_iter().filter(|n| matches!(n, FileName::Epoch(_))).max();
+    if let Some(epoch) = highest(dir.list()?)
+        && let Ok(newest) = Superblock::newest(&read_whole(dir, epoch, 2 * superblock::PLACE)?)
+        && newest.geometry.volume != volume
+    {
+        return Ok(0);
+    }
+    highest_claim(dir)
 }
 
 /// The slot gets the newest claim and decision where it lacks them, then its groups are read back.

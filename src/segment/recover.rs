@@ -195,7 +195,7 @@ pub fn open<F: Fleet>(
         complete_tail(fleet, &recovered, took_part, number)?;
     }
     if !planted(Bug::NoLookAfterDecision) {
-        look(fleet, number)?;
+        look(fleet, number, recovered.survey.claimable())?;
     }
     let begin = ruling.next_begin;
     Ok(Opened { geometry, number, history, begin, took_part, superblocks, recovered })
@@ -350,8 +350,8 @@ fn known_gaps(survey: &Survey) -> Vec<(Slot, Gap)> {
 }
 
 /// Step 6.
-fn look<F: Fleet>(fleet: &F, number: u64) -> Result<(), OpenError> {
-    let answers = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+fn look<F: Fleet>(fleet: &F, number: u64, slots: SlotSet) -> Result<(), OpenError> {
+    let answers = fleet.each(slots, |_, dir| job::highest_claim(dir));
     // A blank slot is no voter: it says 0.
     let mut claims = [None; SLOTS];
     for (claim, answer) in claims.iter_mut().zip(&answers) {
@@ -411,7 +411,7 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         return Err(failed("a new volume needs all six slots", answers, None));
     }
     // A creation that finds a higher claim beside it gives up.
-    look(fleet, 1)?;
+    look(fleet, 1, SlotSet::ALL)?;
     let superblocks: Vec<Option<Superblock>> = Slot::ALL.iter().map(|s| Some(superblock(*s, &history))).collect();
     let survey = survey(fleet)?;
     let choice = vote::choose(&survey.voices()).map_err(|e| quorum(e.to_string(), &survey))?;

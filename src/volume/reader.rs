@@ -113,7 +113,7 @@ pub(crate) fn settled<F: Fleet>(fleet: &F, r: &Recovered) -> (Lsn, bool) {
 
 /// A look after the reading finds no claim above the chosen decision.
 fn is_unclaimed<F: Fleet>(fleet: &F, recovered: &Recovered) -> bool {
-    let claims = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+    let claims = fleet.each(recovered.survey.claimable(), |_, dir| job::highest_claim(dir));
     let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
     Look::judge(recovered.choice.decision.number, &claims) == Look::Clear
 }
@@ -182,7 +182,7 @@ impl Reader {
         let slots = Slot::ALL.map(|slot| {
             let fault = match &r.survey.standings[slot.index()] {
                 Standing::Ours(_) => None,
-                Standing::Blank { .. } => Some("it is blank".to_string()),
+                Standing::Blank => Some("it is blank".to_string()),
                 Standing::Fault(fault) => Some(fault.to_string()),
             };
             let lacks = r.ruling.tail.iter().find(|(b, _)| r.seen.get(b).is_none_or(|s| !s.whole.contains(slot)));

@@ -187,7 +187,11 @@ pub struct Made {
 
 impl Stage {
     pub fn new() -> Stage {
-        let id = uuid::Uuid::from_u128(0x51);
+        Stage::of_volume(0x51)
+    }
+
+    pub fn of_volume(id: u128) -> Stage {
+        let id = uuid::Uuid::from_u128(id);
         let geometry = Geometry { volume: id, log: id, page_size: PAGE as u32, block_size: 4096, pg_size: PG };
         Stage(Arc::new(Inner {
             disks: Mutex::default(),

@@ -58,6 +58,8 @@ traces! {
     votes::t19_a_formatted_slot_carries_the_claim [FormatWithoutClaim "S1"]
     votes::t19_an_opener_dies_while_it_formats [SuperblockBeforeClaim "S1"]
     votes::t21_two_disks_replaced_at_once []
+    votes::claims_in_another_slots_place []
+    votes::another_volumes_claims []
     readers::t14_a_minority_decision_is_not_settled [SettledByMinority "S2"]
     readers::t14_four_copies_under_a_claim [SettledUnderClaim "S2"]
     readers::t22_four_copies_after_a_gap [SettledAcrossGap "S2"]
