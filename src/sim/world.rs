@@ -513,6 +513,19 @@ impl Disks {
         }
     }
 
+    fn claim(&self, slot: Slot) -> Option<u64> {
+        let claim = |name: &FileName| match name {
+            FileName::Claim(n) | FileName::Epoch(n) => Some(*n),
+            _ => None,
+        };
+        self.files[slot.index()].keys().filter_map(claim).max()
+    }
+
+    /// The highest claim on any slot.
+    pub fn highest_claim(&self) -> u64 {
+        Slot::ALL.into_iter().filter_map(|slot| self.claim(slot)).max().unwrap_or(0)
+    }
+
     /// Answers a look that was deferred, with what the claims say now.
     pub fn answer_look(&mut self, process: usize) -> bool {
         let Some(quorum) = self.processes[process].looks.pop() else { return false };
@@ -535,11 +548,7 @@ impl Disks {
             if read == 3 || matches!(self.weather[slot.index()], Weather::Gone | Weather::Failing) {
                 continue;
             }
-            let highest = self.files[slot.index()].keys().filter_map(|n| match n {
-                FileName::Claim(n) | FileName::Epoch(n) => Some(*n),
-                _ => None,
-            });
-            claims[slot.index()] = highest.max();
+            claims[slot.index()] = self.claim(slot);
             read += usize::from(claims[slot.index()].is_some());
         }
         Look::judge(epoch, &claims)
