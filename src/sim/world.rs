@@ -10,6 +10,7 @@ use crate::log::group;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
+use crate::segment::superblock::{PLACE, Superblock};
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 pub type Files = BTreeMap<FileName, File>;
 
@@ -123,8 +125,6 @@ pub struct Disks {
     pub weather: [Weather; SLOTS],
     /// Replaced by blank ones in this life.
     pub blank: SlotSet,
-    /// Replaced by another volume's in this life.
-    pub foreign: SlotSet,
     /// Out of a reader's sight, while it opens and reads.
     pub hidden: SlotSet,
     pub atlas: Atlas,
@@ -151,6 +151,15 @@ pub struct Disks {
 
 pub type World = Arc<Mutex<Disks>>;
 
+/// What a slot's files say of it.
+pub fn newest_superblock(files: &Files) -> Option<Superblock> {
+    let read = |(name, file): (&FileName, &File)| match name {
+        FileName::Epoch(n) => Superblock::newest(&file.read(0, 2 * PLACE)?).ok().filter(|s| s.number == *n),
+        _ => None,
+    };
+    files.iter().filter_map(read).max_by_key(|s| (s.number, s.version))
+}
+
 fn killed() -> io::Error {
     io::Error::other("the process was killed")
 }
@@ -166,7 +175,6 @@ impl Disks {
             generations: [0; SLOTS],
             weather: [Weather::Fair; SLOTS],
             blank: SlotSet::NONE,
-            foreign: SlotSet::NONE,
             hidden: SlotSet::NONE,
             atlas: Atlas::new(mode, hurt_max),
             faults: Faults::new(seed, removed),
@@ -333,6 +341,12 @@ impl Disks {
     pub fn replace(&mut self, slot: Slot, files: Files) -> Files {
         self.generations[slot.index()] += 1;
         std::mem::replace(&mut self.files[slot.index()], files)
+    }
+
+    /// Slots that are of this volume, as their files say.
+    pub fn slots_of(&self, volume: Uuid) -> SlotSet {
+        let of = |s: &Slot| newest_superblock(&self.files[s.index()]).is_some_and(|s| s.geometry.volume == volume);
+        Slot::ALL.into_iter().filter(of).collect()
     }
 
     fn is_orphan(&self, f: &Flying) -> bool {
