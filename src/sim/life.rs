@@ -335,6 +335,20 @@ mod tests {
         assert_eq!(hash(7), hash(7));
     }
 
+    /// What a long soak found. They live other lives once the world draws otherwise; the traces stay what they are.
+    #[test]
+    fn seeds_that_once_broke() {
+        let within = [700000017656, 700000036216, 700000133091, 700000135959];
+        let beyond = [710000000375, 710000019704, 710000026400, 710000047243];
+        let beyond = beyond.into_iter().chain([710000061698, 710000062098, 710000099968, 710000134910]);
+        let lives = within.into_iter().map(Life::new).chain(beyond.map(|s| Life::new(s).mode(Mode::Beyond)));
+        for life in lives {
+            if let Err(f) = life.run() {
+                panic!("seed {}: {}", f.seed, f.what);
+            }
+        }
+    }
+
     #[test]
     fn a_hundred_lives() {
         for seed in variable("SIM_FROM", 0)..variable("SIM_TO", 100) {

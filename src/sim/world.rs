@@ -113,6 +113,8 @@ pub(super) struct Process {
     pub jobs: Vec<(Slot, Job)>,
     pub looks: Vec<Lsn>,
     epoch: u64,
+    /// Landings before it began.
+    landings: usize,
     /// The directories that it knows.
     pub knows: [u64; SLOTS],
 }
@@ -136,6 +138,8 @@ pub struct Disks {
     pub images: [Option<Files>; SLOTS],
     /// Every group that was written, by epoch and address; kept beyond the atlas, where losses are told from lies.
     groups: BTreeMap<(u64, Lsn), Group>,
+    /// Where log writes landed, in order; kept beyond the atlas, as well: who read before did not see them.
+    landings: Vec<(Slot, FileName, std::ops::Range<u64>)>,
     pub(super) flying: Vec<Flying>,
     next_id: u64,
     pub(super) processes: Vec<Process>,
@@ -181,6 +185,7 @@ impl Disks {
             allocating_grows,
             images: Default::default(),
             groups: BTreeMap::new(),
+            landings: Vec::new(),
             flying: Vec::new(),
             next_id: 0,
             processes: Vec::new(),
@@ -219,6 +224,7 @@ impl Disks {
             jobs,
             looks: Vec::new(),
             epoch: 0,
+            landings: self.landings.len(),
             knows: self.generations,
         });
         self.processes.len() - 1
@@ -382,6 +388,14 @@ impl Disks {
         self.flying.iter().filter(|f| !hangs(f)).map(|f| f.id).collect()
     }
 
+    /// A log write, or a part of it, is there now.
+    fn landed(&mut self, f: &Flying) {
+        if self.atlas.is_beyond() {
+            let len = f.bytes.with(<[u8]>::len) as u64;
+            self.landings.push((f.slot, f.name, f.offset..f.offset + len));
+        }
+    }
+
     /// Lets one write in flight land, or go wrong. None if there is none. Returns whose it was.
     pub fn land_one(&mut self, faults: bool) -> Option<usize> {
         let ids = self.ready();
@@ -418,6 +432,7 @@ impl Disks {
         let file = self.files[slot.index()].entry(f.name).or_default();
         let offset = if astray { file.somewhere(self.faults.random()) } else { f.offset };
         f.bytes.with(|bytes| file.land(offset, bytes, true, |_| true));
+        self.landed(&f);
         self.counts.landed += 1;
         told(self, &f);
         self.note(|| {
@@ -437,6 +452,7 @@ impl Disks {
             let cut = self.random.below(sectors + 1);
             let file = self.files[slot.index()].entry(f.name).or_default();
             f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| i < cut));
+            self.landed(&f);
         }
         self.note(|| format!("p{process} write of slot {slot} at {} fails", f.offset));
         if f.tell {
@@ -456,6 +472,7 @@ impl Disks {
             self.faults.count(Fault::Reordered);
         }
         f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
+        self.landed(f);
         self.faults.count(Fault::LateWrite);
         self.note(|| format!("p{} write of slot {} {} at {} lands LATE", f.process, f.slot, f.name, f.offset));
     }
@@ -474,12 +491,17 @@ impl Disks {
         }
     }
 
-    /// A slot in reach, and in its own place, whose segment has, as it was written, a group of the epoch that knows VDL at or above `end`.
-    pub fn witness(&self, epoch: u64, end: Lsn) -> Option<(Slot, Lsn)> {
+    /// A slot in reach, and in its own place, whose segment has, as it was written, a group of the epoch that knows VDL at
+    /// or above `end`. It had it when this process began: what lands under an opener may come behind its reading.
+    pub fn witness(&self, process: usize, epoch: u64, end: Lsn) -> Option<(Slot, Lsn)> {
         let knows = self.groups.iter().filter(|((e, _), g)| *e == epoch && g.vdl >= end);
+        let young = &self.landings[self.processes[process].landings..];
         for ((_, at), group) in knows {
             for slot in Slot::ALL.into_iter().filter(|s| !self.away().union(self.atlas.unfit()).contains(*s)) {
                 let (name, offset) = FileName::segment_of(*at, group.pg_size);
+                if young.iter().any(|(s, n, range)| (*s, *n) == (slot, name) && range.contains(&offset)) {
+                    continue;
+                }
                 let file = self.files[slot.index()].get(&name);
                 let bytes = file.and_then(|f| f.read(offset, group.len)).unwrap_or_default();
                 if crc32fast::hash(&bytes) == group.crc {
