@@ -75,7 +75,7 @@ impl Temper {
         }
         let total = steps.iter().map(|s| s.1).sum();
         let favourite = (odd && random.one_in(2)).then(|| random.below(9));
-        let heavy = random.one_in(300);
+        let heavy = random.one_in(1000);
         Temper { steps, total, races: random.one_in(2), favourite, large: !odd || random.one_in(2), heavy }
     }
 

@@ -69,10 +69,8 @@ impl Disks {
         let acts = &self.laws.acts[p];
         if acts.epoch == n {
             self.judge_version(p, n, &s);
-        } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 {
-            if acts.places == [0; SLOTS] {
-                self.judge_decision(p, n, &s.history);
-            }
+        } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 && acts.places == [0; SLOTS] {
+            self.judge_decision(p, n, &s.history);
         }
         if n == 1 || s.join != Join::Unset {
             self.laws.acts[p].places[slot.index()] |= 1 << place.min(1);
