@@ -205,6 +205,8 @@ impl Sim {
             Step::ReadOnly => self.read_only()?,
             Step::TakeOver if young => self.take_over()?,
             Step::Mischief => self.mischief(),
+            // What a dead process left is seen by a reader before the next writer tidies it up.
+            Step::Open if !young && self.one_in(6) => self.read_only()?,
             Step::Open | Step::Kill | Step::Close | Step::TakeOver if !young => self.open(0, false)?,
             _ => self.disks_step(true),
         }
@@ -260,6 +262,10 @@ impl Sim {
 
     /// Lets a writer take in what came back; a dead one is taken away; acknowledgements are checked.
     pub fn tend(&self, which: usize) -> Checked {
+        let verdict = self.world.lock().laws.verdict();
+        if let Some(what) = verdict {
+            return Err(what);
+        }
         let mut slot = self.running[which].borrow_mut();
         let Some(running) = slot.as_mut() else { return Ok(()) };
         if !self.world.lock().is_alive(running.process) {
@@ -275,12 +281,22 @@ impl Sim {
             if running.held.iter().any(|h| h.index == index) {
                 return Err("VDL passed an MTR that is not published".into());
             }
+            let (end, vouched) = (model.mtrs[index].end, self.world.lock().vouched(running.process));
+            if end > vouched {
+                return Err(format!("acknowledged up to {end}, and a look was clear for what ends at {vouched}"));
+            }
             let told = model.acknowledge(index);
             if !self.past_promise.get() {
                 told?;
             }
             running.acknowledged += 1;
             self.world.lock().counts.acknowledged += 1;
+        }
+        if let Some(Ended::Stalled(why)) = running.shared.tickets.ended() {
+            let (still, most) = (self.world.lock().stood_still(running.process), running.shared.options.stall_max);
+            if still < most {
+                return Err(format!("a stall of {most:?}, and the process was there for {still:?}: {why}"));
+            }
         }
         let (used, most) = running.shared.memory();
         if used > most {

@@ -98,11 +98,13 @@ impl Sim {
             Fault::Blank => {
                 w.replace(slot, Files::new());
                 w.blank.insert(slot);
+                w.laws.silence(slot);
                 true
             }
             Fault::Foreign => match self.foreign.borrow_mut().get(i).cloned() {
                 Some(files) => {
                     w.replace(slot, files);
+                    w.laws.silence(slot);
                     true
                 }
                 None => false,
@@ -122,6 +124,7 @@ impl Sim {
             _ => match w.images[i].take() {
                 Some(files) => {
                     w.replace(slot, files);
+                    w.laws.restore(slot);
                     true
                 }
                 None => false,
@@ -145,6 +148,8 @@ impl Sim {
             w.wall_us += s * 1_000_000;
             // As if the process had been stopped meanwhile.
             w.now += Duration::from_secs(s % 40);
+            w.laws.asleep += Duration::from_secs(s % 40);
+            w.laws.jumps += 1;
         }
         w.note(|| format!("{} {s} s", fault.name()));
     }

@@ -20,6 +20,7 @@ mod clients;
 mod dir;
 mod faults;
 mod file;
+mod laws;
 mod life;
 mod mischief;
 mod model;

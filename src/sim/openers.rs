@@ -114,8 +114,10 @@ impl Sim {
             w.atlas.forget_struck();
             w.note(|| format!("p{process} OPENS{}", if forced { " by force" } else { "" }));
             if !self.peace.get() && w.random.one_in(4) && w.faults.happens(Fault::DiesOpening) {
-                let calls = w.random.below(120) as u64;
-                w.dies_in(process, calls);
+                // Most calls of an open read; a death between two writes leaves more behind.
+                let writing = w.random.one_in(2);
+                let calls = w.random.below(if writing { 40 } else { 120 }) as u64;
+                w.dies_in(process, calls, writing);
             }
         }
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
@@ -150,10 +152,10 @@ impl Sim {
 
     /// An opened volume becomes a running writer, and what it shows is checked.
     fn stand_up(&self, opened: recover::Opened, process: usize, which: usize) -> Checked {
-        let (geometry, number) = (opened.geometry, opened.number);
+        let geometry = opened.geometry;
         let history = opened.history.clone();
         let previous = opened.recovered.choice.decision.number;
-        self.world.lock().set_epoch(process, number);
+        self.world.lock().set_epoch(process, &history);
         self.world.lock().note(|| format!("p{process} is open: {:?}", history.entries()));
         check_work(&opened)?;
         let base = self.expose(&history, process)?;
@@ -264,6 +266,7 @@ impl Sim {
         let visible = recovered.ruling.end;
         let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
         self.world.lock().note(|| format!("read-only: decision {choice}, settled {settled}, visible {visible}"));
+        self.world.lock().judge_reader(fleet.process, choice, history.last().epoch, settled, decided);
         if settled > visible {
             return Err(format!("a read-only open is settled at {settled}, visible to {visible}"));
         }

@@ -54,6 +54,8 @@ pub struct Temper {
     pub favourite: Option<usize>,
     /// Now and then an MTR spans groups; a life without has more of everything else.
     pub large: bool,
+    /// Every fourth MTR does, and the log runs through the ring again and again.
+    pub heavy: bool,
 }
 
 impl Temper {
@@ -73,7 +75,8 @@ impl Temper {
         }
         let total = steps.iter().map(|s| s.1).sum();
         let favourite = (odd && random.one_in(2)).then(|| random.below(9));
-        Temper { steps, total, races: random.one_in(2), favourite, large: !odd || random.one_in(2) }
+        let heavy = random.one_in(1000);
+        Temper { steps, total, races: random.one_in(2), favourite, large: !odd || random.one_in(2), heavy }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

@@ -3,6 +3,7 @@
 //! A write lands when the world lets it: whole or torn, in any order between slots, long after its process was killed.
 //! A power cut ruins every sector that is in flight or not flushed, on all slots: old, new, or garbage.
 
+use crate::core::history::History;
 use crate::core::writer::Look;
 use crate::disk::Done;
 use crate::disk::job::Job;
@@ -14,6 +15,7 @@ use crate::segment::superblock::{PLACE, Superblock};
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
+use crate::sim::laws::Laws;
 use crate::sim::random::Random;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -107,8 +109,9 @@ struct Group {
 /// One process, as the disks see it.
 pub(super) struct Process {
     alive: bool,
-    /// It dies at the call after so many.
+    /// It dies at the call after so many; of those that write, if it says so.
     dies_in: Option<u64>,
+    dies_writing: bool,
     pub done: Vec<Done>,
     pub jobs: Vec<(Slot, Job)>,
     pub looks: Vec<Lsn>,
@@ -140,6 +143,8 @@ pub struct Disks {
     groups: BTreeMap<(u64, Lsn), Group>,
     /// Where log writes landed, in order; kept beyond the atlas, as well: who read before did not see them.
     landings: Vec<(Slot, FileName, std::ops::Range<u64>)>,
+    /// What PROTOCOL.md says of all that processes do.
+    pub laws: Laws,
     pub(super) flying: Vec<Flying>,
     next_id: u64,
     pub(super) processes: Vec<Process>,
@@ -186,6 +191,7 @@ impl Disks {
             images: Default::default(),
             groups: BTreeMap::new(),
             landings: Vec::new(),
+            laws: Laws::new(),
             flying: Vec::new(),
             next_id: 0,
             processes: Vec::new(),
@@ -210,16 +216,21 @@ impl Disks {
         }
     }
 
-    /// A process that was to die lives on.
+    /// A process that was to die lives on, and no write hangs for long.
     pub fn spare(&mut self) {
+        let soon = self.now + Duration::from_millis(200);
+        self.flying.iter_mut().for_each(|f| f.hung_until = f.hung_until.min(soon));
         self.processes.iter_mut().for_each(|p| p.dies_in = None);
     }
 
     pub fn start_process(&mut self) -> usize {
+        let calm = self.flying.is_empty() && self.processes.iter().all(|p| !p.alive);
+        self.laws.begins(calm);
         let jobs = Vec::new();
         self.processes.push(Process {
             alive: true,
             dies_in: None,
+            dies_writing: false,
             done: Vec::new(),
             jobs,
             looks: Vec::new(),
@@ -230,17 +241,20 @@ impl Disks {
         self.processes.len() - 1
     }
 
-    pub fn set_epoch(&mut self, process: usize, epoch: u64) {
-        self.processes[process].epoch = epoch;
+    /// The process has opened the volume.
+    pub fn set_epoch(&mut self, process: usize, history: &History) {
+        self.processes[process].epoch = history.last().epoch;
+        self.judge_open(process, history);
     }
 
     pub fn is_alive(&self, process: usize) -> bool {
         self.processes[process].alive
     }
 
-    /// The process dies at one of its next calls.
-    pub fn dies_in(&mut self, process: usize, calls: u64) {
-        self.processes[process].dies_in = Some(calls);
+    /// The process dies at one of its next calls, or of those that write.
+    pub fn dies_in(&mut self, process: usize, calls: u64, writing: bool) {
+        let p = &mut self.processes[process];
+        (p.dies_in, p.dies_writing) = (Some(calls), writing);
     }
 
     pub fn kill(&mut self, process: usize) {
@@ -321,9 +335,9 @@ impl Disks {
     }
 
     /// A call of a process: an error if it is dead, or dies by it.
-    pub(super) fn call(&mut self, process: usize) -> io::Result<()> {
+    pub(super) fn call(&mut self, process: usize, writes: bool) -> io::Result<()> {
         let p = &mut self.processes[process];
-        if let Some(left) = &mut p.dies_in {
+        if let Some(left) = p.dies_in.as_mut().filter(|_| writes || !p.dies_writing) {
             if *left == 0 {
                 p.dies_in = None;
                 self.kill(process);
@@ -355,7 +369,7 @@ impl Disks {
         Slot::ALL.into_iter().filter(of).collect()
     }
 
-    fn is_orphan(&self, f: &Flying) -> bool {
+    pub(super) fn is_orphan(&self, f: &Flying) -> bool {
         let known = self.files[f.slot.index()].contains_key(&f.name);
         f.generation != self.generations[f.slot.index()] || matches!(f.bytes, Bytes::Frame { .. }) && !known
     }
@@ -369,7 +383,8 @@ impl Disks {
             let slow = self.weather[slot.index()] == Weather::Slow;
             let hangs = self.faults.strikes(Fault::HungWrite, 100, true);
             let ms = if hangs {
-                200
+                // Most hang for a moment; some for so long that their slot is taken for gone, and comes back.
+                [200, 200, 200, 4000][self.faults.random().below(4)]
             } else if slow {
                 20 + self.random.below(80) as u64
             } else {
@@ -411,6 +426,7 @@ impl Disks {
         }
         let told = |w: &mut Disks, f: &Flying| {
             if f.tell {
+                w.told(process, slot, &f.bytes);
                 w.processes[process].done.push(Done::Wrote { slot, result: Ok(()) });
             }
         };
@@ -433,6 +449,9 @@ impl Disks {
         let offset = if astray { file.somewhere(self.faults.random()) } else { f.offset };
         f.bytes.with(|bytes| file.land(offset, bytes, true, |_| true));
         self.landed(&f);
+        if let Bytes::Frame { from, .. } = &f.bytes {
+            f.bytes.with(|bytes| self.judge_landing(process, *from, bytes));
+        }
         self.counts.landed += 1;
         told(self, &f);
         self.note(|| {
@@ -457,6 +476,7 @@ impl Disks {
         self.note(|| format!("p{process} write of slot {slot} at {} fails", f.offset));
         if f.tell {
             let result = Err(io::Error::from_raw_os_error(errno));
+            self.told_of_failure(process, slot);
             self.processes[process].done.push(Done::Wrote { slot, result });
         }
     }
@@ -566,6 +586,9 @@ impl Disks {
     pub fn answer_look(&mut self, process: usize) -> bool {
         let Some(quorum) = self.processes[process].looks.pop() else { return false };
         let look = self.judge(process);
+        if look == Look::Clear {
+            self.look_is_clear(process, quorum);
+        }
         self.job_done(process, Done::Looked { quorum, look });
         true
     }
