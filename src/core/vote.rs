@@ -221,4 +221,28 @@ mod tests {
         });
         assert_eq!(choose(&voices).unwrap().decision.clean, Some(Lsn(8192)));
     }
+
+    #[test]
+    fn the_whole_history_may_leave_too_few_voters() {
+        // Two founders, and slots whose join points are older than the superblocks: by a decision in the history, or not.
+        let whole = first().succeed(Lsn(5000), 2, Lsn(8192)).succeed(Lsn(9000), 5, Lsn(12288));
+        let kept = History::from_entries(whole.since(Lsn(12288)).to_vec()).unwrap();
+        for (by, at_first, at_last) in [(2, Ok(3), Ok(3)), (3, Ok(3), Err(2)), (5, Ok(3), Ok(3)), (6, Err(2), Err(2))] {
+            let voices = six(|s| match s {
+                0 | 1 => voice(5, &kept, 5, Join::Founder),
+                2 => voice(5, &kept, 5, Join::At { at: Lsn(4500), by }),
+                // Blank, but claimed: it has no decision, so no vote.
+                3 => Some(Voice { claim: 5, decision: None, join: Join::Founder }),
+                _ => None,
+            });
+            let choice = choose(&voices);
+            let count = |c: &Result<Choice, NoChoice>| match c {
+                Ok(c) => Ok(c.voters.len()),
+                Err(NoChoice::Voters(n)) => Err(*n),
+            };
+            assert_eq!(count(&choice), at_first, "{by}");
+            let whole_counts = choice.and_then(|mut c| c.under(&voices, &whole).map(|()| c));
+            assert_eq!(count(&whole_counts), at_last, "{by}");
+        }
+    }
 }
