@@ -63,12 +63,7 @@ pub fn rule(open: Entry, from: Lsn, seen: &Sightings, testified: Lsn) -> Result<
         return Err(Lost { at: vcl, known });
     }
     let low = known.max(open.begin);
-    let tail = seen
-        .range(from..)
-        .take_while(|(begin, s)| **begin < end && s.whole.len() > 0)
-        .filter(|(_, s)| s.end > low)
-        .map(|(begin, s)| (*begin, s.end))
-        .collect();
+    let tail = seen.range(from..end).filter(|(_, s)| s.end > low).map(|(begin, s)| (*begin, s.end)).collect();
     let next_begin = match () {
         () if planted(Bug::BeginShort) => Lsn(history::reach(vcl).0 - format::BLOCK_MIN),
         () if planted(Bug::BeginFromVdl) => history::reach(end),
@@ -175,7 +170,8 @@ mod tests {
     fn garbage_above_the_known_vdl_is_a_no() {
         // Trace 6.
         let s = seen(&[(1, &[0, 1, 2, 3], true, 0), (2, &[], false, B + 200)]);
-        assert_eq!(rule(open(), Lsn(B), &s, Lsn::NONE).unwrap().end, Lsn(B + 200));
+        let r = rule(open(), Lsn(B), &s, Lsn::NONE).unwrap();
+        assert_eq!((r.vcl, r.end), (Lsn(2 * B), Lsn(B + 200)));
     }
 
     #[test]
@@ -187,6 +183,11 @@ mod tests {
         let s = seen(&[(1, &[3], false, 0)]);
         let r = rule(open(), Lsn(B), &s, Lsn::NONE).unwrap();
         assert_eq!((r.end, r.next_begin), (Lsn(B), history::reach(Lsn(2 * B))));
+        // Where the reach of the end and that of VCL differ: half an MTR is all there is.
+        let last = (format::EXTENT - format::LAL) / B;
+        let s = seen(&[(last, &[3], false, 0)]);
+        let r = rule(open(), Lsn(last * B), &s, Lsn::NONE).unwrap();
+        assert_eq!((r.end, r.next_begin), (Lsn(last * B), Lsn(2 * format::EXTENT)));
     }
 
     #[test]
@@ -210,6 +211,10 @@ mod tests {
             let r = rule(open(), Lsn(from), &s, Lsn(testified)).unwrap();
             assert_eq!((r.tail, r.end, r.vcl), (tail, Lsn(3 * B + 200), Lsn(5 * B)), "{from} {testified}");
         }
+        // An end where a group ends: the next one holds half an MTR.
+        let mut whole = s.clone();
+        whole.entry(Lsn(3 * B)).and_modify(|group| group.cpl = Some(Lsn(4 * B)));
+        assert_eq!(rule(open(), Lsn(B), &whole, Lsn(2 * B)).unwrap().tail, vec![two, three]);
         // VDL may be known to be the very end, and no further.
         assert!(rule(open(), Lsn(B), &s, Lsn(3 * B + 201)).is_err());
     }
