@@ -83,7 +83,6 @@ pub struct Choice {
 pub fn choose(voices: &Voices) -> Result<Choice, NoChoice> {
     let known = voices.iter().flatten();
     let decided = known.clone().filter_map(|v| v.decision.as_ref());
-    let readers = known.clone().filter(|v| v.decision.is_some()).count();
     let held = |d: &Decision| match planted(Bug::MostWins) {
         true => known.clone().filter(|v| v.decision.as_ref().is_some_and(|o| o.number == d.number)).count(),
         false => 0,
@@ -91,9 +90,6 @@ pub fn choose(voices: &Voices) -> Result<Choice, NoChoice> {
     let Some(best) = decided.max_by_key(|d| (held(d), d.number, d.clean)).cloned() else {
         return Err(NoChoice::Voters(0));
     };
-    if readers < READ_QUORUM && !planted(Bug::BlankVotes) {
-        return Err(NoChoice::Voters(readers));
-    }
     let of = |f: &dyn Fn(&Voice) -> bool| -> SlotSet {
         Slot::ALL.into_iter().filter(|s| voices[s.index()].as_ref().is_some_and(f)).collect()
     };

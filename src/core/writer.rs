@@ -670,4 +670,17 @@ mod tests {
         assert!(w.rejoin(Slot(0), from), "nothing verified: from VDL's group on");
         assert_eq!((w.cursor(Slot(0)), w.away(Slot(0))), (Some(from), None));
     }
+
+    #[test]
+    fn a_slot_that_is_away_lacks_what_was_sealed_since() {
+        let mut w = writer();
+        let end = group(&mut w, true);
+        (0..5).for_each(|s| assert!(write(&mut w, s)));
+        w.leave(Slot(0), Away::Error);
+        w.leave(Slot(5), Away::Error);
+        let gap = Gap { from: Lsn(B), to: end };
+        assert_eq!((w.gaps(Slot(0)), w.gaps(Slot(1)), w.gaps(Slot(5))), (vec![], vec![], vec![gap]));
+        assert!(w.rejoin(Slot(5), end));
+        assert_eq!(w.gaps(Slot(5)), vec![gap], "it is still not there");
+    }
 }
