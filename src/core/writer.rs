@@ -520,6 +520,7 @@ mod tests {
         w.leave(Slot(2), Away::Behind);
         w.wrote(Slot(2), None);
         assert_eq!((w.cursor(Slot(2)), w.away(Slot(2))), (None, Some(Away::Behind)));
+        assert_eq!(w.slots[2].cursor, from, "though nothing reads it while the slot is away: equal states stay equal");
         assert!(!w.is_clean());
     }
 
