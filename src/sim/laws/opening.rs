@@ -135,6 +135,10 @@ impl Disks {
             if q == p || acts.epoch == 0 || acts.epoch >= n || !(promised || history.contains_epoch(acts.epoch)) {
                 continue;
             }
+            // Of one further back its successor's decision was judged, and this one begins no lower.
+            if acts.epoch != last.epoch && history.contains_epoch(acts.epoch) {
+                continue;
+            }
             let (epoch, sent) = (acts.epoch, acts.sent);
             let clean = acts.ended_clean;
             let least = if clean { sent } else { sent.max(history::reach(acts.clear)) };
