@@ -5,6 +5,7 @@
 //! ```text
 //! RUSTFLAGS="--cfg quorate_bugs" CARGO_TARGET_DIR=target/bugs cargo test --release --lib --features sim planted
 //! ```
+#![doc = include_str!("bugs.md")]
 
 #[cfg(not(quorate_loom))]
 use crate::lsn::Lsn;
@@ -23,7 +24,7 @@ macro_rules! bugs {
 
         impl Bug {
             /// All of them.
-            #[cfg(quorate_bugs)]
+            #[cfg(any(test, quorate_bugs))]
             pub const ALL: &[Bug] = &[$(Bug::$bug,)*];
         }
     };
@@ -80,6 +81,8 @@ bugs! {
     ReaderCountsUnflushed,
     /// The opener's tail copies are not flushed after they were read. `t22_an_open_flushes_what_it_counts`.
     OpenerCountsUnflushed,
+    /// What an opener reads in a dead opener's tail file is counted unflushed. `t22_a_tail_file_is_flushed`.
+    TailFileUnflushed,
     /// The writer never looks. `t15_never_looking`.
     AckBeforeLook,
     /// VCL and VDL move before the look, which gates the acknowledgement alone. `t15_looking_only_to_acknowledge`.
@@ -199,4 +202,18 @@ pub(crate) fn in_place(dir: &dyn SlotDir, file: &[u8], g: &Geometry) -> io::Resu
         dir.write_at(segment, offset, group)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bug;
+
+    /// A bug that is planted is told of, once.
+    #[test]
+    fn the_table_names_every_bug() {
+        let table = include_str!("bugs.md");
+        let named: Vec<&str> = table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+        let all: Vec<String> = Bug::ALL.iter().map(|b| format!("{b:?}")).collect();
+        assert_eq!(named, all);
+    }
 }

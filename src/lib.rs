@@ -60,6 +60,9 @@ pub mod architecture {}
 #[cfg(doc)]
 #[doc = include_str!("format.md")]
 pub mod format {}
+#[cfg(doc)]
+#[doc = include_str!("testing.md")]
+pub mod testing {}
 
 pub use lsn::{Lsn, PageId, Slot};
 

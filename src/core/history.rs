@@ -29,13 +29,13 @@ impl History {
 
     /// Checks that entries are what a writer could have left.
     pub fn from_entries(entries: Vec<Entry>) -> Result<History, NotAHistory> {
-        let ordered = entries.windows(2).all(|w| w[0].epoch < w[1].epoch && w[0].end <= w[1].begin);
         let limit = format::NUMBER_LIMIT;
-        let numbers = |e: &Entry| e.begin.0 < limit && (e.end.0 < limit || e.end == Lsn::MAX) && e.epoch < limit;
-        let sane = entries.iter().all(|e| e.begin <= e.end && e.epoch > 0 && !e.begin.is_none() && numbers(e));
-        let closed = entries.iter().rev().skip(1).all(|e| e.end != Lsn::MAX);
+        // So only the last can be open: where one is, another that follows would begin at the limit or beyond.
+        let ordered = entries.windows(2).all(|w| w[0].epoch < w[1].epoch && w[0].end <= w[1].begin);
+        let numbers = |e: &Entry| e.epoch > 0 && e.epoch < limit && !e.begin.is_none() && e.begin.0 < limit;
+        let sane = entries.iter().all(|e| e.begin <= e.end && numbers(e));
         match entries.last() {
-            Some(last) if ordered && sane && closed && last.end == Lsn::MAX => Ok(History(entries)),
+            Some(last) if ordered && sane && last.end == Lsn::MAX => Ok(History(entries)),
             _ => Err(NotAHistory),
         }
     }
@@ -148,7 +148,9 @@ mod tests {
         let h = h();
         assert_eq!(h.since(Lsn(4096)).len(), 3);
         assert_eq!(h.since(Lsn(5000)).len(), 2);
+        assert_eq!(h.since(Lsn(4999)).len(), 3);
         assert_eq!(h.since(Lsn(1 << 40)).len(), 1);
+        assert_eq!(h.since(Lsn::MAX), [h.last()]);
         let mut short = History::from_entries(h.since(Lsn(12288)).to_vec()).unwrap();
         short.extend_back(h.entries());
         assert_eq!(short, h);
@@ -165,8 +167,39 @@ mod tests {
             vec![e(1, 8, 24), e(2, 16, open)],
             vec![e(1, 8, open), e(2, 16, open)],
             vec![e(1, 0, open)],
+            vec![e(0, 8, open)],
+            vec![e(2, 8, 16), e(2, 16, open)],
+            vec![e(1, 16, 8), e(2, 16, open)],
+            vec![e(1, 8, open - 1)],
+            vec![e(format::NUMBER_LIMIT, 8, open)],
+            vec![e(1, format::NUMBER_LIMIT, open)],
+            vec![e(1, 8, format::NUMBER_LIMIT), e(2, format::NUMBER_LIMIT, open)],
+            vec![e(1, 8, 16), e(2, 16, open), e(3, 24, 32)],
         ] {
-            assert!(History::from_entries(bad).is_err());
+            assert!(History::from_entries(bad.clone()).is_err(), "{bad:?}");
+        }
+        // An epoch without a record, and the highest numbers.
+        let most = format::NUMBER_LIMIT - 1;
+        for good in [vec![e(1, 8, 8), e(2, 8, open)], vec![e(1, 8, most), e(most, most, open)]] {
+            assert_eq!(History::from_entries(good.clone()).unwrap().entries(), good);
+        }
+    }
+
+    #[test]
+    fn an_epoch_follows_the_one_before() {
+        let h = h();
+        assert_eq!(h.entries().len(), 3);
+        assert!(h.contains_epoch(3) && !h.contains_epoch(5));
+        // (end, epoch, begin) of what would follow epoch 7, which began at 12288.
+        for (end, epoch, begin, follows) in [
+            (12288, 8, 12288, true),
+            (12300, 8, 16384, true),
+            (12287, 8, 16384, false),
+            (12300, 8, 12299, false),
+            (12300, 7, 16384, false),
+        ] {
+            let next = std::panic::catch_unwind(|| h.succeed(Lsn(end), epoch, Lsn(begin)));
+            assert_eq!(next.is_ok(), follows, "{end} {epoch} {begin}");
         }
     }
 

@@ -59,16 +59,11 @@ pub fn rule(open: Entry, from: Lsn, seen: &Sightings, testified: Lsn) -> Result<
     if planted(Bug::StrictGarbage) && garbage {
         return Err(Lost { at: vcl, known });
     }
-    if (known > vcl || known > end && known > from) && !planted(Bug::MissingEndsLog) {
+    if known > end && !planted(Bug::MissingEndsLog) {
         return Err(Lost { at: vcl, known });
     }
     let low = known.max(open.begin);
-    let tail = seen
-        .range(from..)
-        .take_while(|(begin, s)| **begin < end && s.whole.len() > 0)
-        .filter(|(_, s)| s.end > low)
-        .map(|(begin, s)| (*begin, s.end))
-        .collect();
+    let tail = seen.range(from..end).filter(|(_, s)| s.end > low).map(|(begin, s)| (*begin, s.end)).collect();
     let next_begin = match () {
         () if planted(Bug::BeginShort) => Lsn(history::reach(vcl).0 - format::BLOCK_MIN),
         () if planted(Bug::BeginFromVdl) => history::reach(end),
@@ -175,7 +170,8 @@ mod tests {
     fn garbage_above_the_known_vdl_is_a_no() {
         // Trace 6.
         let s = seen(&[(1, &[0, 1, 2, 3], true, 0), (2, &[], false, B + 200)]);
-        assert_eq!(rule(open(), Lsn(B), &s, Lsn::NONE).unwrap().end, Lsn(B + 200));
+        let r = rule(open(), Lsn(B), &s, Lsn::NONE).unwrap();
+        assert_eq!((r.vcl, r.end), (Lsn(2 * B), Lsn(B + 200)));
     }
 
     #[test]
@@ -187,6 +183,11 @@ mod tests {
         let s = seen(&[(1, &[3], false, 0)]);
         let r = rule(open(), Lsn(B), &s, Lsn::NONE).unwrap();
         assert_eq!((r.end, r.next_begin), (Lsn(B), history::reach(Lsn(2 * B))));
+        // Where the reach of the end and that of VCL differ: half an MTR is all there is.
+        let last = (format::EXTENT - format::LAL) / B;
+        let s = seen(&[(last, &[3], false, 0)]);
+        let r = rule(open(), Lsn(last * B), &s, Lsn::NONE).unwrap();
+        assert_eq!((r.end, r.next_begin), (Lsn(last * B), Lsn(2 * format::EXTENT)));
     }
 
     #[test]
@@ -194,5 +195,61 @@ mod tests {
         let all: &[u8] = &[0, 1, 2, 3];
         let s = seen(&[(1, all, true, 0), (2, all, true, 2 * B), (3, all, true, 3 * B)]);
         assert_eq!(rule(open(), Lsn(B), &s, Lsn::NONE).unwrap().tail, vec![(Lsn(3 * B), Lsn(4 * B))]);
+    }
+
+    #[test]
+    fn only_what_lies_beyond_the_known_vdl_and_below_the_end_is_copied() {
+        // Half an MTR behind the end, and a scan that begins in the midst.
+        let s = seen(&[(1, &[0], true, 0), (2, &[1], true, B + 200), (3, &[2], true, 0), (4, &[3], false, 0)]);
+        let (two, three) = ((Lsn(2 * B), Lsn(3 * B)), (Lsn(3 * B), Lsn(4 * B)));
+        for (from, testified, tail) in [
+            (B, 0, vec![(Lsn(B), Lsn(2 * B)), two, three]),
+            (B, 2 * B, vec![two, three]),
+            (2 * B, 0, vec![two, three]),
+            (0, 3 * B + 200, vec![three]),
+        ] {
+            let r = rule(open(), Lsn(from), &s, Lsn(testified)).unwrap();
+            assert_eq!((r.tail, r.end, r.vcl), (tail, Lsn(3 * B + 200), Lsn(5 * B)), "{from} {testified}");
+        }
+        // An end where a group ends: the next one holds half an MTR.
+        let mut whole = s.clone();
+        whole.entry(Lsn(3 * B)).and_modify(|group| group.cpl = Some(Lsn(4 * B)));
+        assert_eq!(rule(open(), Lsn(B), &whole, Lsn(2 * B)).unwrap().tail, vec![two, three]);
+        // VDL may be known to be the very end, and no further.
+        assert!(rule(open(), Lsn(B), &s, Lsn(3 * B + 201)).is_err());
+    }
+
+    #[test]
+    fn settled_is_what_four_flushed_copies_of_the_union_say() {
+        let four: &[u8] = &[0, 1, 2, 3];
+        let three: &[u8] = &[0, 1, 2];
+        let set = |slots: &[u8]| -> SlotSet { slots.iter().map(|&s| Slot(s)).collect() };
+        let (one, two) = (B + 200, 2 * B + 200);
+        // (copies of two groups, VDL known as the second says it, holders, flushed, nobody claims; settled, decision)
+        for (first, second, vdl, holders, flushed, clear, end, decision) in [
+            (four, four, 0, four, four, true, two, true),
+            (four, three, 0, four, four, true, one, true),
+            // A gap in the run.
+            (three, four, 0, four, four, true, B, true),
+            // Four copies, of which one was not flushed.
+            (four, four, 0, four, three, true, B, true),
+            // Somebody may be at work.
+            (four, four, 0, four, four, false, B, true),
+            (four, four, one, four, four, false, one, true),
+            // A record of the epoch says that its decision was made.
+            (four, four, 0, three, four, true, two, true),
+        ] {
+            let s = seen(&[(1, first, true, 0), (2, second, true, vdl)]);
+            let r = rule(open(), Lsn(B), &s, Lsn::NONE).unwrap();
+            let got = settled(open(), &r, &s, set(holders), set(flushed), || clear);
+            assert_eq!(got, (Lsn(end), decision), "{first:?} {second:?} {vdl} {holders:?} {flushed:?} {clear}");
+        }
+        // An epoch without a record: its decision must be on four slots itself.
+        let r = rule(open(), Lsn(B), &Sightings::new(), Lsn::NONE).unwrap();
+        for (holders, flushed, want) in
+            [(four, four, (Lsn(B), true)), (three, four, (Lsn::NONE, false)), (four, three, (Lsn::NONE, false))]
+        {
+            assert_eq!(settled(open(), &r, &Sightings::new(), set(holders), set(flushed), || true), want);
+        }
     }
 }

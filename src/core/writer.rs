@@ -185,7 +185,7 @@ impl Writer {
     /// The next write to a slot, whole groups of one frame. The caller submits it, and says so by [`Writer::submitted`].
     pub fn next_write(&self, slot: Slot) -> Option<(Lsn, Lsn)> {
         let s = &self.slots[slot.index()];
-        if s.away.is_some() || s.busy.is_some() || self.fenced.is_some() || s.cursor >= self.sealed_end {
+        if s.away.is_some() || s.busy.is_some() || self.fenced.is_some() {
             return None;
         }
         let limit = (self.vcl + format::LAL).min(s.allocated);
@@ -517,6 +517,7 @@ mod tests {
         w.leave(Slot(2), Away::Behind);
         w.wrote(Slot(2), None);
         assert_eq!((w.cursor(Slot(2)), w.away(Slot(2))), (None, Some(Away::Behind)));
+        assert_eq!(w.slots[2].cursor, from, "though nothing reads it while the slot is away: equal states stay equal");
         assert!(!w.is_clean());
     }
 
@@ -529,5 +530,155 @@ mod tests {
             write(&mut w, s);
         }
         assert!(w.wants_group());
+    }
+
+    #[test]
+    fn a_write_ends_where_its_frame_or_the_space_does() {
+        // (sealed blocks, allocated blocks, written before; the end of the next write), in blocks from the first.
+        let frame = format::FRAME / B;
+        for (sealed, space, cursor, to) in [
+            (3, 1000, 1, Some(3)),
+            (1, 1000, 1, None),
+            (frame + 5, 1000, 2, Some(frame)),
+            (frame + 5, 1000, frame, Some(frame + 5)),
+            (2 * frame + 5, 1000, frame + 1, Some(2 * frame)),
+            (9, 5, 1, Some(5)),
+            (9, 1, 1, None),
+            (frame + 5, frame - 1, 2, Some(frame - 1)),
+        ] {
+            let mut w = Writer::new(Lsn(B), SlotSet::ALL);
+            assert_eq!((w.begin(), w.space()), (Lsn(B), Lsn(B)));
+            w.allocated(Slot(0), Lsn(space * B));
+            // Space is not given back.
+            w.allocated(Slot(0), Lsn(B));
+            assert_eq!(w.allocated_to(Slot(0)), Lsn(space * B));
+            (1..sealed).for_each(|_| {
+                group(&mut w, true);
+            });
+            w.slots[0].cursor = Lsn(cursor * B);
+            assert_eq!(w.next_write(Slot(0)), to.map(|to| (Lsn(cursor * B), Lsn(to * B))), "{sealed} {space} {cursor}");
+        }
+    }
+
+    #[test]
+    fn a_slot_behind_vdl_is_written_up_to_its_space() {
+        // What is below VDL is known by its ends no more: the slot's space must not have to end within it.
+        let mut w = Writer::new(Lsn(B), SlotSet::ALL);
+        (0..5).for_each(|s| w.allocated(Slot(s), Lsn(9 * B)));
+        w.allocated(Slot(5), Lsn(2 * B));
+        w.seal(Sealed { begin: Lsn(B), end: Lsn(2 * B), cpl: Some(Lsn(2 * B)) });
+        (0..5).for_each(|s| assert!(write(&mut w, s)));
+        assert!(look(&mut w));
+        assert_eq!((w.sealed.len(), w.next_write(Slot(5))), (0, Some((Lsn(B), Lsn(2 * B)))));
+    }
+
+    #[test]
+    fn appends_are_accepted_where_four_live_slots_have_space() {
+        let mut w = Writer::new(Lsn(B), SlotSet::ALL);
+        Slot::ALL.iter().for_each(|&s| w.allocated(s, Lsn(u64::from(s.0 + 2) * B)));
+        assert_eq!(w.space(), Lsn(4 * B));
+        w.leave(Slot(5), Away::Full);
+        assert_eq!((w.space(), w.away(Slot(5)), w.live().len()), (Lsn(3 * B), Some(Away::Full), 5));
+        w.leave(Slot(5), Away::Error);
+        assert_eq!(w.away(Slot(5)), Some(Away::Full), "the first reason stays");
+        w.leave(Slot(4), Away::Error);
+        w.leave(Slot(0), Away::Error);
+        assert_eq!((w.space(), w.live()), (Lsn::NONE, [1, 2, 3].map(Slot).into_iter().collect()));
+    }
+
+    #[test]
+    fn a_caller_that_breaks_the_order_is_stopped() {
+        let broken = |f: &dyn Fn(&mut Writer)| {
+            let mut w = writer();
+            group(&mut w, true);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(&mut w))).is_err()
+        };
+        let seal = |w: &mut Writer, begin, end| w.seal(Sealed { begin: Lsn(begin), end: Lsn(end), cpl: None });
+        assert!(!broken(&|w| seal(w, 2 * B, 3 * B)));
+        assert!(broken(&|w| seal(w, 2 * B, 2 * B)), "an empty group");
+        assert!(broken(&|w| seal(w, 3 * B, 4 * B)), "a hole in the log");
+        assert!(!broken(&|w| w.submitted(Slot(0), Lsn(B), Lsn(2 * B))));
+        assert!(broken(&|w| w.submitted(Slot(0), Lsn(2 * B), Lsn(3 * B))), "not at the cursor");
+        assert!(broken(&|w| (0..2).for_each(|_| w.submitted(Slot(0), Lsn(B), Lsn(2 * B)))), "a write is out");
+    }
+
+    #[test]
+    fn a_log_is_clean_once_every_live_slot_has_all_and_nothing_is_out() {
+        let mut w = writer();
+        assert!(w.is_clean());
+        group(&mut w, true);
+        assert!(!w.is_clean());
+        (0..5).for_each(|s| assert!(write(&mut w, s)));
+        look(&mut w);
+        assert!(!w.is_clean(), "one lacks it");
+        let (from, to) = w.next_write(Slot(5)).unwrap();
+        w.submitted(Slot(5), from, to);
+        assert_eq!((w.busy(Slot(5)), w.busy(Slot(0)), w.next_write(Slot(5))), (Some((from, to)), None, None));
+        w.leave(Slot(5), Away::Behind);
+        assert!(!w.is_clean(), "it is away, and its write may still land");
+        w.wrote(Slot(5), Some(Away::Error));
+        assert!(w.is_clean());
+        group(&mut w, false);
+        (0..5).for_each(|s| assert!(write(&mut w, s)));
+        assert!(!w.is_clean(), "VCL has not moved");
+    }
+
+    #[test]
+    fn a_fenced_writer_neither_looks_nor_rejoins() {
+        let mut w = writer();
+        group(&mut w, true);
+        w.leave(Slot(5), Away::Error);
+        (0..4).for_each(|s| assert!(write(&mut w, s)));
+        assert!(w.wants_look().is_some() && w.rejoin_read(Slot(5)).is_some());
+        w.looked(Lsn(2 * B), Look::Claimed(9));
+        assert_eq!((w.wants_look(), w.rejoin_read(Slot(5)), w.fenced()), (None, None, Some(9)));
+    }
+
+    #[test]
+    fn a_look_moves_vcl_forward_alone_and_vdl_to_the_last_cpl() {
+        let mut w = writer();
+        let ends: Vec<Lsn> = [true, true, false].map(|cpl| group(&mut w, cpl)).into();
+        (0..4).for_each(|s| assert!(write(&mut w, s)));
+        assert_eq!(w.wants_look(), Some(ends[2]));
+        // (the position at which a look began; whether VDL moves, VCL, VDL, groups kept)
+        for (quorum, moved, vcl, vdl, kept) in [
+            (ends[0], true, ends[0], Lsn(B + 100), 3),
+            (ends[2], true, ends[2], Lsn(2 * B + 100), 2),
+            (ends[1], false, ends[2], Lsn(2 * B + 100), 2),
+        ] {
+            assert_eq!(w.looked(quorum, Look::Clear), moved, "{quorum}");
+            assert_eq!((w.vcl(), w.vdl(), w.sealed.len()), (vcl, vdl, kept), "{quorum}");
+        }
+        assert_eq!(w.wants_look(), None);
+    }
+
+    #[test]
+    fn a_slot_rejoins_only_when_away_and_drained_within_what_is_sealed() {
+        let mut w = writer();
+        let end = group(&mut w, true);
+        assert!(!w.rejoin(Slot(0), end), "not away");
+        let (from, to) = w.next_write(Slot(0)).unwrap();
+        w.submitted(Slot(0), from, to);
+        w.leave(Slot(0), Away::Error);
+        assert!(!w.rejoin(Slot(0), end), "a write is outstanding");
+        w.wrote(Slot(0), Some(Away::Error));
+        assert_eq!(w.rejoin_read(Slot(0)), Some(RejoinRead { from, to }));
+        // Groups that this writer did not seal cannot verify.
+        assert!(!w.rejoin(Slot(0), end + B));
+        assert!(w.rejoin(Slot(0), from), "nothing verified: from VDL's group on");
+        assert_eq!((w.cursor(Slot(0)), w.away(Slot(0))), (Some(from), None));
+    }
+
+    #[test]
+    fn a_slot_that_is_away_lacks_what_was_sealed_since() {
+        let mut w = writer();
+        let end = group(&mut w, true);
+        (0..5).for_each(|s| assert!(write(&mut w, s)));
+        w.leave(Slot(0), Away::Error);
+        w.leave(Slot(5), Away::Error);
+        let gap = Gap { from: Lsn(B), to: end };
+        assert_eq!((w.gaps(Slot(0)), w.gaps(Slot(1)), w.gaps(Slot(5))), (vec![], vec![], vec![gap]));
+        assert!(w.rejoin(Slot(5), end));
+        assert_eq!(w.gaps(Slot(5)), vec![gap], "it is still not there");
     }
 }

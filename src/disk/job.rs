@@ -14,6 +14,7 @@ use crate::segment::name::FileName;
 use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
 use crate::segment::tail;
 use std::io;
+use uuid::Uuid;
 
 /// What a slot's worker is asked to do.
 pub enum Job {
@@ -21,8 +22,8 @@ pub enum Job {
     Allocate { from: Lsn, to: Lsn, pg_size: u64, epoch: u64 },
     /// Write the next version of this epoch's superblock; of a slot that is `whole` without its join point.
     Super { superblock: Box<Superblock>, whole: bool },
-    /// The highest claim on the slot.
-    Claims,
+    /// The highest claim on the slot of this volume.
+    Claims(Uuid),
     /// Bring the slot up to the newest claim and decision, and read back what was sent to it.
     /// `stale`: it may hold an older state than it did.
     Rejoin { read: RejoinRead, superblock: Box<Superblock>, stale: bool },
@@ -64,7 +65,7 @@ impl Job {
         match self {
             Job::Allocate { .. } => JobKind::Allocate,
             Job::Super { .. } => JobKind::Super,
-            Job::Claims => JobKind::Claims,
+            Job::Claims(_) => JobKind::Claims,
             Job::Rejoin { .. } => JobKind::Rejoin,
             Job::Merge { .. } => JobKind::Merge,
             Job::Reserve => JobKind::Reserve,
@@ -125,7 +126,7 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
             Ok(Output::Allocated(to))
         }
         Job::Super { superblock, whole } => next_version(dir, *superblock, whole).map(|()| Output::Super),
-        Job::Claims => highest_claim(dir).map(Output::Claims),
+        Job::Claims(volume) => claim_of(dir, volume).map(Output::Claims),
         Job::Rejoin { read, superblock, stale } => {
             rejoin(dir, read, *superblock, stale).map(|returned| Output::Returned(Box::new(returned)))
         }
@@ -255,6 +256,18 @@ pub fn highest_claim(dir: &dyn SlotDir) -> io::Result<u64> {
         _ => 0,
     };
     Ok(dir.list()?.into_iter().map(number).max().unwrap_or(0))
+}
+
+/// ... of a volume; 0 on another volume's disk, whose numbers are its own.
+fn claim_of(dir: &dyn SlotDir, volume: Uuid) -> io::Result<u64> {
+    let highest = |names: Vec<FileName>| names.into_iter().filter(|n| matches!(n, FileName::Epoch(_))).max();
+    if let Some(epoch) = highest(dir.list()?)
+        && let Ok(newest) = Superblock::newest(&read_whole(dir, epoch, 2 * superblock::PLACE)?)
+        && newest.geometry.volume != volume
+    {
+        return Ok(0);
+    }
+    highest_claim(dir)
 }
 
 /// The slot gets the newest claim and decision where it lacks them, then its groups are read back.

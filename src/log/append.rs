@@ -324,6 +324,7 @@ impl Locked<'_> {
     }
 
     /// Gives an MTR its addresses: records of these lengths, the last of which ends it.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn reserve(&mut self, lengths: &[u64]) -> Result<Reservation, Refused> {
         self.reserve_below(lengths, 0)
     }

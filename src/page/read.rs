@@ -193,6 +193,7 @@ impl LogReader {
         let (name, offset) = FileName::segment_of(lsn, self.geometry.pg_size);
         let room = (format::FRAME - lsn.0 % format::FRAME) as usize;
         let mut len = hint.clamp(record::HEADER, room);
+        let mut guessed = true;
         loop {
             let (mut claimed, mut found) = (0, Err(SlotFault::NoCopy));
             let read = dir.read_with(name, offset, len, &mut |bytes| {
@@ -203,9 +204,13 @@ impl LogReader {
             });
             match read {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(SlotFault::NoCopy),
+                // The guess may have reached into what cannot be read behind it: its header says how long it is.
+                Err(e) if guessed && len > record::HEADER && e.kind() != io::ErrorKind::TimedOut => {
+                    (len, guessed) = (record::HEADER, false);
+                }
                 Err(e) => return Err(SlotFault::Io(e)),
                 // It is longer than was thought: once more, whole.
-                Ok(()) if claimed > len && claimed <= room => len = claimed,
+                Ok(()) if claimed > len && claimed <= room => (len, guessed) = (claimed, false),
                 Ok(()) => return found,
             }
         }

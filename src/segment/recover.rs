@@ -17,7 +17,7 @@ use crate::page::manifest::Manifest;
 use crate::page::read::LogReader;
 use crate::segment::doubt;
 use crate::segment::name::FileName;
-use crate::segment::scan::{Change, Scanner};
+use crate::segment::scan::{Change, Groups, Scanner};
 use crate::segment::superblock::{Durability, Geometry, ScrubMark, Superblock};
 use crate::segment::survey::{self, NoSurvey, Standing, Survey};
 use crate::segment::tail;
@@ -38,6 +38,8 @@ pub struct Recovered {
     pub changes: Vec<Change>,
     pub ruling: Ruling,
     pub seen: Sightings,
+    /// The groups of the tail, as they were read: an opener copies them.
+    pub groups: Groups,
     /// The log was closed clean: nothing was scanned.
     pub clean: bool,
     /// Bytes of log that were read.
@@ -110,6 +112,7 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             changes,
             ruling,
             seen,
+            groups: Groups::new(),
             clean: true,
             bytes_read: 0,
         });
@@ -120,10 +123,22 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
             scanner.closed(*entry, redo, &mut changes)?;
         }
     }
-    let (seen, ruling) = scanner.open(&history, redo, testified, &mut changes)?;
+    let (seen, ruling, groups) = scanner.open(&history, redo, testified, &mut changes)?;
     changes.retain(|c| c.lsn >= redo);
     let bytes_read = scanner.bytes_read;
-    Ok(Recovered { survey, choice, history, manifest, manifest_lsn, changes, ruling, seen, clean: false, bytes_read })
+    Ok(Recovered {
+        survey,
+        choice,
+        history,
+        manifest,
+        manifest_lsn,
+        changes,
+        ruling,
+        seen,
+        groups,
+        clean: false,
+        bytes_read,
+    })
 }
 
 fn survey<F: Fleet>(fleet: &F) -> Result<Survey, OpenError> {
@@ -182,7 +197,7 @@ pub fn open<F: Fleet>(
         complete_tail(fleet, &recovered, took_part, number)?;
     }
     if !planted(Bug::NoLookAfterDecision) {
-        look(fleet, number)?;
+        look(fleet, number, recovered.survey.claimable())?;
     }
     let begin = ruling.next_begin;
     Ok(Opened { geometry, number, history, begin, took_part, superblocks, recovered })
@@ -242,20 +257,15 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
         return Ok(());
     }
     let geometry = recovered.survey.geometry;
-    let mut scanner = Scanner::new(fleet, &recovered.survey);
     let epoch = recovered.history.last().epoch;
     let mut files: Vec<Option<Vec<u8>>> = vec![None; SLOTS];
     for slot in took_part.iter() {
         let lacking = recovery::lacking(ruling, seen, slot);
         let mut groups = Vec::with_capacity(lacking.len());
         for (begin, _) in lacking {
-            let whole = seen.get(&begin).map_or(SlotSet::NONE, |s| s.whole);
-            // A group that rots between reading and copying: give up, and a later open decides without it.
-            let Some(bytes) = scanner.bytes(begin, epoch, whole) else {
-                return Err(quorum(
-                    format!("the group at LSN {begin} was read and could not be read again"),
-                    &recovered.survey,
-                ));
+            // As it was read when it was decided to be there: a slot may fail meanwhile, or its copy go bad.
+            let Some(bytes) = recovered.groups.get(&begin).cloned() else {
+                return Err(quorum(format!("the group at LSN {begin} was not read"), &recovered.survey));
             };
             let reseal = |bytes| crate::bugs::reseal(bytes, begin, ruling.end, geometry.seed(), epoch);
             groups.push((begin, if planted(Bug::Reseal) { reseal(bytes) } else { bytes }));
@@ -291,10 +301,13 @@ fn tail_segments(ruling: &Ruling, geometry: &Geometry) -> Vec<FileName> {
     segments
 }
 
-/// What was read may still sit in the device's cache: its writer died between write and flush.
+/// What was read may still sit in the device's cache: its writer died between write and flush. Tail files as well: a dead
+/// opener's counts as a copy.
 fn flush_all(dir: &dyn SlotDir, segments: &[FileName]) -> io::Result<()> {
-    for segment in segments {
-        match dir.flush(*segment) {
+    let names = dir.list()?;
+    let tails = names.into_iter().filter(|name| matches!(name, FileName::Tail(_)) && !planted(Bug::TailFileUnflushed));
+    for name in segments.iter().copied().chain(tails) {
+        match dir.flush(name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => (),
             other => other?,
         }
@@ -338,8 +351,8 @@ fn decisions(recovered: &Recovered, history: &History, took_part: SlotSet, numbe
 }
 
 /// Step 6.
-fn look<F: Fleet>(fleet: &F, number: u64) -> Result<(), OpenError> {
-    let answers = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+fn look<F: Fleet>(fleet: &F, number: u64, slots: SlotSet) -> Result<(), OpenError> {
+    let answers = fleet.each(slots, |_, dir| job::highest_claim(dir));
     // A blank slot is no voter: it says 0.
     let mut claims = [None; SLOTS];
     for (claim, answer) in claims.iter_mut().zip(&answers) {
@@ -401,7 +414,7 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         return Err(failed("a new volume needs all six slots", answers, None));
     }
     // A creation that finds a higher claim beside it gives up.
-    look(fleet, 1)?;
+    look(fleet, 1, SlotSet::ALL)?;
     let superblocks: Vec<Option<Superblock>> = Slot::ALL.iter().map(|s| Some(superblock(*s, &history))).collect();
     let survey = survey(fleet)?;
     let choice = vote::choose(&survey.voices()).map_err(|e| quorum(e.to_string(), &survey))?;
@@ -415,6 +428,7 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         changes: Vec::new(),
         ruling,
         seen: Sightings::new(),
+        groups: Groups::new(),
         clean: true,
         bytes_read: 0,
     };

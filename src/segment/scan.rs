@@ -32,6 +32,9 @@ type FrameBytes = Arc<Vec<u8>>;
 /// What was read of a slot's frames: base address, and bytes or the error.
 type Kept = Vec<(Lsn, Result<FrameBytes, Arc<SlotFault>>)>;
 
+/// Whole groups by their addresses.
+pub type Groups = BTreeMap<Lsn, Vec<u8>>;
+
 /// Frames kept per slot while scanning.
 const FRAMES_KEPT: usize = 2;
 
@@ -115,18 +118,18 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         None
     }
 
-    /// The bytes of the group at `at` on a slot that has it whole.
-    pub fn bytes(&mut self, at: Lsn, epoch: u64, whole: SlotSet) -> Option<Vec<u8>> {
-        for slot in whole.iter() {
-            let Ok((sum, _)) = self.on_slot(slot, at, epoch) else { continue };
-            if let Some(bytes) = self.tails[slot.index()].get(&at) {
-                return Some(bytes.clone());
-            }
-            let frame = self.frame(slot, at).ok()?;
-            let from = (at.0 % format::FRAME) as usize;
-            return frame.get(from..from + sum.header.len as usize).map(<[u8]>::to_vec);
+    /// The bytes of the group of `epoch` at `at` on one slot.
+    fn bytes(&mut self, slot: Slot, at: Lsn, epoch: u64) -> Option<Vec<u8>> {
+        let seed = self.seed;
+        if let Some(bytes) = self.tails[slot.index()].get(&at)
+            && check(bytes, at, seed, epoch).is_ok()
+        {
+            return Some(bytes.clone());
         }
-        None
+        let frame = self.frame(slot, at).ok()?;
+        let bytes = frame.get((at.0 % format::FRAME) as usize..)?;
+        let (sum, _) = check(bytes, at, seed, epoch).ok()?;
+        bytes.get(..sum.header.len as usize).map(<[u8]>::to_vec)
     }
 
     /// A closed entry from `from` on: every address has a copy, or it is lost.
@@ -143,14 +146,14 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         Ok(())
     }
 
-    /// The open entry: what was seen, and what it means.
+    /// The open entry: what was seen, what it means, and the groups of its tail.
     pub fn open(
         &mut self,
         history: &History,
         from: Lsn,
         testified: Lsn,
         changes: &mut Vec<Change>,
-    ) -> Result<(Sightings, Ruling), OpenError> {
+    ) -> Result<(Sightings, Ruling, Groups), OpenError> {
         let open = history.last();
         let mut seen = Sightings::new();
         let end = self.run(from.max(open.begin), open.epoch, &mut seen, changes);
@@ -165,18 +168,27 @@ impl<'a, F: Fleet> Scanner<'a, F> {
             first = recovery::rule(open, from, &seen, testified);
         }
         let first = first.map_err(|l| self.lost(l, open.epoch))?;
+        // Each is kept, for what is decided to be there will be copied. What cannot be read for that, of slots that may have
+        // failed since, is in reach no more: the log is what the others hold.
+        let mut groups = Groups::new();
         for &(begin, _) in &first.tail {
+            let mut whole = SlotSet::NONE;
             for slot in self.slots.iter() {
-                if self.on_slot(slot, begin, open.epoch).is_ok()
-                    && let Some(s) = seen.get_mut(&begin)
-                {
-                    s.whole.insert(slot);
+                let there = match groups.contains_key(&begin) {
+                    true => self.on_slot(slot, begin, open.epoch).is_ok(),
+                    false => self.bytes(slot, begin, open.epoch).map(|bytes| groups.insert(begin, bytes)).is_some(),
+                };
+                if there {
+                    whole.insert(slot);
                 }
+            }
+            if let Some(s) = seen.get_mut(&begin) {
+                s.whole = whole;
             }
         }
         let ruling = recovery::rule(open, from, &seen, testified).map_err(|l| self.lost(l, open.epoch))?;
         changes.retain(|c| c.lsn < open.begin || c.end <= ruling.end);
-        Ok((seen, ruling))
+        Ok((seen, ruling, groups))
     }
 
     /// The unbroken run of groups from `at` on. Returns its end.

@@ -70,10 +70,7 @@ pub enum Standing {
     /// It is this volume's slot.
     Ours(Files),
     /// Nothing is there, or no more than an unfinished formatting: it can be formatted.
-    Blank {
-        /// The highest claim that an unfinished formatting left.
-        claim: u64,
-    },
+    Blank,
     /// It cannot take part.
     Fault(SlotFault),
 }
@@ -83,6 +80,8 @@ pub enum Standing {
 pub struct Survey {
     pub geometry: Geometry,
     pub standings: [Standing; SLOTS],
+    /// The highest claim on each slot; 0 where there is none.
+    claims: [u64; SLOTS],
 }
 
 /// Why there is no volume to survey.
@@ -98,10 +97,13 @@ impl Survey {
     /// Reads all slots. The volume's identity is what most of them say.
     pub fn take(fleet: &impl Fleet, set: SlotSet) -> Result<Survey, NoSurvey> {
         let answers = fleet.each(set, |_, dir| read_files(dir));
+        let claim =
+            |answer: &Option<io::Result<Files>>| answer.as_ref().and_then(|a| a.as_ref().ok()).map_or(0, |f| f.claim);
+        let claims = answers.each_ref().map(claim);
         let mut standings = answers.map(|answer| match answer {
             None => Standing::Fault(SlotFault::Missing),
             Some(Err(e)) => Standing::Fault(fault_of(e)),
-            Some(Ok(files)) if files.is_blank() => Standing::Blank { claim: files.claim },
+            Some(Ok(files)) if files.is_blank() => Standing::Blank,
             Some(Ok(files)) if files.superblocks.is_empty() => Standing::Fault(
                 files
                     .fault
@@ -144,7 +146,7 @@ impl Survey {
                 *standing = Standing::Fault(SlotFault::Swapped(newest.slot));
             }
         }
-        Ok(Survey { geometry: ours, standings })
+        Ok(Survey { geometry: ours, standings, claims })
     }
 
     pub fn files(&self, slot: Slot) -> Option<&Files> {
@@ -165,7 +167,7 @@ impl Survey {
     }
 
     pub fn blank(&self) -> SlotSet {
-        Slot::ALL.into_iter().filter(|s| matches!(self.standings[s.index()], Standing::Blank { .. })).collect()
+        Slot::ALL.into_iter().filter(|s| matches!(self.standings[s.index()], Standing::Blank)).collect()
     }
 
     /// The faults of the slots that do not take part.
@@ -186,14 +188,16 @@ impl Survey {
         })
     }
 
-    /// The highest claim or decision anywhere.
+    /// Slots whose claims count: all but another volume's, whose numbers are its own. One that cannot take part, for it
+    /// is in another's place or has no good superblock, may still hold a claim that was made when it could.
+    pub fn claimable(&self) -> SlotSet {
+        let foreign = |s: &Slot| matches!(self.standings[s.index()], Standing::Fault(SlotFault::Foreign(_)));
+        Slot::ALL.into_iter().filter(|s| !foreign(s)).collect()
+    }
+
+    /// The highest claim or decision anywhere: of the slots that a look will read.
     pub fn claim(&self) -> u64 {
-        let claim = |standing: &Standing| match standing {
-            Standing::Ours(files) => files.claim,
-            Standing::Blank { claim } => *claim,
-            Standing::Fault(_) => 0,
-        };
-        self.standings.iter().map(claim).max().unwrap_or(0)
+        self.claimable().iter().map(|s| self.claims[s.index()]).max().unwrap_or(0)
     }
 
     /// Every manifest that a superblock names, with its redo begin and the epoch that named it.
@@ -209,7 +213,7 @@ impl Survey {
 fn faults(standings: &[Standing; SLOTS]) -> SlotFaults {
     let fault = |(slot, standing): (Slot, &Standing)| match standing {
         Standing::Ours(_) => None,
-        Standing::Blank { .. } => Some((slot, SlotFault::Blank)),
+        Standing::Blank => Some((slot, SlotFault::Blank)),
         Standing::Fault(f) => Some((slot, copy(f))),
     };
     SlotFaults(Slot::ALL.into_iter().zip(standings).filter_map(fault).collect())

@@ -125,7 +125,7 @@ pub fn verify<F: Fleet>(fleet: &F, recovered: &Recovered, settled: Lsn) -> Verif
     for slot in Slot::ALL {
         let what = match &recovered.survey.standings[slot.index()] {
             Standing::Ours(_) => continue,
-            Standing::Blank { .. } => "it is blank".to_string(),
+            Standing::Blank => "it is blank".to_string(),
             Standing::Fault(fault) => fault.to_string(),
         };
         found.add(Difference { what, ..whole_file(slot, String::new(), DifferenceKind::Missing) });

@@ -24,7 +24,7 @@ impl Sim {
             self.change(&mut mtr, &mut state, &mut effects);
         }
         // Now and then one that spans groups: a crash may leave half of it.
-        if self.temper.large && self.one_in(40) {
+        if self.temper.heavy && self.one_in(4) || self.temper.large && self.one_in(40) {
             for _ in 0..100 + self.below(300) {
                 self.put_again(&mut mtr, &mut state, &mut effects);
             }

@@ -1,7 +1,7 @@
 //! What a process sees of the simulated disks: a slot's directory, and the writer's disk.
 
 use crate::core::writer::Look;
-use crate::disk::job::{self, Job};
+use crate::disk::job::{self, Job, JobKind, Output};
 use crate::disk::{Disk, Done, LogWrite, SlotDir};
 use crate::lsn::{Lsn, Slot, SlotSet};
 use crate::segment::name::FileName;
@@ -29,15 +29,23 @@ impl SimDir {
     /// The world, for a call that reads. An error if the process is dead, or dies by it.
     fn reads(&self) -> io::Result<MutexGuard<'_, Disks>> {
         let mut w = self.world.lock();
-        w.call(self.process)?;
-        if w.call_fails(Fault::ReadError, 4 * CALLS, self.slot) { Err(eio()) } else { Ok(w) }
+        w.call(self.process, false)?;
+        if w.call_fails(Fault::ReadError, 4 * CALLS, self.slot) {
+            w.laws.failed(self.process, self.slot);
+            return Err(eio());
+        }
+        Ok(w)
     }
 
     /// The world, for a call that writes.
     fn writes(&self) -> io::Result<MutexGuard<'_, Disks>> {
         let mut w = self.world.lock();
-        w.call(self.process)?;
-        if w.call_fails(Fault::WriteError, CALLS, self.slot) { Err(eio()) } else { Ok(w) }
+        w.call(self.process, true)?;
+        if w.call_fails(Fault::WriteError, CALLS, self.slot) {
+            w.laws.failed(self.process, self.slot);
+            return Err(eio());
+        }
+        Ok(w)
     }
 
     /// A durable write: it may die in the midst of it, and then land late.
@@ -56,6 +64,7 @@ impl SimDir {
         let (p, slot) = (self.process, self.slot);
         w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
         w.reach(slot, true)?;
+        w.judge_write(p, slot, name, offset, bytes);
         // It may be the slot's only superblock that is lost, or written over.
         let allowed = w.atlas.may_spoil(slot, w.away());
         let lost = allowed && w.hurts(Fault::LostWrite, 3000, slot);
@@ -80,7 +89,9 @@ impl SimDir {
 impl SlotDir for SimDir {
     fn list(&self) -> io::Result<Vec<FileName>> {
         let mut w = self.reads()?;
-        Ok(w.reach(self.slot, false)?.keys().copied().collect())
+        let names: Vec<FileName> = w.reach(self.slot, false)?.keys().copied().collect();
+        w.listed(self.process, self.slot, &names);
+        Ok(names)
     }
 
     fn create_new(&self, name: FileName) -> io::Result<()> {
@@ -99,6 +110,9 @@ impl SlotDir for SimDir {
         }
         files.insert(name, File::default());
         w.note(|| format!("p{p} slot {slot} creates {name}"));
+        if called.is_ok() {
+            w.created(p, slot, name);
+        }
         called
     }
 
@@ -138,6 +152,7 @@ impl SlotDir for SimDir {
             return Err(eio());
         }
         file.flush();
+        w.flushed(self.process);
         Ok(())
     }
 
@@ -155,11 +170,14 @@ impl SlotDir for SimDir {
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let mut w = self.writes()?;
         w.reach(self.slot, true)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?.punch(offset, len);
+        w.judge_alone(self.process, self.slot, name);
         Ok(())
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
         let mut w = self.writes()?;
+        w.reach(self.slot, true)?;
+        w.judge_removal(self.process, self.slot, name);
         w.reach(self.slot, true)?.remove(&name);
         Ok(())
     }
@@ -183,11 +201,14 @@ impl Disk for SimDisk {
         if w.atlas.is_beyond() {
             bytes.with(|b| w.remember(self.process, write.from, b, self.seed, self.pg_size));
         }
+        bytes.with(|b| w.judge_log_write(self.process, write.slot, write.from, b));
         w.fly(self.process, write.slot, name, offset, bytes, true);
     }
 
     fn job(&mut self, slot: Slot, job: Job) {
-        self.world.lock().processes[self.process].jobs.push((slot, job));
+        let mut w = self.world.lock();
+        w.judge_job(self.process, slot, &job);
+        w.processes[self.process].jobs.push((slot, job));
     }
 
     /// A replaced directory is noticed sooner or later.
@@ -205,8 +226,12 @@ impl Disk for SimDisk {
 
     fn look(&mut self, quorum: Lsn) -> Option<Look> {
         let mut w = self.world.lock();
+        w.look_begins(self.process, quorum);
         if w.random.one_in(2) {
             let look = w.judge(self.process);
+            if look == Look::Clear {
+                w.look_is_clear(self.process, quorum);
+            }
             // Unsure would ask through jobs: here the answer simply comes later.
             if look != Look::Unsure {
                 return Some(look);
@@ -234,9 +259,16 @@ pub fn do_job(world: &World, process: usize) -> bool {
     w.note(|| format!("p{process} slot {slot} does {kind:?}"));
     drop(w);
     let dir = SimDir { world: world.clone(), process, slot };
+    let read = if let Job::Rejoin { read, .. } = &job { Some(read.from) } else { None };
+    world.lock().mends(process, kind == JobKind::Mend);
     let output = job::run(&dir, job);
+    world.lock().mends(process, false);
     if let Err(e) = &output {
         world.lock().note(|| format!("p{process} slot {slot} {kind:?}: {e}"));
+    }
+    if let Some(from) = read {
+        let verified = if let Ok(Output::Returned(r)) = &output { Some((from, r.verified)) } else { None };
+        world.lock().read_back(process, slot, verified);
     }
     world.lock().job_done(process, Done::Job { slot, kind, output });
     true

@@ -103,6 +103,22 @@ impl File {
         ruined
     }
 
+    /// One block that was written and can be read.
+    pub fn block(&self, offset: u64) -> Option<&[u8]> {
+        let index = offset / BLOCK as u64;
+        self.blocks.get(&index).filter(|_| !self.unreadable.contains(&index)).map(|b| &b[..])
+    }
+
+    /// No power cut turns the block back.
+    pub fn is_durable(&self, offset: u64) -> bool {
+        !self.cached.contains_key(&(offset / BLOCK as u64))
+    }
+
+    /// No power cut changes anything.
+    pub fn is_flushed(&self) -> bool {
+        self.cached.is_empty()
+    }
+
     /// Offsets of what a power cut may turn back or ruin.
     #[cfg(test)]
     pub fn unflushed(&self) -> Vec<u64> {
@@ -132,6 +148,12 @@ impl File {
     pub fn spoil(&mut self, random: &mut Random) -> bool {
         let indices: Vec<u64> = self.blocks.keys().copied().collect();
         random.pick(&indices).is_some_and(|i| self.unreadable.insert(i))
+    }
+
+    /// The block at `offset` cannot be read any more.
+    #[cfg(test)]
+    pub fn spoil_at(&mut self, offset: u64) {
+        self.unreadable.insert(offset / BLOCK as u64);
     }
 
     /// Cuts the file somewhere. False if it is empty.

@@ -4,7 +4,7 @@ use crate::lsn::{SLOTS, Slot};
 use crate::segment::name::FileName;
 use crate::sim::faults::Fault;
 use crate::sim::life::{Checked, Held, Sim};
-use crate::sim::world::{Files, Weather};
+use crate::sim::world::{Files, Weather, newest_superblock};
 use crate::volume::close::Closing;
 use std::time::Duration;
 
@@ -74,8 +74,16 @@ impl Sim {
             _ => !matches!(name, FileName::Segment(_)),
         };
         let away = w.away();
-        // Three or four of another volume are that volume.
-        let strangers = fault == Fault::Foreign && w.foreign.with(slot).len() > 2;
+        // Three or four of another volume are that volume. They may have come by a swap, or be an image's.
+        let strange = self.foreign.borrow().first().and_then(newest_superblock).map(|s| s.geometry.volume);
+        let comes = match fault {
+            Fault::Foreign => true,
+            Fault::Stale => {
+                w.images[slot.index()].as_ref().and_then(newest_superblock).map(|s| s.geometry.volume) == strange
+            }
+            _ => false,
+        };
+        let strangers = comes && strange.is_some_and(|volume| w.slots_of(volume).with(slot).len() > 2);
         let allowed = !strangers && if spoils { w.atlas.may_spoil(slot, away) } else { w.atlas.may_hurt(slot, away) };
         if !allowed || !w.faults.happens(fault) {
             return;
@@ -90,12 +98,13 @@ impl Sim {
             Fault::Blank => {
                 w.replace(slot, Files::new());
                 w.blank.insert(slot);
+                w.laws.silence(slot);
                 true
             }
             Fault::Foreign => match self.foreign.borrow_mut().get(i).cloned() {
                 Some(files) => {
                     w.replace(slot, files);
-                    w.foreign.insert(slot);
+                    w.laws.silence(slot);
                     true
                 }
                 None => false,
@@ -115,6 +124,7 @@ impl Sim {
             _ => match w.images[i].take() {
                 Some(files) => {
                     w.replace(slot, files);
+                    w.laws.restore(slot);
                     true
                 }
                 None => false,
@@ -139,6 +149,8 @@ impl Sim {
             w.wall_us += s * 1_000_000;
             // As if the process had been stopped meanwhile.
             w.now += Duration::from_secs(s % 40);
+            w.laws.asleep += Duration::from_secs(s % 40);
+            w.laws.jumps += 1;
         }
         w.note(|| format!("{} {s} s", fault.name()));
     }

@@ -2,6 +2,7 @@
 
 use crate::core::READ_QUORUM;
 use crate::core::history::History;
+use crate::core::vote::Join;
 use crate::disk::{Fleet, SlotDir};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
@@ -11,6 +12,7 @@ use crate::sim::dir::{SimDir, SimDisk, do_job};
 use crate::sim::faults::Fault;
 use crate::sim::life::{Checked, PAGE, PG, Running, Sim, SimClock};
 use crate::sim::model::{Effect, ModelMtr, State};
+use crate::sim::world::newest_superblock;
 use crate::volume::error::ReadError;
 use crate::volume::mtr::{Change, Content, What};
 use crate::volume::open::{build, redo_layer};
@@ -112,8 +114,10 @@ impl Sim {
             w.atlas.forget_struck();
             w.note(|| format!("p{process} OPENS{}", if forced { " by force" } else { "" }));
             if !self.peace.get() && w.random.one_in(4) && w.faults.happens(Fault::DiesOpening) {
-                let calls = w.random.below(120) as u64;
-                w.dies_in(process, calls);
+                // Most calls of an open read; a death between two writes leaves more behind.
+                let writing = w.random.one_in(2);
+                let calls = w.random.below(if writing { 40 } else { 120 }) as u64;
+                w.dies_in(process, calls, writing);
             }
         }
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
@@ -148,13 +152,13 @@ impl Sim {
 
     /// An opened volume becomes a running writer, and what it shows is checked.
     fn stand_up(&self, opened: recover::Opened, process: usize, which: usize) -> Checked {
-        let (geometry, number) = (opened.geometry, opened.number);
+        let geometry = opened.geometry;
         let history = opened.history.clone();
         let previous = opened.recovered.choice.decision.number;
-        self.world.lock().set_epoch(process, number);
+        self.world.lock().set_epoch(process, &history);
         self.world.lock().note(|| format!("p{process} is open: {:?}", history.entries()));
         check_work(&opened)?;
-        let base = self.expose(&history)?;
+        let base = self.expose(&history, process)?;
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
         let disk =
             Box::new(SimDisk { world: self.world.clone(), process, pg_size: geometry.pg_size, seed: geometry.seed() });
@@ -219,28 +223,37 @@ impl Sim {
     }
 
     /// A new writer is open: every earlier outcome is known now. What it must show.
-    fn expose(&self, history: &History) -> Result<State, String> {
+    fn expose(&self, history: &History, process: usize) -> Result<State, String> {
         if !self.promised() {
             self.past_promise.set(true);
         }
-        self.check_losses(history)?;
+        self.check_losses(history, process)?;
         let mut model = self.model.borrow_mut();
         model.expose(history, self.past_promise.get())
     }
 
-    /// Past the promise what was acknowledged may be lost, but not while a copy that can be read testifies of it, and not
-    /// where fewer than three slots in reach can remember anything: blank ones have no vote.
-    fn check_losses(&self, history: &History) -> Checked {
+    /// Past the promise what was acknowledged may be lost, but not while a copy that the opener could read testifies of it,
+    /// and not where fewer than three slots in reach can remember it: blank ones have no vote.
+    fn check_losses(&self, history: &History, process: usize) -> Checked {
         let (model, w) = (self.model.borrow(), self.world.lock());
-        let remember = Slot::ALL.iter().filter(|s| !w.away().union(w.blank).contains(**s)).count();
+        let reach: Vec<Slot> = Slot::ALL.into_iter().filter(|s| !w.away().contains(*s)).collect();
+        // One that was blank remembers from its join point on, if an earlier decision than this one brought it in.
+        let joined = |s: Slot| match newest_superblock(&w.files[s.index()]).map(|s| s.join) {
+            Some(Join::Founder) => Some(Lsn::NONE),
+            Some(Join::At { at, by }) if by < history.last().epoch && history.contains_epoch(by) => Some(at),
+            _ => None,
+        };
+        let since: Vec<Lsn> =
+            reach.iter().filter_map(|s| if w.blank.contains(*s) { joined(*s) } else { Some(Lsn::NONE) }).collect();
         for m in model.mtrs.iter().filter(|m| m.acknowledged && m.seen != Some(false)) {
             if m.epoch >= history.last().epoch || history.holds(m.epoch, Lsn(m.end.0 - 1)) {
                 continue;
             }
             let lost = format!("silent loss: the acknowledged MTR of epoch {} that ends at {} is gone", m.epoch, m.end);
-            if let Some((slot, at)) = w.witness(m.epoch, m.end) {
+            if let Some((slot, at)) = w.witness(process, m.epoch, m.end) {
                 return Err(format!("{lost}, though slot {slot}'s group at {at} knows of it"));
             }
+            let remember = since.iter().filter(|at| **at < m.end).count();
             if remember < READ_QUORUM {
                 return Err(format!("{lost}, though only {remember} slots in reach can remember anything"));
             }
@@ -253,6 +266,7 @@ impl Sim {
         let visible = recovered.ruling.end;
         let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
         self.world.lock().note(|| format!("read-only: decision {choice}, settled {settled}, visible {visible}"));
+        self.world.lock().judge_reader(fleet.process, choice, history.last().epoch, settled, decided);
         if settled > visible {
             return Err(format!("a read-only open is settled at {settled}, visible to {visible}"));
         }

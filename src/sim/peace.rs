@@ -69,8 +69,8 @@ impl Sim {
             self.tend(0)?;
         }
         for round in 0..2 {
-            // One that a successor has overtaken does not know it yet.
-            let newest = self.model.borrow().newest.as_ref().map_or(0, |h| h.last().epoch);
+            // One that was overtaken does not know it yet; the claim alone ends it, also of one that died in its opening.
+            let newest = self.world.lock().highest_claim();
             let ended = self.running[0]
                 .borrow()
                 .as_ref()

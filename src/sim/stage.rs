@@ -244,10 +244,10 @@ impl Stagehand {
     }
 
     fn stand_up(self: &Arc<Self>, scene: &mut Scene, opened: Opened, process: usize) -> Handle {
-        let (geometry, number) = (opened.geometry, opened.number);
+        let geometry = opened.geometry;
         let (previous, bytes_read) = (opened.recovered.choice.decision.number, opened.recovered.bytes_read);
         let world = scene.sim.world.clone();
-        world.lock().set_epoch(process, number);
+        world.lock().set_epoch(process, &opened.history);
         world.lock().note(|| format!("p{process} is open: {:?}", opened.history.entries()));
         let dirs = SimFleet { sim: &scene.sim, process, visible: SlotSet::ALL }.dirs();
         let disk = SimDisk { world: world.clone(), process, pg_size: geometry.pg_size, seed: geometry.seed() };
@@ -392,7 +392,7 @@ impl Scene {
             w.note(|| format!("p{process} OPENS"));
             if w.random.one_in(4) && w.faults.happens(Fault::DiesOpening) {
                 let calls = w.random.below(120) as u64;
-                w.dies_in(process, calls);
+                w.dies_in(process, calls, false);
             }
             process
         };

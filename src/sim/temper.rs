@@ -58,6 +58,8 @@ pub struct Temper {
     pub large: bool,
     /// A scrub is given the time to come to its end.
     pub lulls: bool,
+    /// Every fourth MTR does, and the log runs through the ring again and again.
+    pub heavy: bool,
 }
 
 impl Temper {
@@ -84,6 +86,7 @@ impl Temper {
             favourite,
             large: !odd || random.one_in(2),
             lulls: random.one_in(6),
+            heavy: random.one_in(1000),
         }
     }
 

@@ -3,6 +3,7 @@
 //! A write lands when the world lets it: whole or torn, in any order between slots, long after its process was killed.
 //! A power cut ruins every sector that is in flight or not flushed, on all slots: old, new, or garbage.
 
+use crate::core::history::History;
 use crate::core::writer::Look;
 use crate::disk::Done;
 use crate::disk::job::Job;
@@ -14,12 +15,14 @@ use crate::segment::superblock::{PLACE, Superblock};
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
+use crate::sim::laws::Laws;
 use crate::sim::random::Random;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 pub type Files = BTreeMap<FileName, File>;
 
@@ -107,12 +110,15 @@ struct Group {
 /// One process, as the disks see it.
 pub(super) struct Process {
     alive: bool,
-    /// It dies at the call after so many.
+    /// It dies at the call after so many; of those that write, if it says so.
     dies_in: Option<u64>,
+    dies_writing: bool,
     pub done: Vec<Done>,
     pub jobs: Vec<(Slot, Job)>,
     pub looks: Vec<Lsn>,
     epoch: u64,
+    /// Landings before it began.
+    landings: usize,
     /// The directories that it knows.
     pub knows: [u64; SLOTS],
 }
@@ -125,8 +131,6 @@ pub struct Disks {
     pub weather: [Weather; SLOTS],
     /// Replaced by blank ones in this life.
     pub blank: SlotSet,
-    /// Replaced by another volume's in this life.
-    pub foreign: SlotSet,
     /// How often each slot was damaged in this life.
     pub damages: [u32; SLOTS],
     /// Out of a reader's sight, while it opens and reads.
@@ -140,6 +144,10 @@ pub struct Disks {
     pub images: [Option<Files>; SLOTS],
     /// Every group that was written, by epoch and address; kept beyond the atlas, where losses are told from lies.
     groups: BTreeMap<(u64, Lsn), Group>,
+    /// Where log writes landed, in order; kept beyond the atlas, as well: who read before did not see them.
+    landings: Vec<(Slot, FileName, std::ops::Range<u64>)>,
+    /// What PROTOCOL.md says of all that processes do.
+    pub laws: Laws,
     pub(super) flying: Vec<Flying>,
     next_id: u64,
     pub(super) processes: Vec<Process>,
@@ -154,6 +162,15 @@ pub struct Disks {
 }
 
 pub type World = Arc<Mutex<Disks>>;
+
+/// What a slot's files say of it.
+pub fn newest_superblock(files: &Files) -> Option<Superblock> {
+    let read = |(name, file): (&FileName, &File)| match name {
+        FileName::Epoch(n) => Superblock::newest(&file.read(0, 2 * PLACE)?).ok().filter(|s| s.number == *n),
+        _ => None,
+    };
+    files.iter().filter_map(read).max_by_key(|s| (s.number, s.version))
+}
 
 fn killed() -> io::Error {
     io::Error::other("the process was killed")
@@ -170,7 +187,6 @@ impl Disks {
             generations: [0; SLOTS],
             weather: [Weather::Fair; SLOTS],
             blank: SlotSet::NONE,
-            foreign: SlotSet::NONE,
             damages: [0; SLOTS],
             hidden: SlotSet::NONE,
             atlas: Atlas::new(mode, hurt_max),
@@ -178,6 +194,8 @@ impl Disks {
             allocating_grows,
             images: Default::default(),
             groups: BTreeMap::new(),
+            landings: Vec::new(),
+            laws: Laws::new(),
             flying: Vec::new(),
             next_id: 0,
             processes: Vec::new(),
@@ -202,7 +220,6 @@ impl Disks {
         }
     }
 
-    /// A process that was to die lives on.
     /// Slots in whose place there is another volume's, or another slot's.
     pub fn strangers(&self, volume: uuid::Uuid) -> SlotSet {
         let is_other = |slot: &Slot| {
@@ -212,41 +229,51 @@ impl Disks {
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
                 // Nobody can tell any more, if its log is damaged, too.
-                None => self.foreign.contains(*slot) || self.damages[slot.index()] > 1,
+                None => self.damages[slot.index()] > 1,
             }
         };
         Slot::ALL.into_iter().filter(is_other).collect()
     }
 
+    /// A process that was to die lives on, and no write hangs for long.
     pub fn spare(&mut self) {
+        let soon = self.now + Duration::from_millis(200);
+        self.flying.iter_mut().for_each(|f| f.hung_until = f.hung_until.min(soon));
         self.processes.iter_mut().for_each(|p| p.dies_in = None);
     }
 
     pub fn start_process(&mut self) -> usize {
+        let calm = self.flying.is_empty() && self.processes.iter().all(|p| !p.alive);
+        self.laws.begins(calm);
         let jobs = Vec::new();
         self.processes.push(Process {
             alive: true,
             dies_in: None,
+            dies_writing: false,
             done: Vec::new(),
             jobs,
             looks: Vec::new(),
             epoch: 0,
+            landings: self.landings.len(),
             knows: self.generations,
         });
         self.processes.len() - 1
     }
 
-    pub fn set_epoch(&mut self, process: usize, epoch: u64) {
-        self.processes[process].epoch = epoch;
+    /// The process has opened the volume.
+    pub fn set_epoch(&mut self, process: usize, history: &History) {
+        self.processes[process].epoch = history.last().epoch;
+        self.judge_open(process, history);
     }
 
     pub fn is_alive(&self, process: usize) -> bool {
         self.processes[process].alive
     }
 
-    /// The process dies at one of its next calls.
-    pub fn dies_in(&mut self, process: usize, calls: u64) {
-        self.processes[process].dies_in = Some(calls);
+    /// The process dies at one of its next calls, or of those that write.
+    pub fn dies_in(&mut self, process: usize, calls: u64, writing: bool) {
+        let p = &mut self.processes[process];
+        (p.dies_in, p.dies_writing) = (Some(calls), writing);
     }
 
     pub fn kill(&mut self, process: usize) {
@@ -327,9 +354,9 @@ impl Disks {
     }
 
     /// A call of a process: an error if it is dead, or dies by it.
-    pub(super) fn call(&mut self, process: usize) -> io::Result<()> {
+    pub(super) fn call(&mut self, process: usize, writes: bool) -> io::Result<()> {
         let p = &mut self.processes[process];
-        if let Some(left) = &mut p.dies_in {
+        if let Some(left) = p.dies_in.as_mut().filter(|_| writes || !p.dies_writing) {
             if *left == 0 {
                 p.dies_in = None;
                 self.kill(process);
@@ -355,7 +382,13 @@ impl Disks {
         std::mem::replace(&mut self.files[slot.index()], files)
     }
 
-    fn is_orphan(&self, f: &Flying) -> bool {
+    /// Slots that are of this volume, as their files say.
+    pub fn slots_of(&self, volume: Uuid) -> SlotSet {
+        let of = |s: &Slot| newest_superblock(&self.files[s.index()]).is_some_and(|s| s.geometry.volume == volume);
+        Slot::ALL.into_iter().filter(of).collect()
+    }
+
+    pub(super) fn is_orphan(&self, f: &Flying) -> bool {
         let known = self.files[f.slot.index()].contains_key(&f.name);
         f.generation != self.generations[f.slot.index()] || matches!(f.bytes, Bytes::Frame { .. }) && !known
     }
@@ -369,7 +402,8 @@ impl Disks {
             let slow = self.weather[slot.index()] == Weather::Slow;
             let hangs = self.faults.strikes(Fault::HungWrite, 100, true);
             let ms = if hangs {
-                200
+                // Most hang for a moment; some for so long that their slot is taken for gone, and comes back.
+                [200, 200, 200, 4000][self.faults.random().below(4)]
             } else if slow {
                 20 + self.random.below(80) as u64
             } else {
@@ -388,6 +422,14 @@ impl Disks {
         self.flying.iter().filter(|f| !hangs(f)).map(|f| f.id).collect()
     }
 
+    /// A log write, or a part of it, is there now.
+    fn landed(&mut self, f: &Flying) {
+        if self.atlas.is_beyond() {
+            let len = f.bytes.with(<[u8]>::len) as u64;
+            self.landings.push((f.slot, f.name, f.offset..f.offset + len));
+        }
+    }
+
     /// Lets one write in flight land, or go wrong. None if there is none. Returns whose it was.
     pub fn land_one(&mut self, faults: bool) -> Option<usize> {
         let ids = self.ready();
@@ -403,6 +445,7 @@ impl Disks {
         }
         let told = |w: &mut Disks, f: &Flying| {
             if f.tell {
+                w.told(process, slot, &f.bytes);
                 w.processes[process].done.push(Done::Wrote { slot, result: Ok(()) });
             }
         };
@@ -424,6 +467,10 @@ impl Disks {
         let file = self.files[slot.index()].entry(f.name).or_default();
         let offset = if astray { file.somewhere(self.faults.random()) } else { f.offset };
         f.bytes.with(|bytes| file.land(offset, bytes, true, |_| true));
+        self.landed(&f);
+        if let Bytes::Frame { from, .. } = &f.bytes {
+            f.bytes.with(|bytes| self.judge_landing(process, *from, bytes));
+        }
         self.counts.landed += 1;
         told(self, &f);
         self.note(|| {
@@ -443,10 +490,12 @@ impl Disks {
             let cut = self.random.below(sectors + 1);
             let file = self.files[slot.index()].entry(f.name).or_default();
             f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| i < cut));
+            self.landed(&f);
         }
         self.note(|| format!("p{process} write of slot {slot} at {} fails", f.offset));
         if f.tell {
             let result = Err(io::Error::from_raw_os_error(errno));
+            self.told_of_failure(process, slot);
             self.processes[process].done.push(Done::Wrote { slot, result });
         }
     }
@@ -462,6 +511,7 @@ impl Disks {
             self.faults.count(Fault::Reordered);
         }
         f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
+        self.landed(f);
         self.faults.count(Fault::LateWrite);
         self.note(|| format!("p{} write of slot {} {} at {} lands LATE", f.process, f.slot, f.name, f.offset));
     }
@@ -480,12 +530,17 @@ impl Disks {
         }
     }
 
-    /// A slot in reach, and in its own place, whose segment has, as it was written, a group of the epoch that knows VDL at or above `end`.
-    pub fn witness(&self, epoch: u64, end: Lsn) -> Option<(Slot, Lsn)> {
+    /// A slot in reach, and in its own place, whose segment has, as it was written, a group of the epoch that knows VDL at
+    /// or above `end`. It had it when this process began: what lands under an opener may come behind its reading.
+    pub fn witness(&self, process: usize, epoch: u64, end: Lsn) -> Option<(Slot, Lsn)> {
         let knows = self.groups.iter().filter(|((e, _), g)| *e == epoch && g.vdl >= end);
+        let young = &self.landings[self.processes[process].landings..];
         for ((_, at), group) in knows {
             for slot in Slot::ALL.into_iter().filter(|s| !self.away().union(self.atlas.unfit()).contains(*s)) {
                 let (name, offset) = FileName::segment_of(*at, group.pg_size);
+                if young.iter().any(|(s, n, range)| (*s, *n) == (slot, name) && range.contains(&offset)) {
+                    continue;
+                }
                 let file = self.files[slot.index()].get(&name);
                 let bytes = file.and_then(|f| f.read(offset, group.len)).unwrap_or_default();
                 if crc32fast::hash(&bytes) == group.crc {
@@ -533,10 +588,26 @@ impl Disks {
         }
     }
 
+    fn claim(&self, slot: Slot) -> Option<u64> {
+        let claim = |name: &FileName| match name {
+            FileName::Claim(n) | FileName::Epoch(n) => Some(*n),
+            _ => None,
+        };
+        self.files[slot.index()].keys().filter_map(claim).max()
+    }
+
+    /// The highest claim on any slot.
+    pub fn highest_claim(&self) -> u64 {
+        Slot::ALL.into_iter().filter_map(|slot| self.claim(slot)).max().unwrap_or(0)
+    }
+
     /// Answers a look that was deferred, with what the claims say now.
     pub fn answer_look(&mut self, process: usize) -> bool {
         let Some(quorum) = self.processes[process].looks.pop() else { return false };
         let look = self.judge(process);
+        if look == Look::Clear {
+            self.look_is_clear(process, quorum);
+        }
         self.job_done(process, Done::Looked { quorum, look });
         true
     }
@@ -555,11 +626,7 @@ impl Disks {
             if read == 3 || matches!(self.weather[slot.index()], Weather::Gone | Weather::Failing) {
                 continue;
             }
-            let highest = self.files[slot.index()].keys().filter_map(|n| match n {
-                FileName::Claim(n) | FileName::Epoch(n) => Some(*n),
-                _ => None,
-            });
-            claims[slot.index()] = highest.max();
+            claims[slot.index()] = self.claim(slot);
             read += usize::from(claims[slot.index()].is_some());
         }
         Look::judge(epoch, &claims)

@@ -420,7 +420,7 @@ impl Engine {
     fn ask(&mut self, quorum: Lsn) {
         self.asking = Some(Asking { quorum, claims: [None; SLOTS] });
         for slot in Slot::ALL {
-            self.give(slot, Job::Claims);
+            self.give(slot, Job::Claims(self.geometry.volume));
         }
     }
 

@@ -160,7 +160,7 @@ impl Handle {
     ) -> Result<Handle, OpenError> {
         // From here on the watch sees every claim; one more look sees those before.
         let watch = Watch::begin(opened.number, |slot| azs.slot(slot));
-        let claims = workers.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+        let claims = workers.each(opened.recovered.survey.claimable(), |_, dir| job::highest_claim(dir));
         let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
         if let Look::Claimed(epoch) = Look::judge(opened.number, &claims) {
             return Err(OpenError::Outbid { epoch });

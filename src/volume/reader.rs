@@ -58,7 +58,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     };
     let mut before = highest();
     let mut tries = 0;
-    let recovered = loop {
+    let mut recovered = loop {
         let recovered = recover::recover(&*workers);
         let claims = highest();
         tries += 1;
@@ -70,6 +70,8 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
         }
     };
     let (settled, decision_settled) = settled(&*workers, &recovered);
+    // A reader copies nothing.
+    recovered.groups.clear();
     let map = Map {
         // Views at `settled` as well as at `visible`.
         current: Arc::new(redo_layer(&recovered, settled)),
@@ -113,7 +115,7 @@ pub(crate) fn settled<F: Fleet>(fleet: &F, r: &Recovered) -> (Lsn, bool) {
 
 /// A look after the reading finds no claim above the chosen decision.
 fn is_unclaimed<F: Fleet>(fleet: &F, recovered: &Recovered) -> bool {
-    let claims = fleet.each(SlotSet::ALL, |_, dir| job::highest_claim(dir));
+    let claims = fleet.each(recovered.survey.claimable(), |_, dir| job::highest_claim(dir));
     let claims = claims.map(|c| c.and_then(Result::ok).filter(|c| *c > 0));
     Look::judge(recovered.choice.decision.number, &claims) == Look::Clear
 }
@@ -182,7 +184,7 @@ impl Reader {
         let slots = Slot::ALL.map(|slot| {
             let fault = match &r.survey.standings[slot.index()] {
                 Standing::Ours(_) => None,
-                Standing::Blank { .. } => Some("it is blank".to_string()),
+                Standing::Blank => Some("it is blank".to_string()),
                 Standing::Fault(fault) => Some(fault.to_string()),
             };
             let lacks = r.ruling.tail.iter().find(|(b, _)| r.seen.get(b).is_none_or(|s| !s.whole.contains(slot)));

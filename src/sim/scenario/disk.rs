@@ -125,7 +125,8 @@ impl SlotDir for StageDir {
     }
 
     fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
-        self.make(Op::Read, Some(name), || self.file(name, |file| file.read(offset, most).unwrap_or_default()))
+        let unreadable = || io::Error::from_raw_os_error(5);
+        self.make(Op::Read, Some(name), || self.file(name, |file| file.read(offset, most))?.ok_or_else(unreadable))
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {

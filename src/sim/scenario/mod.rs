@@ -187,7 +187,11 @@ pub struct Made {
 
 impl Stage {
     pub fn new() -> Stage {
-        let id = uuid::Uuid::from_u128(0x51);
+        Stage::of_volume(0x51)
+    }
+
+    pub fn of_volume(id: u128) -> Stage {
+        let id = uuid::Uuid::from_u128(id);
         let geometry = Geometry { volume: id, log: id, page_size: PAGE as u32, block_size: 4096, pg_size: PG };
         Stage(Arc::new(Inner {
             disks: Mutex::default(),
@@ -496,6 +500,18 @@ impl Stage {
     pub fn rot_log(&self, name: &str, at: Lsn) {
         let (segment, offset) = FileName::segment_of(at, PG);
         self.rot(name, segment, offset);
+    }
+
+    /// The block of a slot's log that holds `at` cannot be read any more.
+    pub fn spoil_log(&self, name: &str, at: Lsn) {
+        let (segment, offset) = FileName::segment_of(at, PG);
+        let mut disks = self.0.disks.lock();
+        disks.files[slot(name).index()].get_mut(&segment).expect("stage: the file is there").spoil_at(offset);
+    }
+
+    /// Every call to these slots fails from now on.
+    pub fn failing(&self, set: &str) {
+        self.0.disks.lock().failing = slots(set);
     }
 
     /// A blank disk in place of what was there.

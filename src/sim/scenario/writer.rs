@@ -42,6 +42,17 @@ impl Writer {
         Ok(made)
     }
 
+    /// Appends an MTR that puts a page of zeros, which takes less than a block, as a group of its own, and sends it off.
+    pub fn append_zeros(&self, page: u64) -> Checked<Made> {
+        let mut content = Content::default();
+        content.changes.push(Change { page: PageId(page), what: What::Zero, fresh: true });
+        let (prepared, made) = self.reserve_content(&content, vec![Effect::Put(PageId(page), vec![0; PAGE])])?;
+        self.shared.finish(prepared);
+        self.shared.front.seal();
+        self.shared.pump();
+        Ok(made)
+    }
+
     /// Gets addresses for an MTR, and does not fill it.
     pub fn reserve(&self, pages: &[(u64, u8)]) -> Checked<(Prepared, Made)> {
         let mut content = Content::default();
@@ -49,11 +60,14 @@ impl Writer {
         for (page, byte) in pages {
             content.changes.push(Change { page: PageId(*page), what: What::Put(image(*byte).into()), fresh: true });
         }
+        self.reserve_content(&content, pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b))).collect())
+    }
+
+    fn reserve_content(&self, content: &Content, effects: Vec<Effect>) -> Checked<(Prepared, Made)> {
         for _ in 0..50 {
             let begin = self.shared.front.tail();
-            match self.shared.prepare(&content) {
+            match self.shared.prepare(content) {
                 Ok(prepared) => {
-                    let effects = pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b))).collect();
                     let (epoch, end) = (self.number, prepared.end());
                     let mut model = self.stage.0.model.lock();
                     let index = model.mtrs.len();

@@ -1,7 +1,7 @@
 //! What a read-only open may call settled.
 
 use crate::segment::name::FileName;
-use crate::sim::scenario::{Act, Checked, Op, Stage, ensure};
+use crate::sim::scenario::{Act, Call, Checked, Op, Stage, ensure, slot};
 use crate::sim::traces::votes::{decides_only_on, x_on_a};
 
 /// x: A; an opener over B, C, D, E decides that x is absent, reaches B alone, dies; read-only over B, E, F; open over A, C,
@@ -76,4 +76,36 @@ pub fn t22_an_open_flushes_what_it_counts() -> Checked {
     stage.open("ABCD")?;
     stage.power_cut();
     stage.open("ABCDEF").map(drop)
+}
+
+/// x: A; an opener over A, B, C, D copies it to B and C, and dies while it does to D: that lands late, in D's cache. The
+/// next opener counts four; power cut; read-only over D, E, F. Rule: as before, and a tail file is a copy, too.
+pub fn t22_a_tail_file_is_flushed() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("A")?;
+    w.kill();
+    stage.lose(&w, "BCDEF");
+    let on_d = |call: Call| call.is(Op::Write, FileName::Tail(2)) && call.slot == slot("D");
+    stage.open_dies("ABCD", move |call| if on_d(call) { Act::DieInIt } else { Act::Go })?;
+    stage.land_all_late();
+    ensure(stage.has("D", FileName::Tail(2)), "stage: D did not get its copy")?;
+    stage.open("ABCD")?;
+    stage.power_cut();
+    stage.read_only("DEF").map(drop)
+}
+
+/// x, short, and y: A; y's first block cannot be read there; killed; read-only over A, B, C.
+/// Rule: of a record that is there, nothing behind it is needed. (Seeds 700000036216, 710000062098.)
+pub fn a_neighbour_that_cannot_be_read() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = w.append_zeros(1)?;
+    let y = w.append(&[(2, 2)])?;
+    ensure(y.begin == x.begin + 4096, "stage: x is not short")?;
+    w.land_on("A")?;
+    w.kill();
+    stage.spoil_log("A", y.begin);
+    stage.read_only("ABC").map(drop)
 }

@@ -103,6 +103,38 @@ pub fn an_opener_dies_at_each_of_its_calls() -> Checked {
     Ok(())
 }
 
+/// x: A. While an opener over A to E is at work, A fails for good, at each of its calls in turn; then an open without A.
+/// Rule: what is copied is what was read for the decision. (Seeds 700000133091, 710000061698.)
+pub fn a_slot_fails_at_each_of_an_openers_calls() -> Checked {
+    for at in 0.. {
+        let stage = Stage::new();
+        let w = stage.create()?;
+        w.append(&[(1, 1)])?;
+        w.land_on("A")?;
+        w.kill();
+        let made = Arc::new(AtomicU64::new(0));
+        let (inner, count) = (stage.clone(), made.clone());
+        let hook = move |_| {
+            if count.fetch_add(1, Ordering::Relaxed) == at {
+                inner.failing("A");
+            }
+            Act::Go
+        };
+        let broken = |e: String| format!("{e} (A fails at call {at})");
+        match stage.open_with("ABCDE", hook).map_err(broken)? {
+            Opening::Open(w) => w.kill(),
+            Opening::Refused(e) => return Err(broken(format!("A1: an open over B, C, D, E is refused: {e}"))),
+            Opening::Died => return Err("stage: the opener died".into()),
+        }
+        if made.load(Ordering::Relaxed) <= at {
+            break;
+        }
+        stage.read_only("BEF").map_err(broken)?;
+        stage.open("BCDE").map_err(broken)?;
+    }
+    Ok(())
+}
+
 /// An epoch without a record that anybody sees: its writer's y is in flight to A. The next epoch's z: A, B, C, D; then y
 /// lands; read-only over A, E, F. Rule: begin = reach of the last begin, too.
 pub fn t08_empty_epochs() -> Checked {

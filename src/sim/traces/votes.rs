@@ -198,3 +198,34 @@ pub fn t21_two_disks_replaced_at_once() -> Checked {
     w.kill();
     stage.open("ABDEF").map(drop)
 }
+
+/// Two openers die when they have claimed 2 and 3 on A alone; then A and B are in each other's places; open over all.
+/// Rule: an opener claims beyond whatever its look will read. (Seed 710000019704.)
+pub fn claims_in_another_slots_place() -> Checked {
+    let stage = Stage::new();
+    stage.create()?.kill();
+    for number in [2, 3] {
+        let dies_at_b = |c: Call| if c.op == Op::Create && c.slot == slot("B") { Act::Die } else { Act::Go };
+        stage.open_dies("ABCD", dies_at_b)?;
+        ensure(stage.has("A", FileName::Claim(number)), "stage: A was not claimed")?;
+    }
+    let (a, b) = (stage.image("A"), stage.image("B"));
+    stage.mount("A", b);
+    stage.mount("B", a);
+    stage.open("ABCDEF").map(drop)
+}
+
+/// A slot of another volume, whose epochs are higher, in F's place: nobody has to be told that it is the wrong one.
+/// Rule: another volume's claims are no claims.
+pub fn another_volumes_claims() -> Checked {
+    let other = Stage::of_volume(0x52);
+    other.create()?.kill();
+    (0..8).try_for_each(|_| other.open("ABCDEF").map(|w| w.kill()))?;
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCD")?;
+    w.kill();
+    stage.mount("F", other.image("F"));
+    stage.open("ABCDEF").map(drop)
+}

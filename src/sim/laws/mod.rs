@@ -1,0 +1,225 @@
+//! What PROTOCOL.md promises of every single write and look, checked as it happens. The world sees all that processes do,
+//! so a rule that was broken shows at once, and not only in the rare life in which somebody comes to harm by it.
+//!
+//! A law knows what was sent, what landed and what was listed, and nothing of the code above the disks. What the world
+//! itself has done to a slot (it is hurt) is no process's fault.
+
+mod opening;
+mod writing;
+
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::segment::name::FileName;
+use crate::segment::superblock::{Geometry, PLACE};
+use crate::segment::tail;
+use crate::sim::world::Disks;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The grain of what is written.
+const BLOCK: usize = 4096;
+
+/// Whether a slot can remember what was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Vote {
+    Full,
+    /// It was blank, or another volume's, and no decision has brought it in.
+    None,
+    /// It was blank, and this process has brought it in: for others, from the next open on, it has a vote.
+    From(usize),
+}
+
+/// What one process has done.
+struct Acts {
+    /// The epoch that it claimed, and where it did.
+    number: u64,
+    claimed: SlotSet,
+    /// Listed since it had claimed four.
+    read: SlotSet,
+    /// The highest decision that it found on each slot then.
+    found: [u64; SLOTS],
+    /// Which places of its own superblock it has written, as bits.
+    places: [u8; SLOTS],
+    /// Listed since its decision was on four.
+    looked: SlotSet,
+    /// Listed since it flushed something.
+    asked: SlotSet,
+    /// Slots that failed one of its calls.
+    failed: SlotSet,
+    /// The highest claim that it has seen before its own.
+    known: u64,
+    /// Nobody else lived, and nothing was on its way, when it began.
+    calm: bool,
+
+    /// The epoch that it writes, once it is open.
+    epoch: u64,
+    begin: Lsn,
+    /// The unbroken stretch of log that each slot has acknowledged to it.
+    runs: [(Lsn, Lsn); SLOTS],
+    /// A worker of it is mending a slot.
+    mends: bool,
+    /// A look that was begun when this much was on four slots was clear.
+    clear: Lsn,
+    /// When that moved, in time awake.
+    moved: Duration,
+    sent: Lsn,
+    clean: Option<Lsn>,
+    /// A decision found that mark, and closed the epoch there.
+    ended_clean: bool,
+    /// Slots that failed, or were read back in vain, since the last clear look.
+    unvouched: SlotSet,
+}
+
+impl Acts {
+    fn has_decided(&self) -> SlotSet {
+        Slot::ALL.into_iter().filter(|s| self.places[s.index()] == 3).collect()
+    }
+}
+
+/// The record of what was done.
+pub struct Laws {
+    broken: Option<String>,
+    /// Beyond the promise a number came twice: what is said of an epoch has no meaning any more.
+    muddled: bool,
+    acts: Vec<Acts>,
+    /// The checksum of every block that an epoch's writer sent.
+    blocks: BTreeMap<(u64, Lsn), u32>,
+    votes: [Vote; SLOTS],
+    geometry: Option<Geometry>,
+    /// Time that passed in jumps, while every process was stopped, and their number.
+    pub asleep: Duration,
+    pub jumps: u32,
+}
+
+impl Laws {
+    pub fn new() -> Laws {
+        Laws {
+            broken: None,
+            muddled: false,
+            acts: Vec::new(),
+            blocks: BTreeMap::new(),
+            votes: [Vote::Full; SLOTS],
+            geometry: None,
+            asleep: Duration::ZERO,
+            jumps: 0,
+        }
+    }
+
+    /// The first law that was broken, once.
+    pub fn verdict(&mut self) -> Option<String> {
+        self.broken.take()
+    }
+
+    /// A process begins.
+    pub fn begins(&mut self, calm: bool) {
+        self.acts.push(Acts {
+            number: 0,
+            claimed: SlotSet::NONE,
+            read: SlotSet::NONE,
+            found: [0; SLOTS],
+            places: [0; SLOTS],
+            looked: SlotSet::NONE,
+            asked: SlotSet::NONE,
+            failed: SlotSet::NONE,
+            known: 0,
+            calm,
+            epoch: 0,
+            begin: Lsn::NONE,
+            runs: [(Lsn::NONE, Lsn::NONE); SLOTS],
+            mends: false,
+            clear: Lsn::NONE,
+            moved: Duration::ZERO,
+            sent: Lsn::NONE,
+            clean: None,
+            ended_clean: false,
+            unvouched: SlotSet::ALL,
+        });
+    }
+
+    /// A call of the process to the slot failed.
+    pub fn failed(&mut self, process: usize, slot: Slot) {
+        self.acts[process].failed.insert(slot);
+    }
+
+    /// The slot remembers nothing any more.
+    pub fn silence(&mut self, slot: Slot) {
+        self.votes[slot.index()] = Vote::None;
+    }
+
+    /// An old image is in the slot's place: it remembers what it remembers.
+    pub fn restore(&mut self, slot: Slot) {
+        self.votes[slot.index()] = Vote::Full;
+    }
+
+    fn breaks(&mut self, process: usize, what: impl FnOnce() -> String) {
+        if self.broken.is_none() && !self.muddled {
+            self.broken = Some(format!("law: p{process} {}", what()));
+        }
+    }
+
+    /// The process that writes, or wrote, an epoch.
+    fn writer(&self, epoch: u64) -> Option<usize> {
+        self.acts.iter().position(|a| a.epoch == epoch)
+    }
+
+    /// What was sent of an epoch between two addresses.
+    fn sent(&self, epoch: u64, from: Lsn, to: Lsn) -> Vec<(Lsn, u32)> {
+        if from >= to {
+            return Vec::new();
+        }
+        self.blocks.range((epoch, from)..(epoch, to)).map(|((_, at), crc)| (*at, *crc)).collect()
+    }
+}
+
+impl Disks {
+    /// Slots that have the block, durable; from those that are hurt no more is asked than that they have it.
+    fn copies(&self, at: Lsn, crc: u32) -> SlotSet {
+        let Some(g) = self.laws.geometry else { return SlotSet::ALL };
+        let (name, offset) = FileName::segment_of(at, g.pg_size);
+        let has = |slot: &Slot| {
+            let (files, hurt) = (&self.files[slot.index()], self.atlas.hurt().contains(*slot));
+            let in_place = files.get(&name).is_some_and(|f| {
+                f.block(offset).is_some_and(|b| crc32fast::hash(b) == crc) && (hurt || f.is_durable(offset))
+            });
+            in_place || self.in_tails(*slot, &g, at, crc, hurt)
+        };
+        Slot::ALL.into_iter().filter(has).collect()
+    }
+
+    fn in_tails(&self, slot: Slot, g: &Geometry, at: Lsn, crc: u32, hurt: bool) -> bool {
+        let tails = self.files[slot.index()].iter().filter(|(n, _)| matches!(n, FileName::Tail(_)));
+        for (_, file) in tails.filter(|(_, f)| hurt || f.is_flushed()) {
+            let bytes = file.read(0, tail::BYTES_MAX).unwrap_or_default();
+            for (begin, group) in tail::decode(&bytes, g.volume).unwrap_or_default() {
+                if begin <= at
+                    && let Some(block) = group.get((at - begin) as usize..).and_then(|b| b.get(..BLOCK))
+                    && crc32fast::hash(block) == crc
+                {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// A durable write of whole blocks, beside the log writes.
+    pub(in crate::sim) fn judge_write(
+        &mut self,
+        process: usize,
+        slot: Slot,
+        name: FileName,
+        offset: u64,
+        bytes: &[u8],
+    ) {
+        match name {
+            FileName::Segment(pg) => self.judge_merge(process, slot, name, u64::from(pg), offset, bytes),
+            FileName::Epoch(n) => self.judge_superblock(process, slot, n, offset as usize / PLACE, bytes),
+            FileName::Tail(_) => self.judge_tail(process, bytes),
+            _ => (),
+        }
+    }
+
+    /// Time in which processes ran.
+    fn awake(&self) -> Duration {
+        self.now.saturating_sub(self.laws.asleep)
+    }
+}
