@@ -31,7 +31,7 @@ pub(crate) struct Replacement {
 }
 
 impl Azs {
-    /// Checks all that can be checked; makes the new directory if it is not there, and changes nothing else.
+    /// Checks all that can be checked, and changes nothing.
     pub fn replacement(&self, slot: Slot, directory: &Path, volume: Uuid) -> Result<Replacement, ReplaceError> {
         if !Slot::ALL.contains(&slot) {
             return Err(ReplaceError::NoSuchSlot(slot));
@@ -63,10 +63,6 @@ impl Azs {
         }
         let above = target.parent().unwrap_or(&target);
         self.check_disk(if target.is_dir() { &target } else { above })?;
-        if !target.is_dir() {
-            fs::create_dir(&target).map_err(io_at(&target))?;
-            sync_dir(above).map_err(io_at(above))?;
-        }
         Ok(Replacement { place, target })
     }
 
@@ -90,8 +86,14 @@ impl Azs {
 }
 
 impl Replacement {
-    /// Puts the new directory in the slot's place. Returns where the old one is now, if there was one.
+    /// Makes the new directory if it is not there, and puts it in the slot's place. Returns where the old one is now, if
+    /// there was one.
     pub fn carry_out(&self) -> Result<Option<PathBuf>, ReplaceError> {
+        if !self.target.is_dir() {
+            fs::create_dir(&self.target).map_err(io_at(&self.target))?;
+            let above = self.target.parent().unwrap_or(&self.target);
+            sync_dir(above).map_err(io_at(above))?;
+        }
         let (place, fresh) = (&self.place, self.place.with_extension("new"));
         if fresh.is_symlink() {
             // Of one that was cut short.

@@ -378,6 +378,9 @@ impl Engine {
         self.disk.found(slot);
         returned.lacks.into_iter().for_each(|gap| self.writer.suspect(slot, gap));
         self.superblocks[slot.index()].join = returned.join;
+        if self.doubted.contains(slot) {
+            self.writer.forget_space(slot);
+        }
         self.doubted = self.doubted.without(slot);
         self.back_at[slot.index()] = Some(now);
         self.healing.slot_is_back();

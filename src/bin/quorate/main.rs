@@ -116,8 +116,8 @@ enum Verb {
         #[arg(help = VOLUME)]
         volume: common::At,
     },
-    /// Fill and mend until six copies are whole: exit status 0 when they are. Without a running writer it does the work
-    /// and waits for it; beside one it tells what that one has still to do
+    /// Fill, compare and mend until six copies are whole: exit status 0 when they are. Without a running writer it does
+    /// the work and waits for it; beside one it tells what that one has still to do
     Repair {
         #[arg(help = VOLUME)]
         volume: common::At,

@@ -67,6 +67,8 @@ pub fn repair(io: &Io, at: &At, wait: bool, most: Duration) -> Result<(), Fail> 
         return beside(io, at, wait, most, None);
     }
     let (volume, found) = open(io, at)?;
+    // Damage that nobody has met yet is found by comparing alone.
+    volume.scrub();
     let result = finish(io, at, &volume, &found, "repair", most);
     close(volume);
     result

@@ -2,7 +2,7 @@
 
 use crate::common::{At, Fail, Io, close};
 use crate::{progress, repair};
-use quorate::{ReplaceError, Slot};
+use quorate::{ReplaceError, Slot, Volume};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,57 +16,36 @@ impl From<ReplaceError> for Fail {
     }
 }
 
-/// Puts it there, and waits until it is whole if asked to.
+/// Puts it there, and waits until it is whole if asked to. Beside a writer that one fills it; else the next open for writing
+/// does, which with `wait` is this one.
 pub fn run(io: &Io, at: &At, slot: u8, directory: &Path, wait: bool, most: Duration) -> Result<(), Fail> {
     let reader = io.read(at)?;
-    if let Some(holder) = reader.health().holder {
-        let old = reader.replace(Slot(slot), directory)?;
-        drop(reader);
-        said(io, slot, directory, old)?;
-        if !is_taken(io, at, slot) {
-            let pid = holder.pid;
-            return Err(Fail::new(format!(
-                "process {pid} has not taken the directory within {TAKEN:?}; the next open for writing does"
-            )));
-        }
-        return if wait { repair::beside(io, at, true, most, Some(slot)) } else { Ok(()) };
-    }
+    let holder = reader.health().holder;
+    let old = reader.replace(Slot(slot), directory)?;
     drop(reader);
-    let volume = io.open(at)?;
-    let result = alone(io, &volume, slot, directory, wait, most);
-    close(volume);
-    result
+    said(io, slot, directory, old)?;
+    match holder {
+        Some(holder) if !is_taken(io, at, slot) => {
+            let pid = holder.pid;
+            let text = format!("process {pid} has not taken the directory within {TAKEN:?}");
+            Err(Fail::new(format!("{text}; `quorate info` tells more, and the next open for writing takes it")))
+        }
+        Some(_) if wait => repair::beside(io, at, true, most, Some(slot)),
+        Some(_) => Ok(()),
+        None if wait => {
+            let volume = io.open(at)?;
+            let result = fill(io, &volume, slot, most);
+            close(volume);
+            result
+        }
+        None => {
+            let text = "it is filled by the next process that opens the volume for writing, such as `quorate repair`";
+            io.say(json!({ "slot": slot, "whole": false }), text)
+        }
+    }
 }
 
-fn alone(
-    io: &Io,
-    volume: &quorate::Volume,
-    slot: u8,
-    directory: &Path,
-    wait: bool,
-    most: Duration,
-) -> Result<(), Fail> {
-    let begun = Instant::now();
-    // A slot that was behind when the volume was opened may need a moment.
-    let old = loop {
-        match volume.replace(Slot(slot), directory) {
-            Err(ReplaceError::TooFew { .. }) if begun.elapsed() < Duration::from_secs(2) => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            other => break other?,
-        }
-    };
-    said(io, slot, directory, old)?;
-    let is_back = || volume.health().slots[usize::from(slot)].away.is_none();
-    while !is_back() && begun.elapsed() < TAKEN {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    if !is_back() {
-        return Err(Fail::new(format!("slot {slot} has not come back; `quorate info` says why")));
-    }
-    if !wait {
-        return Ok(());
-    }
+fn fill(io: &Io, volume: &Volume, slot: u8, most: Duration) -> Result<(), Fail> {
     let (health, healed) = progress::heal(io, volume, "repair", most)?;
     let s = &health.slots[usize::from(slot)];
     if s.away.is_none() && s.gaps.is_empty() && healed {
