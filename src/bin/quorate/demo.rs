@@ -116,7 +116,7 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
         let lost: BTreeSet<u8> = found.differences.iter().map(|d| d.slot.0).collect();
         return Err(Fail::new(format!("verify finds the copies of slots {lost:?} lost: please report this")));
     }
-    let text = format!("    verify: {records} records, {} read in six copies: all whole and the same", human(bytes));
+    let text = format!("    verify: {records} records, {} read in six copies: all whole and equal", human(bytes));
     io.say(json!({ "verify": [], "clean": true, "records": records, "bytes": bytes }), text)?;
     step(io, "Six healthy copies again.")
 }
