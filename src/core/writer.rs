@@ -232,7 +232,7 @@ impl Writer {
         s.allocated = s.allocated.max(to);
     }
 
-    /// The slot's directory may be another one, or have lost its files: space is taken anew.
+    /// The slot's directory has lost its files, or is another one: space is taken anew.
     pub fn forget_space(&mut self, slot: Slot) {
         let s = &mut self.slots[slot.index()];
         s.allocated = s.cursor;

@@ -378,7 +378,7 @@ impl Engine {
         self.disk.found(slot);
         returned.lacks.into_iter().for_each(|gap| self.writer.suspect(slot, gap));
         self.superblocks[slot.index()].join = returned.join;
-        if self.doubted.contains(slot) {
+        if returned.no_space {
             self.writer.forget_space(slot);
         }
         self.doubted = self.doubted.without(slot);
