@@ -114,7 +114,7 @@ fn facts(reader: &Reader, health: &Health) -> Value {
 
 fn repair_facts(health: &Health) -> Value {
     let r = &health.repair;
-    let unchecked = (!r.unchecked.is_empty()).then(|| [r.unchecked.from.0, r.unchecked.to.0]);
+    let unchecked = (!r.unchecked.is_empty()).then_some([r.unchecked.from.0, r.unchecked.to.0]);
     let whole = health.whole() == 6 && r.bytes_left == 0 && r.unchecked.is_empty();
     json!({ "whole": whole, "slots_whole": health.whole(), "bytes_left": r.bytes_left, "unchecked": unchecked,
         "scrub_at": r.scrub_at.0 })

@@ -171,8 +171,8 @@ pub fn beside(io: &Io, at: &At, wait: bool, most: Duration, only: Option<u8>) ->
         most_left = most_left.max(r.bytes_left);
         let took = begun.elapsed().as_secs();
         r.bytes_done = most_left - r.bytes_left;
-        r.bytes_per_second = if took == 0 { 0 } else { r.bytes_done / took };
-        r.left = (r.bytes_per_second > 0).then(|| Duration::from_secs(r.bytes_left / r.bytes_per_second));
+        r.bytes_per_second = r.bytes_done.checked_div(took).unwrap_or(0);
+        r.left = r.bytes_left.checked_div(r.bytes_per_second).map(Duration::from_secs);
         let over = whole || !wait || begun.elapsed() > most || health.holder.is_none();
         if !over {
             progress.show(&r)?;
