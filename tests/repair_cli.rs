@@ -277,7 +277,11 @@ fn a_link_to_a_disk_that_is_not_mounted_is_a_missing_slot_and_no_blank_one() {
     fs::create_dir(&disk).unwrap();
     ok(&["replace", v, "4", text(&disk.join("vol")), "--wait"]);
     fs::rename(&disk, dir.path().join("unmounted")).unwrap();
-    assert!(ok(&["info", v]).contains("slot 4        its directory is missing"));
+    let info = ok(&["info", v]);
+    assert!(
+        info.contains("slot 4        its directory is missing") && info.contains(text(&disk.join("vol"))),
+        "{info}"
+    );
     let volume = open(at);
     common::patch(&volume, PageId::ROOT, 0, b"five");
     std::thread::sleep(Duration::from_millis(500));

@@ -58,7 +58,8 @@ fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
         let scl = slot.scl.map_or("-".into(), |l| l.to_string());
         let space = human(allocated(&slot.path));
         let name = format!("slot {}", slot.slot);
-        line(&name, format!("{}  SCL {scl}  gaps {gaps}  {space} on disk", state(slot)))?;
+        let link = link(&slot.path).map_or(String::new(), |to| format!("  in {to}"));
+        line(&name, format!("{}  SCL {scl}  gaps {gaps}  {space} on disk{link}", state(slot)))?;
     }
     Ok(())
 }
@@ -96,7 +97,7 @@ fn facts(reader: &Reader, health: &Health) -> Value {
     let slots = health.slots.iter().map(|s| {
         let gaps = s.gaps.iter().map(|g| json!([g.from.0, g.to.0])).collect::<Vec<_>>();
         json!({ "slot": s.slot.0, "path": s.path.display().to_string(), "ok": s.fault.is_none() && s.away.is_none(),
-            "state": state(s), "scl": s.scl.map(|l| l.0), "gaps": gaps, "bytes_allocated": allocated(&s.path) })
+            "state": state(s), "scl": s.scl.map(|l| l.0), "gaps": gaps, "bytes_allocated": allocated(&s.path), "link": link(&s.path) })
     });
     let azs = health.azs.iter().map(|az| {
         json!({ "path": az.path.display().to_string(), "present": az.present, "file_system": az.file_system,
@@ -137,6 +138,11 @@ pub fn uring() -> Result<String, String> {
     };
     #[cfg(not(feature = "io-uring"))]
     return Err("this program was built without the feature io-uring".into());
+}
+
+/// Where a slot is that was replaced.
+fn link(slot: &Path) -> Option<String> {
+    std::fs::read_link(slot).ok().map(|to| to.display().to_string())
 }
 
 /// Bytes that a slot's files take on its disk.
