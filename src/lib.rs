@@ -75,7 +75,7 @@ pub use crate::{
     segment::verify::{Difference, DifferenceKind, LogKind, LogRecord, Verification},
     volume::Volume,
     volume::commit::Commit,
-    volume::error::{CloseError, OpenError, ReadError, SlotFault, SlotFaults, Unknown, WriteError},
+    volume::error::{CloseError, OpenError, ReadError, ReplaceError, SlotFault, SlotFaults, Unknown, WriteError},
     volume::event::Event,
     volume::health::{AzHealth, Health, Holder, RepairHealth, SlotHealth},
     volume::mtr::Mtr,

@@ -382,6 +382,7 @@ fn the_demo_shows_the_main_job() {
     let out = ok(&["demo", text(dir.path())]);
     assert_eq!(out.matches("the same").count(), 3, "{out}");
     assert!(out.contains("4 of 6 slots ok") && out.contains("{2, 3, 4}"), "{out}");
+    assert!(out.contains("all whole and equal") && out.ends_with("Six healthy copies again.\n"), "{out}");
     let file = dir.path().join("file");
     std::fs::write(&file, bytes(100_000, 3)).unwrap();
     ok(&["demo", text(dir.path()), text(&file), "--json"]).lines().for_each(|l| drop(json(l)));

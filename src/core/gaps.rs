@@ -18,7 +18,8 @@ impl Gap {
     /// Nothing.
     pub(crate) const NONE: Gap = Gap { from: Lsn::NONE, to: Lsn::NONE };
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Nothing lies in it.
+    pub fn is_empty(&self) -> bool {
         self.from >= self.to
     }
 

@@ -232,6 +232,12 @@ impl Writer {
         s.allocated = s.allocated.max(to);
     }
 
+    /// The slot's directory has lost its files, or is another one: space is taken anew.
+    pub fn forget_space(&mut self, slot: Slot) {
+        let s = &mut self.slots[slot.index()];
+        s.allocated = s.cursor;
+    }
+
     pub fn allocated_to(&self, slot: Slot) -> Lsn {
         self.slots[slot.index()].allocated
     }

@@ -42,6 +42,8 @@ pub struct FileDir {
     block: usize,
     /// O_DIRECT is refused here (tmpfs with `allow_volatile`).
     buffered: bool,
+    /// The directory itself: what was begun in it ends in it, also when another one takes its place.
+    held: Mutex<Option<Arc<OwnedFd>>>,
     files: Mutex<Files>,
     pub meter: Meter,
     reads: Reads,
@@ -56,7 +58,15 @@ struct Files {
 impl FileDir {
     /// Of a directory that exists, or will be made by the first write.
     pub fn new(path: PathBuf, block: usize, buffered: bool, reads: Reads) -> FileDir {
-        FileDir { path, block, buffered, files: Mutex::default(), meter: Meter::default(), reads }
+        FileDir {
+            path,
+            block,
+            buffered,
+            held: Mutex::default(),
+            files: Mutex::default(),
+            meter: Meter::default(),
+            reads,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -82,21 +92,53 @@ impl FileDir {
         Ok(fd)
     }
 
-    /// The slot's directory is made where its AZ is there: a blank disk in place of a lost one.
-    fn make_directory(&self) -> io::Result<()> {
-        self.meter.wrote(2, 0);
-        std::fs::create_dir(&self.path)?;
-        self.path.parent().map_or(Ok(()), sync_dir)
+    /// The slot's directory, as it was when it was first asked for since [`SlotDir::reopen`].
+    fn directory(&self) -> io::Result<Arc<OwnedFd>> {
+        if let Some(dir) = &*self.held.lock() {
+            return Ok(dir.clone());
+        }
+        // A disk may hang: the lock is not held meanwhile.
+        let dir = Arc::new(self.open_directory()?);
+        Ok(self.held.lock().get_or_insert(dir).clone())
+    }
+
+    fn open_directory(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.path, flags, Mode::empty())?)
+    }
+
+    /// The slot's directory is made where its AZ is there: a blank disk in place of a lost one. Never through a link.
+    fn directory_or_new(&self) -> io::Result<Arc<OwnedFd>> {
+        match self.directory() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.meter.wrote(2, 0);
+                std::fs::create_dir(&self.path)?;
+                self.path.parent().map_or(Ok(()), sync_dir)?;
+                self.directory()
+            }
+            other => other,
+        }
     }
 
     /// An AZ without this slot may be formatted only if nothing else is there than what this AZ may hold: not a disk that
-    /// was mounted in another's place.
+    /// was mounted in another's place. Names behind a dot are a replacement's.
     fn az_is_blank(&self) -> io::Result<()> {
         let Some(az) = self.path.parent() else { return Err(io::ErrorKind::NotFound.into()) };
-        let slot = |path: &Path| path.file_name()?.to_str()?.strip_prefix("slot-")?.parse::<u8>().ok();
+        if self.path.is_symlink() {
+            // The disk that it points to is not mounted: it is missing, and must not be taken for a blank one.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let slot = |path: &Path| {
+            let name = path.file_name()?.to_str()?.strip_prefix("slot-")?;
+            name.split('.').next()?.parse::<u8>().ok()
+        };
         for entry in std::fs::read_dir(az)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if path == self.path.with_extension("new") {
+                let what = format!("{}: replacing the slot was cut short; do it again", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
             let same_az = slot(&path).is_some_and(|s| Some(s / 2) == slot(&self.path).map(|s| s / 2));
             if !same_az && name != "lost+found" && !name.starts_with("lock-") {
                 let what = format!("{} is there and the slot is not: is it the right disk?", path.display());
@@ -107,21 +149,19 @@ impl FileDir {
     }
 
     fn open_new(&self, name: FileName, create: bool) -> io::Result<OwnedFd> {
-        let path = self.path.join(name.to_string());
+        let dir = if create { self.directory_or_new()? } else { self.directory()? };
+        let path = name.to_string();
         let flags = OFlags::RDWR | OFlags::CLOEXEC | if self.buffered { OFlags::empty() } else { OFlags::DIRECT };
         // A read need not change the inode, which the next write would have to take to the disk. Owners may say so.
-        let open = |flags| match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => rustix::fs::open(&path, flags, Mode::empty()),
+        let open = |flags| match rustix::fs::openat(&dir, &path, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&dir, &path, flags, Mode::empty()),
             other => other,
         };
         match open(flags) {
             Err(Errno::NOENT) if create => {
-                if !self.path.exists() {
-                    self.make_directory()?;
-                }
                 self.meter.wrote(2, 0);
-                let fd = rustix::fs::open(&path, flags | OFlags::CREATE, Mode::from(0o600))?;
-                sync_dir(&self.path)?;
+                let fd = rustix::fs::openat(&dir, &path, flags | OFlags::CREATE, Mode::from(0o600))?;
+                rustix::fs::fsync(&dir)?;
                 Ok(fd)
             }
             // A directory on read-only media can still be read.
@@ -155,12 +195,16 @@ pub fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> io::Result<R>) ->
 
 impl SlotDir for FileDir {
     fn list(&self) -> io::Result<Vec<FileName>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = match rustix::fs::open(&self.path, flags, Mode::empty()) {
+        let dir = match self.open_directory() {
             // The AZ is there and its slot is not: blank. Without the AZ the disk is not mounted.
-            Err(Errno::NOENT) => return self.az_is_blank().map(|()| Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.az_is_blank().map(|()| Vec::new()),
             other => other?,
         };
+        let held = self.directory()?;
+        let which = |dir: &OwnedFd| rustix::fs::fstat(dir).map(|stat| (stat.st_dev, stat.st_ino));
+        if which(&held)? != which(&dir)? {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "another directory is in the slot's place"));
+        }
         let mut names = Vec::new();
         let mut buffer = Vec::with_capacity(8192);
         let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
@@ -173,12 +217,10 @@ impl SlotDir for FileDir {
 
     fn create_new(&self, name: FileName) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        if !self.path.exists() {
-            self.make_directory()?;
-        }
+        let dir = self.directory_or_new()?;
         self.meter.wrote(2, 0);
-        rustix::fs::open(self.path.join(name.to_string()), flags, Mode::from(0o600))?;
-        sync_dir(&self.path)
+        rustix::fs::openat(&dir, name.to_string(), flags, Mode::from(0o600))?;
+        Ok(rustix::fs::fsync(&dir)?)
     }
 
     fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
@@ -265,13 +307,18 @@ impl SlotDir for FileDir {
     }
 
     fn reopen(&self) {
+        *self.held.lock() = None;
         self.files.lock().open.clear();
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
         self.meter.wrote(1, 0);
         self.files.lock().open.remove(&name);
-        match rustix::fs::unlink(self.path.join(name.to_string())) {
+        let dir = match self.directory() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        match rustix::fs::unlinkat(&dir, name.to_string(), rustix::fs::AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(()),
             other => Ok(other?),
         }

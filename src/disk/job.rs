@@ -103,6 +103,8 @@ pub struct Returned {
     pub join: Join,
     /// By its own superblock, beyond what it missed while it was away.
     pub lacks: Vec<Gap>,
+    /// The segment that is written next is not there: what was allocated in it is gone with it.
+    pub no_space: bool,
 }
 
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
@@ -312,7 +314,8 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
     }
     write_super(dir, &superblock)?;
     let verified = verify_groups(dir, read, &geometry, number)?;
-    Ok(Returned { verified, join: superblock.join, lacks })
+    let no_space = !names.contains(&FileName::segment_of(verified, geometry.pg_size).0);
+    Ok(Returned { verified, join: superblock.join, lacks, no_space })
 }
 
 /// A slot whose superblocks are all damaged is this volume's if the header of a group stands where it belongs: checksums

@@ -88,6 +88,8 @@ pub(crate) trait Disk: Send {
     fn write(&mut self, write: LogWrite);
     /// Hands a job to the slot's worker.
     fn job(&mut self, slot: Slot, job: job::Job);
+    /// Reads what happened to the directories, also while nothing is to be looked for.
+    fn notice(&mut self) {}
     /// Slots whose directories were found gone or replaced since they were asked for last.
     fn lost(&mut self) -> SlotSet {
         SlotSet::NONE

@@ -94,6 +94,12 @@ impl Disk for RealDisk {
         Some(self.watch.as_mut().map_or(Look::Unsure, Watch::look))
     }
 
+    fn notice(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.notice();
+        }
+    }
+
     fn lost(&mut self) -> SlotSet {
         self.watch.as_mut().map_or(SlotSet::NONE, Watch::take_lost)
     }

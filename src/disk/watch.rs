@@ -1,6 +1,9 @@
 //! The look, cheaply: inotify tells of a claim before the call that created it returns, so one read that finds nothing
 //! is a look at every watched slot.
 //!
+//! The AZs' directories are watched, too: a slot's directory may be put in another's place there, and where it is a link,
+//! nothing but the AZ tells.
+//!
 //! A claim needs four slots; whoever watches three of six sees it. With fewer than three watched, or after an overflow,
 //! the answer is "unsure", and the claims are read through the directories.
 
@@ -8,19 +11,27 @@ use crate::core::READ_QUORUM;
 use crate::core::writer::Look;
 use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Watches the slots' directories for claims above an epoch.
 pub struct Watch {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// The watch of each slot that is still on its directory.
     slots: [Option<i32>; SLOTS],
+    /// The watch of the directory that each slot's directory lies in.
+    azs: [Option<i32>; SLOTS],
     epoch: u64,
     overflowed: bool,
+    /// A claim that was read between two looks.
+    claimed: Option<u64>,
     /// Directories that went away, or lost a segment, since somebody asked.
     lost: SlotSet,
 }
@@ -28,8 +39,9 @@ pub struct Watch {
 impl Watch {
     /// Begins to watch. It must exist before the opener's last look, so that nothing falls between the two.
     pub fn begin(epoch: u64, directory: impl Fn(Slot) -> std::path::PathBuf) -> Option<Watch> {
-        let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-        let mut watch = Watch { fd, slots: [None; SLOTS], epoch, overflowed: false, lost: SlotSet::NONE };
+        let fd = Arc::new(inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?);
+        let (slots, azs) = ([None; SLOTS], [None; SLOTS]);
+        let mut watch = Watch { fd, slots, azs, epoch, overflowed: false, claimed: None, lost: SlotSet::NONE };
         for slot in Slot::ALL {
             watch.add(slot, &directory(slot));
         }
@@ -38,9 +50,20 @@ impl Watch {
 
     /// Watches a slot's directory, again if it was lost.
     pub fn add(&mut self, slot: Slot, directory: &Path) {
-        let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-        let flags = flags | WatchFlags::DELETE | WatchFlags::MOVED_FROM;
-        self.slots[slot.index()] = inotify::add_watch(&self.fd, directory, flags | WatchFlags::ONLYDIR).ok();
+        let gone = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
+        let gone = gone | WatchFlags::DELETE | WatchFlags::MOVED_FROM;
+        // The AZ first: what changes there between the two is told.
+        let az = directory.parent().and_then(|az| inotify::add_watch(&self.fd, az, gone).ok());
+        self.azs[slot.index()] = az;
+        let new = WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        self.slots[slot.index()] = inotify::add_watch(&self.fd, directory, gone | new).ok();
+    }
+
+    /// Events are read now, and what they say is told by the next look.
+    pub fn notice(&mut self) {
+        if let Look::Claimed(n) = self.look() {
+            self.claimed = Some(n);
+        }
     }
 
     /// The slots that were lost since the last call.
@@ -50,6 +73,9 @@ impl Watch {
 
     /// Looks.
     pub fn look(&mut self) -> Look {
+        if let Some(claimed) = self.claimed {
+            return Look::Claimed(claimed);
+        }
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.fd, &mut buffer);
         loop {
@@ -67,8 +93,21 @@ impl Watch {
                 self.overflowed = true;
             }
             let slot = Slot::ALL.into_iter().find(|s| self.slots[s.index()] == Some(event.wd()));
-            let name = event.file_name().and_then(|n| n.to_str().ok()).and_then(FileName::parse);
+            let file = event.file_name().and_then(|n| n.to_str().ok());
+            let name = file.and_then(FileName::parse);
             let gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
+            let moved = ReadFlags::DELETE | ReadFlags::MOVED_FROM;
+            // Its AZ is gone, or another directory was put in the slot's place there.
+            for other in Slot::ALL.into_iter().filter(|s| self.azs[s.index()] == Some(event.wd())).collect::<Vec<_>>() {
+                let is_named = || file.and_then(|f| f.strip_prefix("slot-")) == Some(other.to_string().as_str());
+                if flags.intersects(gone) {
+                    self.azs[other.index()] = None;
+                }
+                if flags.intersects(gone) || flags.intersects(moved) && is_named() {
+                    self.slots[other.index()] = None;
+                    self.lost.insert(other);
+                }
+            }
             if let Some(slot) = slot.filter(|_| flags.intersects(gone)) {
                 self.slots[slot.index()] = None;
                 self.lost.insert(slot);
@@ -79,7 +118,7 @@ impl Watch {
                 Some(FileName::Epoch(n)) => n == self.epoch,
                 _ => false,
             };
-            if let Some(slot) = slot.filter(|_| needed && flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM)) {
+            if let Some(slot) = slot.filter(|_| needed && flags.intersects(moved)) {
                 self.lost.insert(slot);
             }
             if let Some(FileName::Claim(n) | FileName::Epoch(n)) = name
@@ -90,6 +129,30 @@ impl Watch {
         }
         if self.overflowed || self.slots.iter().flatten().count() < READ_QUORUM { Look::Unsure } else { Look::Clear }
     }
+}
+
+/// After an event: many may come at once.
+const REST: Duration = Duration::from_millis(100);
+
+/// Calls `bell` whenever something was seen, from a thread of its own: a volume that has nothing to do reads no events.
+/// Until what is returned is dropped.
+pub fn listen(watch: &Watch, bell: impl Fn() + Send + 'static) -> io::Result<io::PipeWriter> {
+    let events = watch.fd.clone();
+    let (stopped, stop) = io::pipe()?;
+    let listening = move || {
+        loop {
+            let mut both = [PollFd::new(&stopped, PollFlags::IN), PollFd::new(&*events, PollFlags::IN)];
+            match rustix::event::poll(&mut both, None) {
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+                Ok(_) if !both[0].revents().is_empty() => return,
+                Ok(_) => bell(),
+            }
+            std::thread::sleep(REST);
+        }
+    };
+    std::thread::Builder::new().name("quorate-watch".into()).stack_size(256 << 10).spawn(listening)?;
+    Ok(stop)
 }
 
 #[cfg(test)]
@@ -111,6 +174,33 @@ mod tests {
             File::create(dir(Slot((n % 6) as u8)).join(format!("claim-{n}"))).unwrap();
             assert_eq!(watch.look(), Look::Claimed(n));
         }
+    }
+
+    #[test]
+    fn another_directory_in_a_slots_place_is_seen_also_behind_a_link() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = |s: Slot| temp.path().join(format!("az-{}", s.az())).join(format!("slot-{s}"));
+        Slot::ALL.iter().for_each(|&s| fs::create_dir_all(dir(s)).unwrap());
+        let target = temp.path().join("target");
+        fs::create_dir(&target).unwrap();
+        fs::remove_dir(dir(Slot(1))).unwrap();
+        std::os::unix::fs::symlink(&target, dir(Slot(1))).unwrap();
+        let mut watch = Watch::begin(5, dir).unwrap();
+        for s in [Slot(0), Slot(1)] {
+            fs::rename(dir(s), dir(s).with_extension("replaced-0")).unwrap();
+            watch.notice();
+            assert_eq!(watch.take_lost(), SlotSet::NONE.with(s));
+        }
+        File::create(dir(Slot(4)).join("claim-9")).unwrap();
+        watch.notice();
+        assert_eq!((watch.look(), watch.look()), (Look::Claimed(9), Look::Claimed(9)));
+        let mut watch = Watch::begin(9, dir).unwrap();
+        fs::rename(temp.path().join("az-2"), temp.path().join("away")).unwrap();
+        assert_eq!(watch.look(), Look::Unsure, "slots 2 and 3 are left");
+        assert_eq!(watch.take_lost(), SlotSet::NONE.with(Slot(4)).with(Slot(5)));
+        fs::remove_dir_all(temp.path().join("away")).unwrap();
+        watch.look();
+        assert_eq!(watch.take_lost(), SlotSet::NONE);
     }
 
     #[test]

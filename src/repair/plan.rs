@@ -190,7 +190,7 @@ impl Plan {
             // The first one, or the clock went back: the pace is counted from now.
             self.mark.begun_us = wall_us.max(1);
         }
-        let passed = Duration::from_micros(wall_us - self.mark.begun_us);
+        let passed = Duration::from_micros(wall_us.saturating_sub(self.mark.begun_us));
         let done = bytes_in(history, Gap { from: Lsn::NONE, to: self.mark.at.min(to) });
         // The moment at which the next burst has to be read.
         let next = (done + BURST).min(total.max(1));

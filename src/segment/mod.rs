@@ -5,6 +5,7 @@ pub(crate) mod lost;
 pub(crate) mod name;
 pub(crate) mod placement;
 pub(crate) mod recover;
+pub(crate) mod replace;
 pub(crate) mod scan;
 pub(crate) mod superblock;
 pub(crate) mod survey;

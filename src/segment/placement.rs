@@ -84,6 +84,9 @@ pub(crate) struct Azs {
     pub probes: [Option<Probe>; 3],
     /// Slots whose AZ did not answer within its time: they are not waited for once more.
     pub silent: SlotSet,
+    /// What the options allow, for a directory that is added later.
+    pub allow_volatile: bool,
+    pub allow_remote: bool,
 }
 
 /// What was found below a directory.
@@ -197,7 +200,7 @@ impl Azs {
                 OpenError::Missing(paths[0].clone())
             });
         }
-        Ok(Azs { paths, probes, silent })
+        Ok(Azs { paths, probes, silent, allow_volatile, allow_remote })
     }
 
     /// The AZs that hold one of these slots; the others count as missing.
@@ -284,7 +287,7 @@ const FILE_SYSTEMS: [(u64, &str); 11] = [
     (0x2FC1_2FC1, "zfs"),
 ];
 
-fn probe(path: &Path, allow_volatile: bool, allow_remote: bool) -> Result<Probe, OpenError> {
+pub(crate) fn probe(path: &Path, allow_volatile: bool, allow_remote: bool) -> Result<Probe, OpenError> {
     let sys = |e: rustix::io::Errno| OpenError::Io { path: path.to_path_buf(), source: e.into() };
     let dir =
         rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(sys)?;

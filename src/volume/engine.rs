@@ -4,6 +4,7 @@
 //! it calls [`Engine::pump`] under its lock: a committing thread, a slot's worker, the background, or the simulator.
 
 mod heal;
+mod replace;
 
 use crate::bugs::{Bug, planted};
 use crate::core::WRITE_QUORUM;
@@ -120,6 +121,10 @@ pub struct Engine {
     healing: Healing,
     /// No slot was read for it since a writer died.
     unchecked: Gap,
+    /// Their directories are being replaced: they do not come back meanwhile.
+    held: SlotSet,
+    /// What their worker is just bringing back is not their directory any more.
+    outdated: SlotSet,
     /// A slot that was lost, or failed, may come back with an older state.
     doubted: SlotSet,
     retry_at: [Duration; SLOTS],
@@ -190,6 +195,8 @@ impl Engine {
             merged: SlotSet::NONE,
             healing: Healing::new(share, scrub),
             unchecked,
+            held: SlotSet::NONE,
+            outdated: SlotSet::NONE,
             doubted: SlotSet::NONE,
             retry_at: [Duration::ZERO; SLOTS],
             pause: [PAUSE_FIRST; SLOTS],
@@ -213,7 +220,7 @@ impl Engine {
             moved |= self.look(now);
             for slot in self.disk.lost().iter() {
                 self.leave(slot, Away::Absent);
-                self.retry_at[slot.index()] = now;
+                self.is_another(slot, now);
             }
             moved |= self.send_off(now);
             moved |= self.heal(now);
@@ -279,6 +286,10 @@ impl Engine {
                 self.whole_done(slot);
             }
             Ok(Output::Claims(claim)) => self.claim_read(slot, claim),
+            Ok(Output::Returned(_)) if self.outdated.contains(slot) => {
+                self.outdated = self.outdated.without(slot);
+                self.retry_at[slot.index()] = now;
+            }
             Ok(Output::Returned(returned)) => {
                 if self.writer.rejoin(slot, returned.verified) {
                     self.came_back(slot, *returned, now);
@@ -317,6 +328,9 @@ impl Engine {
             JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),
             JobKind::Claims => self.claims_failed(slot),
             JobKind::Rejoin | JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
+        }
+        if kind == JobKind::Rejoin {
+            self.outdated = self.outdated.without(slot);
         }
         if kind == JobKind::Super {
             self.superblock_done(slot, false);
@@ -364,6 +378,9 @@ impl Engine {
         self.disk.found(slot);
         returned.lacks.into_iter().for_each(|gap| self.writer.suspect(slot, gap));
         self.superblocks[slot.index()].join = returned.join;
+        if returned.no_space {
+            self.writer.forget_space(slot);
+        }
         self.doubted = self.doubted.without(slot);
         self.back_at[slot.index()] = Some(now);
         self.healing.slot_is_back();
@@ -559,11 +576,13 @@ impl Engine {
 
     /// Time has passed: slots that are away are tried again, and a stall that lasts too long ends.
     pub fn tick(&mut self, now: Duration) {
+        self.disk.notice();
         for slot in Slot::ALL {
             let jobs = &mut self.jobs[slot.index()];
             let given_up = self.closing && self.full.contains(slot);
             let free = !*jobs.of(JobKind::Rejoin) && !*jobs.of(JobKind::Super) && !given_up;
             let due = now >= self.retry_at[slot.index()] && self.tickets.ended().is_none();
+            let free = free && !self.held.contains(slot);
             if free && due && self.writer.rejoin_read(slot).is_some() {
                 self.later(slot, now);
                 if planted(Bug::RejoinWithoutLook) {
@@ -601,7 +620,8 @@ impl Engine {
 
     /// A slot that is away gets the newest decision, and its groups are read back.
     fn bring_back(&mut self, slot: Slot) {
-        if let Some(read) = self.writer.rejoin_read(slot).filter(|_| self.tickets.ended().is_none()) {
+        let held = self.held.contains(slot);
+        if let Some(read) = self.writer.rejoin_read(slot).filter(|_| self.tickets.ended().is_none() && !held) {
             let mut superblock = self.superblock(slot);
             superblock.join = job::join_now(self.writer.vdl(), self.number);
             let stale = self.doubted.contains(slot);
@@ -611,7 +631,8 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do next; none if nothing waits for time.
     pub fn next_tick(&self) -> Option<Duration> {
-        let away = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
+        let returns = |s: &Slot| self.writer.rejoin_read(*s).is_some() || self.full.contains(*s);
+        let away = |s: &Slot| returns(s) && !self.held.contains(*s);
         let retries = Slot::ALL.iter().filter(|s| away(s)).map(|s| self.retry_at[s.index()]);
         let stall = self.stall.as_ref().map(|s| s.last + self.stall_max / STALL_LOOKS);
         let wants_look = self.writer.wants_look().is_some() || self.waiting.any();

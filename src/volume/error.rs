@@ -277,6 +277,106 @@ pub enum WriteError {
     Closed,
 }
 
+/// Why a slot did not get another directory. Nothing was changed, but for [`Io`](ReplaceError::Io) at most: then the slot
+/// is as it was, or missing until it is tried again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplaceError {
+    /// Slots are 0 to 5.
+    #[error("there is no slot {0}: name one of 0 to 5")]
+    NoSuchSlot(Slot),
+    /// The AZ's directory is gone: there is no place for a link.
+    #[error("slot {slot}: {az} is not there; mount a disk at that path instead, and both its slots are filled again", az = az.display())]
+    NoAz {
+        /// The slot.
+        slot: Slot,
+        /// Its AZ's directory.
+        az: PathBuf,
+    },
+    /// The AZ's directory holds another volume's slots.
+    #[error("{az}: holds slots of another volume ({volume}); put the right disk in its place", az = az.display())]
+    Foreign {
+        /// The AZ's directory.
+        az: PathBuf,
+        /// Whose it is.
+        volume: uuid::Uuid,
+    },
+    /// Neither the directory nor the one above it is there.
+    #[error("{path}: no such directory, and none to make it in; check the path, or mount its disk", path = .0.display())]
+    Missing(PathBuf),
+    /// It is a file.
+    #[error("{path}: is not a directory; name a directory", path = .0.display())]
+    NotADirectory(PathBuf),
+    /// Only an empty directory can become a slot.
+    #[error("{path}: is not empty; name an empty directory, or one that is still to be made", path = .0.display())]
+    NotEmpty(PathBuf),
+    /// It is the slot's directory already.
+    #[error("{path}: is the directory of slot {slot} already; name another one", path = path.display())]
+    Same {
+        /// The slot.
+        slot: Slot,
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It lies in a directory of the volume itself.
+    #[error("{path}: lies in {own}, which is the volume's own; name a directory elsewhere, best on another disk", path = path.display(), own = own.display())]
+    Inside {
+        /// The directory.
+        path: PathBuf,
+        /// The volume's directory.
+        own: PathBuf,
+    },
+    /// A file system that cannot keep the promises.
+    #[error("{path}: {kind} is refused: {why}", path = path.display())]
+    FileSystem {
+        /// The directory.
+        path: PathBuf,
+        /// The file system's name.
+        kind: &'static str,
+        /// Which promise it cannot keep, and what allows it all the same.
+        why: &'static str,
+    },
+    /// Its device wants larger blocks than the volume writes.
+    #[error("{path}: direct I/O needs blocks of {needs} bytes there, and the volume writes {block}; name another disk", path = path.display())]
+    Alignment {
+        /// The directory.
+        path: PathBuf,
+        /// What its device needs.
+        needs: u32,
+        /// What the volume writes.
+        block: u32,
+    },
+    /// Four other slots must be live, or nothing could be committed meanwhile.
+    #[error("slot {slot} is not replaced: of the others only {} can be written, and four are needed; bring one of them back first", .live.len())]
+    TooFew {
+        /// The slot.
+        slot: Slot,
+        /// The other slots that are live.
+        live: Vec<Slot>,
+    },
+    /// It is being replaced by another call.
+    #[error("slot {0} is being replaced already; wait for that, and look at its directory")]
+    Busy(Slot),
+    /// The volume takes no more writes.
+    #[error("the volume takes no more writes: {0}; reopen it")]
+    ReadOnly(String),
+    /// The volume was closed.
+    #[error("the volume is closed")]
+    Closed,
+    /// A simulated volume has no directories.
+    #[error("the volume is simulated: its slots have no directories; empty the slot's disk in the simulation instead")]
+    Simulated,
+    /// The operating system refused.
+    #[error("{path}: {source}; see to it, and try again", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Why a close was not clean. What was acknowledged is safe all the same: the next open recovers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

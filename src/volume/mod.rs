@@ -23,7 +23,7 @@ pub(crate) mod wake;
 use crate::lsn::{PageId, Slot};
 use crate::segment::placement::Placement;
 use crate::volume::commit::Commit;
-use crate::volume::error::{CloseError, OpenError, ReadError, Unknown};
+use crate::volume::error::{CloseError, OpenError, ReadError, ReplaceError, Unknown};
 use crate::volume::health::Health;
 use crate::volume::mtr::Mtr;
 use crate::volume::open::Handle;
@@ -162,6 +162,40 @@ impl Volume {
     /// [`RepairHealth::unmendable`](crate::RepairHealth::unmendable).
     pub fn wait_repaired(&self, most: std::time::Duration) -> bool {
         self.handle.shared.wait_healed(most)
+    }
+
+    /// Puts another directory in a slot's place while the volume works: an empty one, or one that is made in a directory
+    /// that is there. The slot's name in its AZ becomes a link to it, so every later open finds it. The slot leaves the
+    /// quorum, comes back blank within a second, and is filled from its peers: see [`Health::repair`] and
+    /// [`wait_repaired`](Volume::wait_repaired).
+    ///
+    /// Returns where the old directory is now, `slot-<s>.replaced-<n>`, if there was one. What it holds is nobody's any
+    /// more: delete it once the slot is whole.
+    ///
+    /// Name a directory *below* a disk's mount point: a disk that is not mounted is then missing, and is not taken for a
+    /// blank one. Where the directory of a whole AZ is gone, mount a disk at that path instead.
+    ///
+    /// ```
+    /// use quorate::{Options, Slot, Volume};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let (at, new_disk) = (dir.path().join("volume"), dir.path().join("new"));
+    /// # std::fs::create_dir(&at)?;
+    /// let volume = Volume::create(at, &Options::default())?;
+    /// let old = volume.replace(Slot(3), &new_disk)?;
+    /// assert!(old.is_some_and(|old| old.ends_with("slot-3.replaced-0")));
+    /// # volume.close()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ReplaceError::TooFew`] where fewer than four other slots are live; a directory that is no good; the system's.
+    pub fn replace(
+        &self,
+        slot: Slot,
+        directory: impl AsRef<std::path::Path>,
+    ) -> Result<Option<std::path::PathBuf>, ReplaceError> {
+        self.handle.replace(slot, directory.as_ref())
     }
 
     /// The directory of a slot.

@@ -4,7 +4,7 @@ use crate::core::gaps::Gap;
 use crate::core::writer::{Look, Writer};
 use crate::disk::file::Meter;
 use crate::disk::real::{RealDisk, Writes};
-use crate::disk::watch::Watch;
+use crate::disk::watch::{self, Watch};
 use crate::disk::worker::Workers;
 use crate::disk::{Disk, Fleet, job};
 use crate::log::append::Front;
@@ -17,7 +17,7 @@ use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::volume::background;
 use crate::volume::engine::Engine;
-use crate::volume::error::{CloseError, OpenError};
+use crate::volume::error::{CloseError, OpenError, ReplaceError, WriteError};
 use crate::volume::health::{AzHealth, DURABILITY, Health, Holder, SlotHealth};
 use crate::volume::options::Options;
 use crate::volume::shared::{Clock, Parts, RealClock, Shared};
@@ -47,6 +47,9 @@ struct Real {
     azs: Azs,
     workers: Arc<Workers>,
     locks: Mutex<Locks>,
+    replacing: Mutex<()>,
+    /// What happens to the directories is told while this is there.
+    listener: Mutex<Option<std::io::PipeWriter>>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -130,6 +133,27 @@ impl Handle {
         }
     }
 
+    /// See [`Volume::replace`](crate::Volume::replace).
+    pub fn replace(&self, slot: Slot, directory: &std::path::Path) -> Result<Option<std::path::PathBuf>, ReplaceError> {
+        let shared = &self.shared;
+        shared.check_open().map_err(|e| match e {
+            WriteError::ReadOnly(why) => ReplaceError::ReadOnly(why),
+            _ => ReplaceError::Closed,
+        })?;
+        let Some(real) = &self.real else { return Err(ReplaceError::Simulated) };
+        // Two calls at once would be in each other's way.
+        let Some(_alone) = real.replacing.try_lock() else { return Err(ReplaceError::Busy(slot)) };
+        let replacement = real.azs.replacement(slot, directory, shared.geometry.volume)?;
+        let held = shared.engine().hold(slot, shared.clock.now());
+        held.map_err(|live| ReplaceError::TooFew { slot, live: live.iter().collect() })?;
+        // Not under the engine's lock: the volume goes on meanwhile.
+        let old = replacement.carry_out();
+        shared.engine().let_go(slot, shared.clock.now());
+        shared.pump();
+        shared.background.wake_now();
+        old
+    }
+
     /// Page 0 exists from the first moment on.
     pub fn make_root(&self) -> Result<(), OpenError> {
         let mut content = crate::volume::mtr::Content::default();
@@ -173,6 +197,15 @@ impl Handle {
             Writes::Uring(uring) => Some(uring.waiter()),
             Writes::Threads(_) => None,
         };
+        let weak = Arc::new(std::sync::OnceLock::<std::sync::Weak<Shared>>::new());
+        let (bell, events) = (weak.clone(), watch.as_ref());
+        let ring = move || {
+            if let Some(shared) = bell.get().and_then(std::sync::Weak::upgrade) {
+                shared.background.wake_now();
+            }
+        };
+        let listener = events.map(|watch| watch::listen(watch, ring)).transpose();
+        let listener = listener.map_err(|source| OpenError::Io { path: "a thread".into(), source })?;
         let disk = Box::new(RealDisk::new(workers.clone(), writes, watch));
         let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
         let (mut parts, engine) = build(opened, workers.dirs(), disk, clock, options);
@@ -183,6 +216,7 @@ impl Handle {
         let shared = Arc::new(Shared::new(parts, engine, waiter));
         #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
+        let _ = weak.set(Arc::downgrade(&shared));
         let weak = Arc::downgrade(&shared);
         let hook = move || {
             if let Some(shared) = weak.upgrade() {
@@ -206,7 +240,8 @@ impl Handle {
         spawned
             .spawn(move || background::run(&mine))
             .map_err(|source| OpenError::Io { path: "a thread".into(), source })?;
-        let real = Some(Real { azs, workers, locks: Mutex::new(locks) });
+        let (locks, listener) = (Mutex::new(locks), Mutex::new(listener));
+        let real = Some(Real { azs, workers, locks, replacing: Mutex::new(()), listener });
         Ok(Handle { shared, real, closing: AtomicBool::new(false), io, recovery_bytes })
     }
 
@@ -221,6 +256,7 @@ impl Handle {
         self.shared.after_pump();
         if let Some(real) = &self.real {
             real.locks.lock().release();
+            real.listener.lock().take();
         }
         result
     }

@@ -1,6 +1,7 @@
 //! Reading alone: beside a running writer, on a damaged volume, on three slots of six.
 
 use crate::bugs::{Bug, planted};
+use crate::core::gaps::Gaps;
 use crate::core::history::History;
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
@@ -14,7 +15,7 @@ use crate::segment::recover::{self, Recovered};
 use crate::segment::superblock::Superblock;
 use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
-use crate::volume::error::{OpenError, ReadError, Unknown};
+use crate::volume::error::{OpenError, ReadError, ReplaceError, Unknown};
 use crate::volume::health::{DURABILITY, Health, RepairHealth, SlotHealth};
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
@@ -175,12 +176,39 @@ impl Reader {
         let _ = verify::log(&*self.workers, &self.recovered, from, self.visible(), &mut each);
     }
 
+    /// As [`Volume::replace`](crate::Volume::replace), for a volume that another process has open for writing: it sees
+    /// what has changed, and fills the new directory within seconds. The one call of a reader that changes anything.
+    ///
+    /// # Errors
+    /// As there. Which slots the writer can use it cannot know: those count that could be read when this was opened.
+    pub fn replace(
+        &self,
+        slot: Slot,
+        directory: impl AsRef<std::path::Path>,
+    ) -> Result<Option<std::path::PathBuf>, ReplaceError> {
+        let survey = &self.recovered.survey;
+        let replacement = self.azs.replacement(slot, directory.as_ref(), survey.geometry.volume)?;
+        let live = survey.ours().without(slot);
+        if live.len() < WRITE_QUORUM {
+            return Err(ReplaceError::TooFew { slot, live: live.iter().collect() });
+        }
+        replacement.carry_out()
+    }
+
     /// What the slots say, as plain numbers.
     pub fn health(&self) -> Health {
         let r = &self.recovered;
         let geometry = &r.survey.geometry;
         let newest =
             Slot::ALL.into_iter().filter_map(|s| r.survey.files(s)?.newest()).max_by_key(|s| (s.number, s.version));
+        // A slot that has just come back tells of its own gaps before the others do.
+        let gaps_of = |slot: Slot| {
+            let own = r.survey.files(slot).and_then(|f| f.newest());
+            let mut gaps = Gaps::default();
+            let told = newest.iter().chain(&own).filter(|s| newest.is_some_and(|n| n.number == s.number));
+            told.flat_map(|s| &s.gaps).filter(|(s, _)| *s == slot).for_each(|(_, gap)| gaps.add(*gap));
+            gaps.as_slice().to_vec()
+        };
         let slots = Slot::ALL.map(|slot| {
             let fault = match &r.survey.standings[slot.index()] {
                 Standing::Ours(_) => None,
@@ -189,7 +217,7 @@ impl Reader {
             };
             let lacks = r.ruling.tail.iter().find(|(b, _)| r.seen.get(b).is_none_or(|s| !s.whole.contains(slot)));
             let scl = lacks.map_or(r.ruling.vcl, |(begin, _)| *begin);
-            let gaps = newest.iter().flat_map(|s| &s.gaps).filter(|(s, _)| *s == slot).map(|(_, g)| *g).collect();
+            let gaps = gaps_of(slot);
             let meter = &self.workers.dir(slot).meter;
             SlotHealth {
                 slot,
@@ -226,7 +254,7 @@ impl Reader {
             memory_bytes_max: 0,
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
-            repair: newest.map(|s| as_told(s, &r.history)).unwrap_or_default(),
+            repair: newest.map(|s| as_told(s, &slots, &r.history)).unwrap_or_default(),
             recovery_bytes: r.bytes_read,
             ended: None,
         }
@@ -234,8 +262,8 @@ impl Reader {
 }
 
 /// How far healing is, as far as a superblock tells.
-fn as_told(superblock: &Superblock, history: &History) -> RepairHealth {
-    let of_slots: u64 = superblock.gaps.iter().map(|(_, gap)| bytes_in(history, *gap)).sum();
+fn as_told(superblock: &Superblock, slots: &[SlotHealth], history: &History) -> RepairHealth {
+    let of_slots: u64 = slots.iter().flat_map(|s| &s.gaps).map(|gap| bytes_in(history, *gap)).sum();
     let of_all = bytes_in(history, superblock.unchecked) * SLOTS as u64;
     RepairHealth {
         bytes_left: of_slots + of_all,

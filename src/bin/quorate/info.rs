@@ -2,7 +2,7 @@
 //! it still tells what each slot's directory shows.
 
 use crate::common::{At, Fail, Io, human};
-use quorate::{Health, Holder, OpenError, Reader, SlotHealth, Volume};
+use quorate::{Health, Holder, OpenError, Reader, RepairHealth, SlotHealth, Volume};
 use serde_json::{Map, Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -49,6 +49,7 @@ fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
     for (a, b) in &health.shared_devices {
         line("shared device", format!("AZ {a} and AZ {b}: one failure domain"))?;
     }
+    line("repair", told(health.whole(), &health.repair))?;
     line("durability", format!("{}: each log write by itself", health.durability))?;
     line("io_uring", uring().unwrap_or_else(|why| format!("not available: {why}; threads are used")))?;
     for slot in &health.slots {
@@ -57,9 +58,30 @@ fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
         let scl = slot.scl.map_or("-".into(), |l| l.to_string());
         let space = human(allocated(&slot.path));
         let name = format!("slot {}", slot.slot);
-        line(&name, format!("{}  SCL {scl}  gaps {gaps}  {space} on disk", state(slot)))?;
+        let link = link(&slot.path).map_or(String::new(), |to| format!("  in {to}"));
+        line(&name, format!("{}  SCL {scl}  gaps {gaps}  {space} on disk{link}", state(slot)))?;
     }
     Ok(())
+}
+
+/// How far healing is, as the superblocks tell.
+fn told(whole: usize, r: &RepairHealth) -> String {
+    let mut all = Vec::new();
+    if r.bytes_left > 0 {
+        all.push(format!("{} left to be read, and copied where it lacks", human(r.bytes_left)));
+    }
+    if !r.unchecked.is_empty() {
+        all.push(format!("LSN {}..{} unchecked since a writer died", r.unchecked.from, r.unchecked.to));
+    }
+    let mut text = match (whole, &all[..]) {
+        (6, []) => "whole".to_string(),
+        (_, []) => format!("{whole} of 6 slots are whole"),
+        _ => all.join(", "),
+    };
+    if r.scrub_at.0 > 0 {
+        text += &format!("; a scrub has come to LSN {}", r.scrub_at);
+    }
+    text
 }
 
 /// A slot in a few words.
@@ -75,7 +97,7 @@ fn facts(reader: &Reader, health: &Health) -> Value {
     let slots = health.slots.iter().map(|s| {
         let gaps = s.gaps.iter().map(|g| json!([g.from.0, g.to.0])).collect::<Vec<_>>();
         json!({ "slot": s.slot.0, "path": s.path.display().to_string(), "ok": s.fault.is_none() && s.away.is_none(),
-            "state": state(s), "scl": s.scl.map(|l| l.0), "gaps": gaps, "bytes_allocated": allocated(&s.path) })
+            "state": state(s), "scl": s.scl.map(|l| l.0), "gaps": gaps, "bytes_allocated": allocated(&s.path), "link": link(&s.path) })
     });
     let azs = health.azs.iter().map(|az| {
         json!({ "path": az.path.display().to_string(), "present": az.present, "file_system": az.file_system,
@@ -86,9 +108,17 @@ fn facts(reader: &Reader, health: &Health) -> Value {
         "writer": health.holder.map(|h| json!({ "pid": h.pid, "epoch": h.epoch })), "settled": reader.settled().0,
         "vdl": health.vdl.0, "vcl": health.vcl.0, "manifest": health.manifest.0, "redo": health.redo.0,
         "page_size": health.page_size, "block_size": health.block_size, "pg_size": health.pg_size,
-        "slots": slots.collect::<Vec<_>>(), "azs": azs.collect::<Vec<_>>(), "shared_devices": health.shared_devices,
+        "repair": repair_facts(health), "slots": slots.collect::<Vec<_>>(), "azs": azs.collect::<Vec<_>>(), "shared_devices": health.shared_devices,
         "durability": health.durability, "io_uring": uring_facts(),
     })
+}
+
+fn repair_facts(health: &Health) -> Value {
+    let r = &health.repair;
+    let unchecked = (!r.unchecked.is_empty()).then_some([r.unchecked.from.0, r.unchecked.to.0]);
+    let whole = health.whole() == 6 && r.bytes_left == 0 && r.unchecked.is_empty();
+    json!({ "whole": whole, "slots_whole": health.whole(), "bytes_left": r.bytes_left, "unchecked": unchecked,
+        "scrub_at": r.scrub_at.0 })
 }
 
 fn uring_facts() -> Value {
@@ -108,6 +138,11 @@ pub fn uring() -> Result<String, String> {
     };
     #[cfg(not(feature = "io-uring"))]
     return Err("this program was built without the feature io-uring".into());
+}
+
+/// Where a slot is that was replaced.
+fn link(slot: &Path) -> Option<String> {
+    std::fs::read_link(slot).ok().map(|to| to.display().to_string())
 }
 
 /// Bytes that a slot's files take on its disk.

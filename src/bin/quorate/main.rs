@@ -14,6 +14,9 @@ mod files;
 mod import;
 mod info;
 mod log;
+mod progress;
+mod repair;
+mod replace;
 #[cfg(feature = "sim")]
 mod sim;
 mod store;
@@ -23,6 +26,7 @@ use clap::{Args, Parser, Subcommand};
 use common::{Fail, Io};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(name = "quorate", version, about = "A storage volume in six verified copies", max_term_width = 100)]
@@ -112,6 +116,40 @@ enum Verb {
         #[arg(help = VOLUME)]
         volume: common::At,
     },
+    /// Fill, compare and mend until six copies are whole: exit status 0 when they are. Without a running writer it does
+    /// the work and waits for it; beside one it tells what that one has still to do
+    Repair {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Beside a running writer: wait until it is done. Without one it always waits
+        #[arg(long)]
+        wait: bool,
+        /// Give up after so many seconds
+        #[arg(long, default_value_t = 86_400)]
+        timeout: u64,
+    },
+    /// Compare the six copies of everything now, and mend what is missing or damaged
+    Scrub {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+    },
+    /// Put another directory in a slot's place, also while a writer works, and have it filled. The old one is kept beside
+    /// the link that takes its name: delete it once the slot is whole
+    Replace {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// The slot, 0 to 5
+        #[arg(value_parser = clap::value_parser!(u8).range(0..6))]
+        slot: u8,
+        /// An empty directory, or one that is made; best below the mount point of a disk of its own
+        directory: PathBuf,
+        /// Wait until the slot is whole
+        #[arg(long)]
+        wait: bool,
+        /// Give up waiting after so many seconds
+        #[arg(long, default_value_t = 86_400)]
+        timeout: u64,
+    },
     /// Print the records of the log, a line each
     Log {
         #[arg(help = VOLUME)]
@@ -180,7 +218,7 @@ enum Verb {
         #[arg(long)]
         minutes: Option<f64>,
     },
-    /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back
+    /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back, and let the volume heal
     Demo {
         /// Where the demo works, in a directory of its own; the current one by default
         directory: Option<PathBuf>,
@@ -199,6 +237,11 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Rm { volume, name } => files::rm(&io, &volume, &name),
         Verb::Info { volume } => info::run(&io, &volume),
         Verb::Verify { volume } => verify::run(&io, &volume),
+        Verb::Repair { volume, wait, timeout } => repair::repair(&io, &volume, wait, Duration::from_secs(timeout)),
+        Verb::Scrub { volume } => repair::scrub(&io, &volume),
+        Verb::Replace { volume, slot, directory, wait, timeout } => {
+            replace::run(&io, &volume, slot, &directory, wait, Duration::from_secs(timeout))
+        }
         Verb::Log { volume, from } => log::run(&io, &volume, from),
         Verb::Bench { volume, seconds } => bench::run(&io, &volume, seconds),
         Verb::BenchChild { volume } => bench::child(&io, &volume),
