@@ -199,7 +199,7 @@ fn a_disk_in_trouble(kind: &str, mib: u64) {
 
 #[test]
 fn an_ext4_in_trouble() {
-    a_disk_in_trouble("ext4", 64);
+    a_disk_in_trouble("ext4", 256);
 }
 
 #[test]
@@ -214,14 +214,16 @@ fn a_reader_that_meets_a_bad_copy_has_it_mended() {
     common::make_azs(at);
     let volume = Volume::create(common::placement(at), &options()).unwrap();
     let mut mtr = volume.begin();
-    let pages: Vec<PageId> = (0..64).map(|_| mtr.alloc().unwrap()).collect();
-    pages.iter().for_each(|p| drop(mtr.put(*p, image(p.0))));
+    let pages: Vec<PageId> = (0..256).map(|_| mtr.alloc().unwrap()).collect();
+    for page in &pages {
+        mtr.put(*page, image(page.0));
+    }
     mtr.commit().unwrap().wait().unwrap();
     volume.close().unwrap();
     // All of the log is damaged on one slot.
     let path = common::slot(at, 4).join("seg-00000000");
     let segment = fs::OpenOptions::new().write(true).open(path).unwrap();
-    (0..128).for_each(|i| segment.write_all_at(&[0xA5; 64], 4096 + i * 8192 + 100).unwrap());
+    (0..512).for_each(|i| segment.write_all_at(&[0xA5; 64], 4096 + i * 8192 + 100).unwrap());
     segment.sync_all().unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
     let (tell, called) = (told.clone(), AtomicBool::new(false));

@@ -79,7 +79,7 @@ impl Sim {
         let Some(running) = slot.as_ref() else { return false };
         let (healed, live) = {
             let engine = running.shared.engine();
-            (engine.is_healed(), engine.writer.live())
+            (engine.healed() == Some(true), engine.writer.live())
         };
         healed && SlotSet::ALL.minus(live).minus(self.world.lock().strangers(running.shared.geometry.volume)).len() == 0
     }

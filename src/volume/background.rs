@@ -35,7 +35,9 @@ impl Shared {
         let now = self.clock.now();
         let (next_tick, busy) = {
             let mut engine = self.engine();
+            self.hand_over_wounds(&mut engine);
             engine.tick(now);
+            self.reads.pages.reader.ask_only_last(engine.asked_last());
             (engine.next_tick(), engine.is_busy())
         };
         self.after_pump();

@@ -327,7 +327,8 @@ impl Engine {
             }
             JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),
             JobKind::Claims => self.claims_failed(slot),
-            JobKind::Rejoin | JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
+            JobKind::Rejoin => self.healing.tried.insert(slot),
+            JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
         }
         if kind == JobKind::Rejoin {
             self.outdated = self.outdated.without(slot);
@@ -364,6 +365,7 @@ impl Engine {
             self.doubted.insert(slot);
         }
         self.writer.suspect(slot, self.unchecked);
+        self.healing.tried = self.healing.tried.without(slot);
         // One that fails again and again is left out for longer and longer.
         let was_back = self.back_at[slot.index()].take();
         let pause = &mut self.pause[slot.index()];

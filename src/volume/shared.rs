@@ -271,10 +271,9 @@ impl Shared {
     }
 
     fn run_engine(&self, engine: &mut Engine, leader: bool) -> Pumped {
-        let reader = &self.reads.pages.reader;
-        reader.take_wounds().into_iter().for_each(|lsn| engine.wound(lsn));
+        self.hand_over_wounds(engine);
         let pumped = engine.pump(self.clock.now());
-        reader.ask_only_last(engine.asked_last());
+        self.reads.pages.reader.ask_only_last(engine.asked_last());
         self.idle.store(pumped.idle, Ordering::SeqCst);
         #[cfg(not(feature = "io-uring"))]
         let _ = leader;
@@ -288,6 +287,11 @@ impl Shared {
             waiter.nudge();
         }
         pumped
+    }
+
+    /// Bad copies that readers met.
+    pub fn hand_over_wounds(&self, engine: &mut Engine) {
+        self.reads.pages.reader.take_wounds().into_iter().for_each(|lsn| engine.wound(lsn));
     }
 
     /// Tells the user what was found and mended. Under no lock: whatever is called may call back.
@@ -308,8 +312,9 @@ impl Shared {
         let deadline = self.clock.now() + most;
         loop {
             let turn = self.progress.turn();
-            if self.engine().is_healed() {
-                return true;
+            let healed = self.engine().healed();
+            if let Some(whole) = healed {
+                return whole;
             }
             let now = self.clock.now();
             if now >= deadline || self.tickets.ended().is_some() {

@@ -59,8 +59,8 @@ struct Acts {
     mends: bool,
     /// A look that was begun when this much was on four slots was clear.
     clear: Lsn,
-    /// When that moved, in time awake.
-    moved: Duration,
+    /// When that moved last, and the time before, in time awake.
+    moved: [Duration; 2],
     sent: Lsn,
     clean: Option<Lsn>,
     /// A decision found that mark, and closed the epoch there.
@@ -127,7 +127,7 @@ impl Laws {
             runs: [(Lsn::NONE, Lsn::NONE); SLOTS],
             mends: false,
             clear: Lsn::NONE,
-            moved: Duration::ZERO,
+            moved: [Duration::ZERO; 2],
             sent: Lsn::NONE,
             clean: None,
             ended_clean: false,

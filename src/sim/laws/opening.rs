@@ -178,7 +178,7 @@ impl Disks {
         }
         let awake = self.awake();
         let acts = &mut self.laws.acts[p];
-        (acts.epoch, acts.begin, acts.clear, acts.moved) = (number, begin, begin, awake);
+        (acts.epoch, acts.begin, acts.clear, acts.moved) = (number, begin, begin, [awake; 2]);
         acts.runs = [(begin, begin); SLOTS];
         let (decided, looked) = (acts.has_decided().len(), acts.looked.len());
         if decided < WRITE_QUORUM {

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Of a jump of the clock a process may count so much as time in which it was there.
 const JUMP_COUNTS: Duration = Duration::from_secs(3);
+/// A look's answer may be on its way for so long.
+const UNHEARD: Duration = Duration::from_secs(5);
 
 impl Disks {
     /// The writer sends a stretch of the log to a slot.
@@ -143,7 +145,7 @@ impl Disks {
         let awake = self.awake();
         let acts = &mut self.laws.acts[p];
         if quorum > acts.clear {
-            (acts.clear, acts.moved) = (quorum, awake);
+            (acts.clear, acts.moved) = (quorum, [awake, acts.moved[0]]);
         }
         acts.unvouched = SlotSet::NONE;
     }
@@ -158,9 +160,11 @@ impl Disks {
         self.laws.acts[p].clear
     }
 
-    /// The process was there for so long at most since its VCL moved.
+    /// The process was there for so long at most since its VCL moved. It may not have heard yet of the last look.
     pub fn stood_still(&self, p: usize) -> Duration {
-        self.awake().saturating_sub(self.laws.acts[p].moved) + JUMP_COUNTS * self.laws.jumps
+        let (awake, [last, before]) = (self.awake(), self.laws.acts[p].moved);
+        let moved = if awake < last + UNHEARD { before } else { last };
+        awake.saturating_sub(moved) + JUMP_COUNTS * self.laws.jumps
     }
 
     /// A job goes to a slot's worker.

@@ -60,6 +60,10 @@ pub struct Healing {
     /// What was to be looked at when healing began, and how long it has taken.
     total: u64,
     since: Option<Duration>,
+    /// There was nothing to begin when it was looked for last.
+    stuck: bool,
+    /// Slots that are away, and could not be brought back.
+    pub tried: SlotSet,
 }
 
 impl Healing {
@@ -78,6 +82,8 @@ impl Healing {
             marks: SlotSet::NONE,
             total: 0,
             since: None,
+            stuck: false,
+            tried: SlotSet::NONE,
         }
     }
 
@@ -158,6 +164,7 @@ impl Engine {
         let rounds = self.healing.plan.rounds;
         let unit = self.healing.plan.next(&situation, &mut nothing);
         let moved = !nothing.is_empty() || unit.is_some();
+        self.healing.stuck = !moved && able == self.writer.live();
         for (slot, gap) in nothing {
             self.filled(slot, gap);
         }
@@ -510,15 +517,22 @@ impl Engine {
         gaps + live * (plan::bytes_in(&self.history, self.unchecked) + plan::bytes_in(&self.history, scrub))
     }
 
-    /// Nothing is left to be healed that can be, and nothing is under way.
-    pub fn is_healed(&self) -> bool {
+    /// True once nothing is left to be healed, on all slots in reach; false if what is left has no good copy in reach. None
+    /// while it is under way, or a slot has left and was not tried again yet.
+    pub fn healed(&self) -> Option<bool> {
+        let h = &self.healing;
+        let live = self.writer.live();
+        let untried = SlotSet::ALL.minus(live).minus(h.tried);
+        if h.is_at_work() || h.plan.has_wounds() || h.plan.is_urgent() || h.untold || untried.len() > 0 {
+            return None;
+        }
         let joined = |s: Slot| self.superblocks[s.index()].join != Join::Founder;
-        !self.healing.is_at_work()
-            && !self.healing.plan.has_wounds()
-            && self.unchecked.is_empty()
-            && !self.healing.plan.is_urgent()
-            && !self.healing.untold
-            && self.writer.live().iter().all(|s| self.writer.past_gaps(s).is_empty() && !joined(s))
+        let whole = |s: Slot| self.writer.past_gaps(s).is_empty();
+        if self.unchecked.is_empty() && live.iter().all(|s| whole(s) && !joined(s)) {
+            return Some(true);
+        }
+        let stuck = h.stuck && h.plan.parked() > 0 && !h.plan.paused && self.unchecked.is_empty();
+        stuck.then_some(false)
     }
 
     /// What keeps it from being healed, in words.
