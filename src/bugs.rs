@@ -81,6 +81,8 @@ bugs! {
     ReaderCountsUnflushed,
     /// The opener's tail copies are not flushed after they were read. `t22_an_open_flushes_what_it_counts`.
     OpenerCountsUnflushed,
+    /// Tail files that were read are not flushed, only segments. `t22_tail_files_are_flushed_too`.
+    TailFilesUnflushed,
     /// The writer never looks. `t15_never_looking`.
     AckBeforeLook,
     /// VCL and VDL move before the look, which gates the acknowledgement alone. `t15_looking_only_to_acknowledge`.

@@ -289,10 +289,15 @@ fn tail_segments(ruling: &Ruling, geometry: &Geometry) -> Vec<FileName> {
     segments
 }
 
-/// What was read may still sit in the device's cache: its writer died between write and flush.
-fn flush_all(dir: &dyn SlotDir, segments: &[FileName]) -> io::Result<()> {
-    for segment in segments {
-        match dir.flush(*segment) {
+/// What was read may still sit in the device's cache: its writer died between write and flush. Copies in tail files count
+/// as those in segments do, and their opener may have died like that, too.
+fn flush_all(dir: &dyn SlotDir, files: &[FileName]) -> io::Result<()> {
+    let mut files = files.to_vec();
+    if !planted(Bug::TailFilesUnflushed) {
+        files.extend(dir.list()?.into_iter().filter(|n| matches!(n, FileName::Tail(_))));
+    }
+    for file in files {
+        match dir.flush(file) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => (),
             other => other?,
         }

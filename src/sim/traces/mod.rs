@@ -62,6 +62,7 @@ traces! {
     readers::t22_four_copies_after_a_gap [SettledAcrossGap "S2"]
     readers::t22_four_copies_in_caches [ReaderCountsUnflushed "S2"]
     readers::t22_an_open_flushes_what_it_counts [OpenerCountsUnflushed "A1"]
+    readers::t22_tail_files_are_flushed_too [TailFilesUnflushed "A1"]
     zombies::t15_never_looking [AckBeforeLook "S6"]
     zombies::t15_the_fence_after_the_reading [ClaimAfterReading "S1"]
     zombies::t15_looking_only_to_acknowledge [VdlBeforeLook "S1"]

@@ -77,3 +77,21 @@ pub fn t22_an_open_flushes_what_it_counts() -> Checked {
     stage.power_cut();
     stage.open("ABCDEF").map(drop)
 }
+
+/// x: A, C, D; killed. An opener over A, B, C, D dies as it copies x to B, and the copy lands in B's cache. The next one
+/// counts x four times, and copies nothing; power cut; read-only over B, E, F. (A reader settles nothing here: the opener
+/// that died has left its claim.) Rule: flush what counts wherever it was found, in a tail file, too.
+pub fn t22_tail_files_are_flushed_too() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ACD")?;
+    w.kill();
+    stage.lose(&w, "BEF");
+    stage.open_dies("ABCD", |call| if call.is(Op::Write, FileName::Tail(2)) { Act::DieInIt } else { Act::Go })?;
+    stage.land_all_late();
+    ensure(stage.has("B", FileName::Tail(2)), "stage: B has no tail file")?;
+    stage.open("ABCD")?;
+    stage.power_cut();
+    stage.read_only("BEF").map(drop)
+}
