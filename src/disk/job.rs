@@ -11,6 +11,7 @@ use crate::segment::name::FileName;
 use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
 use crate::segment::tail;
 use std::io;
+use std::sync::Arc;
 
 /// What a slot's worker is asked to do.
 pub enum Job {
@@ -111,8 +112,8 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
 pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()> {
     let name = FileName::Epoch(superblock.number);
     let old = read_whole(dir, name, 2 * superblock::PLACE)?;
-    let first = Superblock::first_place(&old);
-    let version = Superblock::newest(&old).map_or(0, |s| s.version).max(superblock.version) + 1;
+    let (first, newest) = Superblock::next_place(&old);
+    let version = newest.max(superblock.version) + 1;
     let bytes = Superblock { version, ..superblock.clone() }.encode().map_err(io::Error::other)?;
     for at in [first, superblock::PLACE - first] {
         if planted(Bug::SuperblockOnce) && at != first {
@@ -144,14 +145,14 @@ fn next_version(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<()> {
 }
 
 /// A file's bytes, at most `most`; empty if it is not there.
-pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Vec<u8>> {
+pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Arc<Vec<u8>>> {
     read_or_empty(dir, name, 0, most)
 }
 
 /// Of a file that may be missing.
-fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
-    match dir.read(name, offset, most) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
+    match dir.read_shared(name, offset, most) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Arc::default()),
         other => other,
     }
 }
@@ -316,9 +317,9 @@ mod tests {
             let bytes: Vec<u8> = (0..len).map(|i| (i / 9) as u8).collect();
             dir.write_at(name, 0, &bytes).unwrap();
             let got = read_whole(&dir, name, tail::BYTES_MAX).unwrap();
-            assert!(got == bytes, "{len}");
+            assert!(*got == bytes, "{len}");
             assert!(got.capacity() <= 2 * len + (64 << 10), "{len} bytes in {}", got.capacity());
-            assert!(read_whole(&dir, name, len - 100).unwrap() == bytes[..len - 100], "{len}: bounded");
+            assert!(read_whole(&dir, name, len - 100).unwrap()[..] == bytes[..len - 100], "{len}: bounded");
         }
     }
 }

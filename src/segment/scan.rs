@@ -71,15 +71,15 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         }
         let (name, offset) = FileName::segment_of(base, self.geometry.pg_size);
         let mut answer = self.fleet.each(SlotSet::NONE.with(slot), move |_, dir| {
-            match dir.read(name, offset, format::FRAME as usize) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            match dir.read_shared(name, offset, format::FRAME as usize) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(FrameBytes::default()),
                 // One unreadable sector must not hide the rest of the frame.
-                Err(_) => by_block(dir, name, offset),
+                Err(_) => by_block(dir, name, offset).map(Arc::new),
                 read => read,
             }
         });
         let frame = match answer[slot.index()].take() {
-            Some(Ok(bytes)) => Ok(Arc::new(bytes)),
+            Some(Ok(bytes)) => Ok(bytes),
             Some(Err(e)) => Err(Arc::new(survey::fault_of(e))),
             None => Err(Arc::new(SlotFault::Missing)),
         };

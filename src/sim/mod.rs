@@ -25,6 +25,8 @@ mod mischief;
 mod model;
 mod openers;
 mod peace;
+#[cfg(test)]
+mod pinned;
 mod random;
 #[cfg(test)]
 mod scenario;

@@ -228,7 +228,7 @@ impl Shared {
         if self.reads.closed.load(Ordering::SeqCst) {
             return Err(ReadError::Closed);
         }
-        let at = if self.tickets.ended().is_some() { self.tickets.vdl() } else { self.front.published() };
+        let at = if self.tickets.is_over() { self.tickets.vdl() } else { self.front.published() };
         self.reads.read(page, at)
     }
 
@@ -289,7 +289,7 @@ impl Shared {
 
     /// Tells who waits that something may have moved; after the end, hides what a later recovery may drop.
     pub fn after_pump(&self) {
-        if self.tickets.ended().is_some() && !self.cut_done.swap(true, Ordering::SeqCst) {
+        if self.tickets.is_over() && !self.cut_done.swap(true, Ordering::SeqCst) {
             self.cut();
         }
         self.progress.moved();
@@ -312,7 +312,7 @@ impl Shared {
         let parked = Arc::new(crate::volume::tickets::Parked::new());
         loop {
             let now = self.clock.now();
-            if self.tickets.vdl() >= end || self.tickets.ended().is_some() || now >= deadline {
+            if self.tickets.vdl() >= end || self.tickets.is_over() || now >= deadline {
                 return;
             }
             if self.drive() || self.lead(end, deadline) {
@@ -363,7 +363,7 @@ impl Shared {
         loop {
             let pumped = self.pump_as(true);
             let now = self.clock.now();
-            if self.tickets.vdl() >= end || self.tickets.ended().is_some() || now >= deadline {
+            if self.tickets.vdl() >= end || self.tickets.is_over() || now >= deadline {
                 break;
             }
             if pumped.busy == 0 {

@@ -53,7 +53,7 @@ impl Writer {
             let begin = self.shared.front.tail();
             match self.shared.prepare(&content) {
                 Ok(prepared) => {
-                    let effects = pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b))).collect();
+                    let effects = pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b).into())).collect();
                     let (epoch, end) = (self.number, prepared.end());
                     let mut model = self.stage.0.model.lock();
                     let index = model.mtrs.len();
