@@ -64,7 +64,8 @@ impl Frame {
     fn bytes_mut(&mut self, len: usize) -> &mut Vec<u8> {
         let shared = Arc::get_mut(&mut self.bytes).is_none();
         if shared || len > self.bytes.capacity() {
-            let mut bytes = if len > SHORT { room() } else { Vec::with_capacity(len.max(self.bytes.len())) };
+            let len = len.max(self.bytes.len());
+            let mut bytes = if len > SHORT { room() } else { Vec::with_capacity(len.next_power_of_two()) };
             bytes.extend_from_slice(&self.bytes);
             self.bytes = Arc::new(bytes);
         }
@@ -89,6 +90,18 @@ impl Frame {
             bytes.resize(to, 0);
         }
         &mut bytes[from..to]
+    }
+
+    /// Takes a whole block.
+    fn put(&mut self, block: usize, chunk: &[u8]) {
+        let from = block * BLOCK;
+        let bytes = self.bytes_mut(from + BLOCK);
+        if bytes.len() == from {
+            bytes.extend_from_slice(chunk);
+            self.written[block / 64] |= 1 << (block % 64);
+        } else {
+            self.block(block).copy_from_slice(chunk);
+        }
     }
 
     /// The block was not written: it reads as zeros.
@@ -205,11 +218,13 @@ impl File {
             }
             self.unreadable.remove(&index);
             let (frame, block) = self.frame(index);
-            let block = frame.block(block);
-            if kept == [true; BLOCK / SECTOR] {
-                block[..chunk.len()].copy_from_slice(chunk);
+            if kept == [true; BLOCK / SECTOR] && chunk.len() == BLOCK {
+                // Room for all that follows, at once.
+                frame.bytes_mut((block * BLOCK + bytes.len() - i * BLOCK).min(FRAME));
+                frame.put(block, chunk);
                 continue;
             }
+            let block = frame.block(block);
             for (s, sector) in chunk.chunks(SECTOR).enumerate().filter(|(s, _)| kept[*s]) {
                 block[s * SECTOR..s * SECTOR + sector.len()].copy_from_slice(sector);
             }
@@ -267,7 +282,11 @@ impl File {
 
     pub fn punch(&mut self, offset: u64, len: u64) {
         let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
-        range.clone().for_each(|index| self.forget(index));
+        let frames = range.start / BLOCKS as u64..range.end.div_ceil(BLOCKS as u64);
+        for (index, frame) in self.frames.range_mut(frames) {
+            let first = index * BLOCKS as u64;
+            (0..BLOCKS).filter(|b| range.contains(&(first + *b as u64))).for_each(|b| frame.forget(b));
+        }
         self.cached.retain(|index, _| !range.contains(index));
         self.doomed.retain(|index| !range.contains(index));
     }
