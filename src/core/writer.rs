@@ -248,9 +248,14 @@ impl Writer {
     }
 
     fn fourth_highest(&self, of: impl Fn(&SlotState) -> Lsn) -> Option<Lsn> {
-        let mut all: Vec<Lsn> = self.slots.iter().filter(|s| s.away.is_none()).map(of).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.get(WRITE_QUORUM - 1 - usize::from(planted(Bug::AckOnThree))).copied()
+        // It is asked at every turn of the engine: no memory is taken.
+        let (mut all, mut live) = ([Lsn::NONE; SLOTS], 0);
+        for slot in self.slots.iter().filter(|s| s.away.is_none()) {
+            all[live] = of(slot);
+            live += 1;
+        }
+        all[..live].sort_unstable_by(|a, b| b.cmp(a));
+        all[..live].get(WRITE_QUORUM - 1 - usize::from(planted(Bug::AckOnThree))).copied()
     }
 
     /// A quorum beyond VCL: begin a look now, and hand its result and this position to [`Writer::looked`].

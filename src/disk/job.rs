@@ -14,6 +14,7 @@ use crate::segment::name::FileName;
 use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
 use crate::segment::tail;
 use std::io;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// What a slot's worker is asked to do.
@@ -150,8 +151,8 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
 pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()> {
     let name = FileName::Epoch(superblock.number);
     let old = read_whole(dir, name, 2 * superblock::PLACE)?;
-    let first = Superblock::first_place(&old);
-    let version = Superblock::newest(&old).map_or(0, |s| s.version).max(superblock.version) + 1;
+    let (first, newest) = Superblock::next_place(&old);
+    let version = newest.max(superblock.version) + 1;
     let bytes = Superblock { version, ..superblock.clone() }.encode().map_err(io::Error::other)?;
     for at in [first, superblock::PLACE - first] {
         if planted(Bug::SuperblockOnce) && at != first {
@@ -211,22 +212,22 @@ fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
 }
 
 /// A file's bytes, at most `most`; empty if it is not there.
-pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Vec<u8>> {
+pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Arc<Vec<u8>>> {
     read_or_empty(dir, name, 0, most)
 }
 
 /// Of a file that may be missing.
-pub fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+pub fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
     match read_around(dir, name, offset, most) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Arc::default()),
         other => other,
     }
 }
 
 /// Reads at most so many bytes. Blocks that cannot be read are zeros: one unreadable sector must not hide the rest. An
 /// error where there is no such file, or nothing can be read.
-pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
-    let failed = match dir.read(name, offset, most) {
+pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
+    let failed = match dir.read_shared(name, offset, most) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::TimedOut) => return Err(e),
         Err(e) => e,
         read => return read,
@@ -248,7 +249,7 @@ pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) 
             Err(_) => (),
         }
     }
-    if answers { Ok(bytes) } else { Err(failed) }
+    if answers { Ok(Arc::new(bytes)) } else { Err(failed) }
 }
 
 /// The highest epoch that was claimed or decided on the slot; 0 on a blank one.
@@ -447,9 +448,9 @@ mod tests {
             let bytes: Vec<u8> = (0..len).map(|i| (i / 9) as u8).collect();
             dir.write_at(name, 0, &bytes).unwrap();
             let got = read_whole(&dir, name, tail::BYTES_MAX).unwrap();
-            assert!(got == bytes, "{len}");
+            assert!(*got == bytes, "{len}");
             assert!(got.capacity() <= 2 * len + (64 << 10), "{len} bytes in {}", got.capacity());
-            assert!(read_whole(&dir, name, len - 100).unwrap() == bytes[..len - 100], "{len}: bounded");
+            assert!(read_whole(&dir, name, len - 100).unwrap()[..] == bytes[..len - 100], "{len}: bounded");
         }
     }
 }

@@ -34,6 +34,10 @@ pub(crate) trait SlotDir: Send + Sync {
         f(&self.read(name, offset, len)?);
         Ok(())
     }
+    /// Reads as [`SlotDir::read`] does; a directory in memory hands out what it has.
+    fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<std::sync::Arc<Vec<u8>>> {
+        self.read(name, offset, most).map(std::sync::Arc::new)
+    }
     /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Takes space for a range, which reads as zeros where it was not written; creates the file if it is missing.

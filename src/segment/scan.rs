@@ -77,7 +77,7 @@ impl<'a, F: Fleet> Scanner<'a, F> {
             job::read_or_empty(dir, name, offset, format::FRAME as usize)
         });
         let frame = match answer[slot.index()].take() {
-            Some(Ok(bytes)) => Ok(Arc::new(bytes)),
+            Some(Ok(bytes)) => Ok(bytes),
             Some(Err(e)) => Err(Arc::new(survey::fault_of(e))),
             None => Err(Arc::new(SlotFault::Missing)),
         };

@@ -13,9 +13,10 @@ use crate::segment::tail;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 /// A frame of one slot's segment: none where there is no such file, shorter where it ends.
-type FrameBytes = Result<Option<Vec<u8>>, String>;
+type FrameBytes = Result<Option<Arc<Vec<u8>>>, String>;
 
 /// Where a group stands in a tail file.
 #[derive(Clone, Copy)]

@@ -101,7 +101,7 @@ impl Sim {
             5..7 => {
                 let image = w.random.bytes(PAGE);
                 mtr.put(page, image.clone());
-                Effect::Put(page, image)
+                Effect::Put(page, image.into())
             }
             7 if pages.len() > 8 && page != PageId::ROOT => {
                 mtr.free(page);
@@ -113,7 +113,7 @@ impl Sim {
                 if image.iter().any(|b| *b != 0) {
                     mtr.put(page, image.clone());
                 }
-                Effect::Put(page, image)
+                Effect::Put(page, image.into())
             }
             _ => return,
         };
@@ -128,7 +128,7 @@ impl Sim {
         let Some(page) = w.random.pick(&pages) else { return };
         let image = vec![w.random.next() as u8; PAGE];
         mtr.put(page, image.clone());
-        let effect = Effect::Put(page, image);
+        let effect = Effect::Put(page, image.into());
         effect.apply(state);
         effects.push(effect);
     }
@@ -151,7 +151,7 @@ impl Sim {
         let slot = self.running[which].borrow();
         let Some(running) = slot.as_ref() else { return Ok(()) };
         let shared = &running.shared;
-        let at = if shared.tickets.ended().is_some() { shared.tickets.vdl() } else { shared.front.published() };
+        let at = if shared.tickets.is_over() { shared.tickets.vdl() } else { shared.front.published() };
         let state = running.state_at(&self.model.borrow(), at);
         let page = PageId(self.below(30) as u64);
         self.check_page(page, shared.read_newest(page), &state, "a read")

@@ -9,7 +9,9 @@ use crate::sim::faults::Fault;
 use crate::sim::file::{BLOCK, File};
 use crate::sim::world::{Bytes, Disks, World};
 use parking_lot::MutexGuard;
+use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 
 /// Calls that fail, one in so many.
 const CALLS: usize = 400;
@@ -122,10 +124,24 @@ impl SlotDir for SimDir {
         file.read(offset, most).ok_or_else(eio)
     }
 
+    fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut w = self.reads()?;
+        let file = w.reach(self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        if file.read_with(offset, len, f) { Ok(()) } else { Err(eio()) }
+    }
+
+    fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
+        let mut w = self.reads()?;
+        let file = w.reach(self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
+        file.read_shared(offset, most).ok_or_else(eio)
+    }
+
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut bytes = bytes.to_vec();
-        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
-        self.write(name, offset, &bytes)
+        let mut whole = Cow::Borrowed(bytes);
+        if !bytes.len().is_multiple_of(BLOCK) {
+            whole.to_mut().resize(bytes.len().next_multiple_of(BLOCK), 0);
+        }
+        self.write(name, offset, &whole)
     }
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {

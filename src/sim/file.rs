@@ -1,17 +1,125 @@
 //! A simulated file: what is readable, and what of it a power cut may turn back or ruin.
 
+use crate::lsn::format;
 use crate::sim::random::Random;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
 
 pub const BLOCK: usize = 4096;
 pub const SECTOR: usize = 512;
 
 type Block = Box<[u8; BLOCK]>;
 
+/// Bytes that lie together and are handed out together: what a recovery reads at once.
+const FRAME: usize = format::FRAME as usize;
+const BLOCKS: usize = FRAME / BLOCK;
+
+/// A frame of a file. Recoveries read the same bytes again and again: a copy for each was most of a life's time, so that
+/// readers share them, and whoever writes under a reader takes a copy.
+#[derive(Clone, Default)]
+struct Frame {
+    /// Up to its end as far as anybody was there; zeros where nothing was written.
+    bytes: Arc<Vec<u8>>,
+    written: [u64; BLOCKS / 64],
+}
+
+/// A frame that is longer than this takes room for a whole one.
+const SHORT: usize = 64 << 10;
+
+thread_local! {
+    /// Room for frames, from file to file and from life to life: room that is given back to the system costs a fault a
+    /// page when it is needed again.
+    static ROOM: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// So much room is kept.
+const ROOM_MAX: usize = 32;
+
+fn room() -> Vec<u8> {
+    let kept = ROOM.try_with(|room| room.borrow_mut().pop());
+    kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(FRAME))
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        if self.bytes.capacity() == FRAME
+            && let Some(bytes) = Arc::get_mut(&mut self.bytes)
+        {
+            let mut bytes = std::mem::take(bytes);
+            bytes.clear();
+            // No room is kept by a thread that ends.
+            let _ = ROOM.try_with(|room| {
+                let mut room = room.borrow_mut();
+                if room.len() < ROOM_MAX {
+                    room.push(bytes);
+                }
+            });
+        }
+    }
+}
+
+impl Frame {
+    /// The bytes, for writing, with room for so many: a copy, if somebody reads them.
+    fn bytes_mut(&mut self, len: usize) -> &mut Vec<u8> {
+        let shared = Arc::get_mut(&mut self.bytes).is_none();
+        if shared || len > self.bytes.capacity() {
+            let len = len.max(self.bytes.len());
+            let mut bytes = if len > SHORT { room() } else { Vec::with_capacity(len.next_power_of_two()) };
+            bytes.extend_from_slice(&self.bytes);
+            self.bytes = Arc::new(bytes);
+        }
+        Arc::make_mut(&mut self.bytes)
+    }
+
+    fn has(&self, block: usize) -> bool {
+        self.written[block / 64] >> (block % 64) & 1 == 1
+    }
+
+    /// The blocks that were written.
+    fn blocks(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..BLOCKS).filter(|b| self.has(*b))
+    }
+
+    /// A block's bytes, for writing.
+    fn block(&mut self, block: usize) -> &mut [u8] {
+        self.written[block / 64] |= 1 << (block % 64);
+        let (from, to) = (block * BLOCK, (block + 1) * BLOCK);
+        let bytes = self.bytes_mut(to);
+        if bytes.len() < to {
+            bytes.resize(to, 0);
+        }
+        &mut bytes[from..to]
+    }
+
+    /// Takes a whole block.
+    fn put(&mut self, block: usize, chunk: &[u8]) {
+        let from = block * BLOCK;
+        let bytes = self.bytes_mut(from + BLOCK);
+        if bytes.len() == from {
+            bytes.extend_from_slice(chunk);
+            self.written[block / 64] |= 1 << (block % 64);
+        } else {
+            self.block(block).copy_from_slice(chunk);
+        }
+    }
+
+    /// The block was not written: it reads as zeros.
+    fn forget(&mut self, block: usize) {
+        if self.has(block) {
+            self.block(block).fill(0);
+            self.written[block / 64] &= !(1 << (block % 64));
+        }
+    }
+}
+
+/// A frame of zeros, where a file has space and nothing else.
+static ZEROS: LazyLock<Arc<Vec<u8>>> = LazyLock::new(|| Arc::new(vec![0; FRAME]));
+
 /// Blocks that were written; others read as zeros.
 #[derive(Clone, Default)]
 pub struct File {
-    blocks: BTreeMap<u64, Block>,
+    frames: BTreeMap<u64, Frame>,
     /// Blocks that a power cut may turn back or ruin, with what is durable below.
     cached: BTreeMap<u64, Option<Block>>,
     /// Their flush failed: no later flush makes them durable, only another write does.
@@ -24,24 +132,71 @@ pub struct File {
 }
 
 impl File {
+    /// How much is there of a range; none if some of it cannot be read.
+    fn readable(&self, offset: u64, most: usize) -> Option<usize> {
+        let n = (self.len.saturating_sub(offset)).min(most as u64) as usize;
+        let (first, last) = (offset / BLOCK as u64, (offset + n as u64).div_ceil(BLOCK as u64));
+        self.unreadable.range(first..last).next().is_none().then_some(n)
+    }
+
     /// What is there of a range; none if some of it cannot be read.
     pub fn read(&self, offset: u64, most: usize) -> Option<Vec<u8>> {
-        let n = (self.len.saturating_sub(offset)).min(most as u64) as usize;
+        let n = self.readable(offset, most)?;
         let mut bytes = Vec::with_capacity(n);
-        let (first, last) = (offset / BLOCK as u64, (offset + n as u64).div_ceil(BLOCK as u64));
-        if self.unreadable.range(first..last).next().is_some() {
-            return None;
+        while bytes.len() < n {
+            let (index, from) = place(offset + bytes.len() as u64);
+            let len = (FRAME - from).min(n - bytes.len());
+            let frame = self.frames.get(&index).map_or(&[][..], |f| &f.bytes);
+            let there = frame.get(from..).unwrap_or_default();
+            let end = bytes.len() + len;
+            bytes.extend_from_slice(&there[..len.min(there.len())]);
+            bytes.resize(end, 0);
         }
-        for (index, block) in self.blocks.range(first..last) {
-            let at = index * BLOCK as u64;
-            let (from, to) = (at.max(offset), (at + BLOCK as u64).min(offset + n as u64));
-            if from < to {
-                bytes.resize((from - offset) as usize, 0);
-                bytes.extend_from_slice(&block[(from - at) as usize..(to - at) as usize]);
-            }
-        }
-        bytes.resize(n, 0);
         Some(bytes)
+    }
+
+    /// Hands what is there of a range to `f`, without a copy where it lies together. False if some cannot be read.
+    pub fn read_with(&self, offset: u64, most: usize, f: &mut dyn FnMut(&[u8])) -> bool {
+        let Some(n) = self.readable(offset, most) else { return false };
+        let (index, from) = place(offset);
+        match self.frames.get(&index).and_then(|frame| frame.bytes.get(from..from + n)) {
+            Some(bytes) => f(bytes),
+            None => f(&self.read(offset, most).unwrap_or_default()),
+        }
+        true
+    }
+
+    /// What is there of a range, shared if it is a frame or all there is of one; none if some of it cannot be read.
+    pub fn read_shared(&mut self, offset: u64, most: usize) -> Option<Arc<Vec<u8>>> {
+        let n = self.readable(offset, most)?;
+        if n > FRAME || !offset.is_multiple_of(FRAME as u64) {
+            return self.read(offset, most).map(Arc::new);
+        }
+        let Some(frame) = self.frames.get_mut(&(offset / FRAME as u64)) else {
+            return Some(if n == FRAME { ZEROS.clone() } else { Arc::new(vec![0; n]) });
+        };
+        if frame.bytes.len() < n {
+            frame.bytes_mut(n).resize(n, 0);
+        }
+        if frame.bytes.len() > n {
+            return self.read(offset, most).map(Arc::new);
+        }
+        Some(frame.bytes.clone())
+    }
+
+    fn frame(&mut self, index: u64) -> (&mut Frame, usize) {
+        (self.frames.entry(index / BLOCKS as u64).or_default(), (index % BLOCKS as u64) as usize)
+    }
+
+    fn copy_of(&self, index: u64) -> Option<Block> {
+        let (frame, block) = (self.frames.get(&(index / BLOCKS as u64))?, (index % BLOCKS as u64) as usize);
+        let bytes = frame.has(block).then(|| frame.bytes.get(block * BLOCK..(block + 1) * BLOCK)).flatten()?;
+        bytes.try_into().ok().map(Box::new)
+    }
+
+    /// The blocks that were written, in order.
+    fn written(&self) -> Vec<u64> {
+        self.frames.iter().flat_map(|(i, f)| f.blocks().map(move |b| i * BLOCKS as u64 + b as u64)).collect()
     }
 
     /// Lets the sectors of a block-aligned write land for which `keep` says so. Volatile: a power cut may ruin them.
@@ -50,7 +205,8 @@ impl File {
         self.writes += 1;
         for (i, chunk) in bytes.chunks(BLOCK).enumerate() {
             let index = offset / BLOCK as u64 + i as u64;
-            let kept: Vec<bool> = (0..chunk.len().div_ceil(SECTOR)).map(|s| keep(i * BLOCK / SECTOR + s)).collect();
+            let kept: [bool; BLOCK / SECTOR] =
+                std::array::from_fn(|s| s * SECTOR < chunk.len() && keep(i * BLOCK / SECTOR + s));
             if !kept.contains(&true) {
                 continue;
             }
@@ -58,10 +214,17 @@ impl File {
                 self.cached.remove(&index);
                 self.doomed.remove(&index);
             } else if !self.cached.contains_key(&index) {
-                self.cached.insert(index, self.blocks.get(&index).cloned());
+                self.cached.insert(index, self.copy_of(index));
             }
             self.unreadable.remove(&index);
-            let block = self.blocks.entry(index).or_insert_with(|| Box::new([0; BLOCK]));
+            let (frame, block) = self.frame(index);
+            if kept == [true; BLOCK / SECTOR] && chunk.len() == BLOCK {
+                // Room for all that follows, at once.
+                frame.bytes_mut((block * BLOCK + bytes.len() - i * BLOCK).min(FRAME));
+                frame.put(block, chunk);
+                continue;
+            }
+            let block = frame.block(block);
             for (s, sector) in chunk.chunks(SECTOR).enumerate().filter(|(s, _)| kept[*s]) {
                 block[s * SECTOR..s * SECTOR + sector.len()].copy_from_slice(sector);
             }
@@ -85,15 +248,19 @@ impl File {
     pub fn power_cut(&mut self, random: &mut Random) -> u64 {
         let mut ruined = 0;
         for (index, old) in std::mem::take(&mut self.cached) {
-            let old = old.unwrap_or_else(|| Box::new([0; BLOCK]));
-            let Some(block) = self.blocks.get_mut(&index) else { continue };
+            let (frame, block) = self.frame(index);
+            if !frame.has(block) {
+                continue;
+            }
+            let block = frame.block(block);
             for s in 0..BLOCK / SECTOR {
                 let range = s * SECTOR..(s + 1) * SECTOR;
-                match random.below(3) {
-                    0 => block[range.clone()].copy_from_slice(&old[range]),
-                    1 => (),
+                match (random.below(3), &old) {
+                    (0, Some(old)) => block[range.clone()].copy_from_slice(&old[range]),
+                    (0, None) => block[range].fill(0),
+                    (1, _) => (),
                     _ => {
-                        block[range].copy_from_slice(&random.bytes(SECTOR));
+                        random.fill(&mut block[range]);
                         ruined += 1;
                     }
                 }
@@ -106,7 +273,9 @@ impl File {
     /// One block that was written and can be read.
     pub fn block(&self, offset: u64) -> Option<&[u8]> {
         let index = offset / BLOCK as u64;
-        self.blocks.get(&index).filter(|_| !self.unreadable.contains(&index)).map(|b| &b[..])
+        let frame = self.frames.get(&(index / BLOCKS as u64)).filter(|_| !self.unreadable.contains(&index))?;
+        let block = (index % BLOCKS as u64) as usize;
+        frame.has(block).then(|| frame.bytes.get(block * BLOCK..(block + 1) * BLOCK)).flatten()
     }
 
     /// No power cut turns the block back.
@@ -131,23 +300,32 @@ impl File {
 
     pub fn punch(&mut self, offset: u64, len: u64) {
         let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
-        self.blocks.retain(|index, _| !range.contains(index));
+        let frames = range.start / BLOCKS as u64..range.end.div_ceil(BLOCKS as u64);
+        for (index, frame) in self.frames.range_mut(frames) {
+            let first = index * BLOCKS as u64;
+            (0..BLOCKS).filter(|b| range.contains(&(first + *b as u64))).for_each(|b| frame.forget(b));
+        }
         self.cached.retain(|index, _| !range.contains(index));
         self.doomed.retain(|index| !range.contains(index));
     }
 
+    fn forget(&mut self, index: u64) {
+        if let Some(frame) = self.frames.get_mut(&(index / BLOCKS as u64)) {
+            frame.forget((index % BLOCKS as u64) as usize);
+        }
+    }
+
     /// Turns a bit of a block that was written. False if there is none.
     pub fn rot(&mut self, random: &mut Random) -> bool {
-        let indices: Vec<u64> = self.blocks.keys().copied().collect();
-        let Some(block) = random.pick(&indices).and_then(|i| self.blocks.get_mut(&i)) else { return false };
-        block[random.below(BLOCK)] ^= 1 << random.below(8);
+        let Some(index) = random.pick(&self.written()) else { return false };
+        let (frame, block) = self.frame(index);
+        frame.block(block)[random.below(BLOCK)] ^= 1 << random.below(8);
         true
     }
 
     /// A block that was written cannot be read any more. False if there is none.
     pub fn spoil(&mut self, random: &mut Random) -> bool {
-        let indices: Vec<u64> = self.blocks.keys().copied().collect();
-        random.pick(&indices).is_some_and(|i| self.unreadable.insert(i))
+        random.pick(&self.written()).is_some_and(|i| self.unreadable.insert(i))
     }
 
     /// The block at `offset` cannot be read any more.
@@ -161,10 +339,17 @@ impl File {
         if self.len == 0 {
             return false;
         }
-        let blocks = self.blocks.keys().next_back().map_or(0, |last| last + 1).max(1);
+        let written = self.written();
+        let blocks = written.last().map_or(0, |last| last + 1).max(1);
         let keep = random.below(blocks as usize) as u64;
         self.len = keep * BLOCK as u64;
-        self.blocks.retain(|i, _| *i < keep);
+        written.into_iter().filter(|i| *i >= keep).for_each(|i| self.forget(i));
+        for (index, frame) in &mut self.frames {
+            let stays = self.len.saturating_sub(index * FRAME as u64) as usize;
+            if frame.bytes.len() > stays {
+                frame.bytes_mut(stays).truncate(stays);
+            }
+        }
         self.cached.retain(|i, _| *i < keep);
         self.doomed.retain(|i| *i < keep);
         self.unreadable.retain(|i| *i < keep);
@@ -175,4 +360,9 @@ impl File {
     pub fn somewhere(&self, random: &mut Random) -> u64 {
         random.below((self.len / BLOCK as u64).max(1) as usize) as u64 * BLOCK as u64
     }
+}
+
+/// A byte's frame, and where it lies in it.
+fn place(offset: u64) -> (u64, usize) {
+    (offset / FRAME as u64, (offset % FRAME as u64) as usize)
 }

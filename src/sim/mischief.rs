@@ -117,10 +117,6 @@ impl Sim {
                     let theirs = w.replace(other, mine);
                     w.files[i] = theirs;
                     w.atlas.spoils(other);
-                    // Another volume's may be in either place now, and come to the first again: both count as such.
-                    if w.foreign.contains(slot) || w.foreign.contains(other) {
-                        w.foreign = w.foreign.with(slot).with(other);
-                    }
                     w.note(|| format!("with slot {other}"));
                 }
                 both

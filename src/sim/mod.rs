@@ -27,6 +27,8 @@ mod mischief;
 mod model;
 mod openers;
 mod peace;
+#[cfg(test)]
+mod pinned;
 mod random;
 #[cfg(test)]
 mod scenario;

@@ -3,14 +3,18 @@
 use crate::core::history::History;
 use crate::lsn::{Lsn, PageId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// All pages and their bytes.
-pub type State = BTreeMap<PageId, Vec<u8>>;
+/// All pages and their bytes. States are copied all the time, and share the pages that are alike.
+pub type State = BTreeMap<PageId, Image>;
+
+/// The bytes of a page.
+pub type Image = Arc<Vec<u8>>;
 
 /// One change, as the model understands it.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    Put(PageId, Vec<u8>),
+    Put(PageId, Image),
     Patch(PageId, usize, Vec<u8>),
     Free(PageId),
 }
@@ -29,7 +33,7 @@ impl Effect {
             }
             Effect::Patch(page, at, bytes) => {
                 if let Some(image) = state.get_mut(page) {
-                    image[*at..at + bytes.len()].copy_from_slice(bytes);
+                    Arc::make_mut(image)[*at..at + bytes.len()].copy_from_slice(bytes);
                 }
             }
             Effect::Free(page) => {

@@ -77,7 +77,7 @@ impl Sim {
         }
         running.shared.pump();
         let prepared = running.shared.prepare(&content).map_err(|e| format!("the root page: {e:?}"))?;
-        let effects = vec![Effect::Put(PageId::ROOT, vec![0; PAGE])];
+        let effects = vec![Effect::Put(PageId::ROOT, vec![0; PAGE].into())];
         let end = running.shared.finish(prepared);
         effects[0].apply(&mut running.newest);
         let mut model = self.model.borrow_mut();

@@ -74,7 +74,7 @@ impl Sim {
             let ended = self.running[0]
                 .borrow()
                 .as_ref()
-                .is_some_and(|r| r.shared.tickets.ended().is_some() || r.closing.is_some() || r.shared.number < newest);
+                .is_some_and(|r| r.shared.tickets.is_over() || r.closing.is_some() || r.shared.number < newest);
             if ended {
                 self.kill_one(0);
                 self.tend(0)?;

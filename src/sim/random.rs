@@ -55,6 +55,12 @@ impl Random {
         out.truncate(len);
         out
     }
+
+    pub fn fill(&mut self, out: &mut [u8]) {
+        for part in out.chunks_mut(8) {
+            part.copy_from_slice(&self.next().to_le_bytes()[..part.len()]);
+        }
+    }
 }
 
 #[cfg(test)]

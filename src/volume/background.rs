@@ -52,7 +52,7 @@ impl Shared {
             let most = if checkpoint { CHECKPOINT } else { SOON };
             self.lead(self.tickets.vdl() + 1, now + most);
         }
-        if self.tickets.ended().is_some() {
+        if self.tickets.is_over() {
             return None;
         }
         let merge = self.merge_tails(now);
@@ -102,7 +102,7 @@ impl Shared {
     }
 
     fn checkpoint_is_due(&self) -> bool {
-        if self.tickets.ended().is_some() || self.reads.closed.load(Ordering::SeqCst) {
+        if self.tickets.is_over() || self.reads.closed.load(Ordering::SeqCst) {
             return false;
         }
         let map = self.reads.pages.map();

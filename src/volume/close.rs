@@ -68,7 +68,7 @@ impl Closing {
                     let map = shared.reads.pages.map();
                     if map.frozen.is_some() || map.current.pages() > 0 {
                         shared.begin_checkpoint();
-                        if shared.drive_checkpoint() || shared.tickets.ended().is_some() {
+                        if shared.drive_checkpoint() || shared.tickets.is_over() {
                             let why = match (late, shared.is_starved()) {
                                 (_, true) => "there is no space for a checkpoint",
                                 (true, _) => "the checkpoint did not end in time",

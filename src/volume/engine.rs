@@ -214,7 +214,7 @@ impl Engine {
     pub fn pump(&mut self, now: Duration) -> Pumped {
         self.now = now;
         let before = self.tickets.vdl();
-        let ended = self.tickets.ended().is_some();
+        let ended = self.tickets.is_over();
         loop {
             let mut moved = self.take_in(now);
             moved |= self.look(now);
@@ -234,7 +234,7 @@ impl Engine {
         let busy = Slot::ALL.into_iter().filter(|s| self.writer.busy(*s).is_some()).count();
         let at_end = |s: &Slot| self.writer.cursor(*s).is_some_and(|c| c > self.writer.vcl());
         let ahead = Slot::ALL.iter().filter(|s| at_end(s)).count();
-        let decided = self.tickets.vdl() > before || !ended && self.tickets.ended().is_some();
+        let decided = self.tickets.vdl() > before || !ended && self.tickets.is_over();
         Pumped {
             decided,
             needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)),
@@ -486,7 +486,7 @@ impl Engine {
         let moved = self.writer.looked(quorum, look);
         if let Some(epoch) = self.writer.fenced() {
             self.tickets.end(Ended::Fenced(epoch));
-        } else if (moved || planted(Bug::VdlBeforeLook) && look == Look::Clear) && self.tickets.ended().is_none() {
+        } else if (moved || planted(Bug::VdlBeforeLook) && look == Look::Clear) && !self.tickets.is_over() {
             let vdl = self.writer.vdl();
             self.front.set_vdl(vdl);
             self.tickets.advance(vdl);
@@ -495,7 +495,7 @@ impl Engine {
 
     fn send_off(&mut self, now: Duration) -> bool {
         let mut moved = false;
-        if self.tickets.ended().is_some() {
+        if self.tickets.is_over() {
             return false;
         }
         while let Some(group) = self.front.next_sealed() {
@@ -542,7 +542,7 @@ impl Engine {
 
     /// Keeps space allocated ahead of the tail, in steps that grow with the write rate.
     fn space(&mut self, now: Duration) {
-        if self.tickets.ended().is_some() {
+        if self.tickets.is_over() {
             return;
         }
         let tail = self.front.tail();
@@ -583,7 +583,7 @@ impl Engine {
             let jobs = &mut self.jobs[slot.index()];
             let given_up = self.closing && self.full.contains(slot);
             let free = !*jobs.of(JobKind::Rejoin) && !*jobs.of(JobKind::Super) && !given_up;
-            let due = now >= self.retry_at[slot.index()] && self.tickets.ended().is_none();
+            let due = now >= self.retry_at[slot.index()] && !self.tickets.is_over();
             let free = free && !self.held.contains(slot);
             if free && due && self.writer.rejoin_read(slot).is_some() {
                 self.later(slot, now);
@@ -623,7 +623,7 @@ impl Engine {
     /// A slot that is away gets the newest decision, and its groups are read back.
     fn bring_back(&mut self, slot: Slot) {
         let held = self.held.contains(slot);
-        if let Some(read) = self.writer.rejoin_read(slot).filter(|_| self.tickets.ended().is_none() && !held) {
+        if let Some(read) = self.writer.rejoin_read(slot).filter(|_| !self.tickets.is_over() && !held) {
             let mut superblock = self.superblock(slot);
             superblock.join = job::join_now(self.writer.vdl(), self.number);
             let stale = self.doubted.contains(slot);

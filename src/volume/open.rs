@@ -286,7 +286,7 @@ impl Handle {
             slots: slots.to_vec(),
             azs: self.real.as_ref().map(|real| az_health(&real.azs)).unwrap_or_default(),
             shared_devices: self.real.as_ref().map(|real| real.azs.shared_devices()).unwrap_or_default(),
-            holder: shared.tickets.ended().is_none().then(|| Holder { pid: std::process::id(), epoch: shared.number }),
+            holder: (!shared.tickets.is_over()).then(|| Holder { pid: std::process::id(), epoch: shared.number }),
             volume: shared.geometry.volume,
             epoch: shared.number,
             vcl: engine.writer.vcl(),

@@ -228,7 +228,7 @@ impl Shared {
         if self.reads.closed.load(Ordering::SeqCst) {
             return Err(ReadError::Closed);
         }
-        let at = if self.tickets.ended().is_some() { self.tickets.vdl() } else { self.front.published() };
+        let at = if self.tickets.is_over() { self.tickets.vdl() } else { self.front.published() };
         self.reads.read(page, at)
     }
 
@@ -296,9 +296,9 @@ impl Shared {
 
     /// Tells the user what was found and mended. Under no lock: whatever is called may call back.
     fn tell(&self) {
-        let Some(mut engine) = self.engine.try_lock() else { return };
-        let events = engine.take_events();
-        drop(engine);
+        let Some(engine) = self.engine.try_lock() else { return };
+        // Given up like any other: whoever did not wait for it is served.
+        let events = Held { shared: self, engine: Some(engine) }.take_events();
         for event in events {
             event.trace();
             if let Some(on_event) = &self.options.on_event {
@@ -328,7 +328,7 @@ impl Shared {
     /// Tells who waits that something may have moved; after the end, hides what a later recovery may drop.
     pub fn after_pump(&self) {
         self.tell();
-        if self.tickets.ended().is_some() && !self.cut_done.swap(true, Ordering::SeqCst) {
+        if self.tickets.is_over() && !self.cut_done.swap(true, Ordering::SeqCst) {
             self.cut();
         }
         self.progress.moved();
@@ -351,7 +351,7 @@ impl Shared {
         let parked = Arc::new(crate::volume::tickets::Parked::new());
         loop {
             let now = self.clock.now();
-            if self.tickets.vdl() >= end || self.tickets.ended().is_some() || now >= deadline {
+            if self.tickets.vdl() >= end || self.tickets.is_over() || now >= deadline {
                 return;
             }
             if self.drive() || self.lead(end, deadline) {
@@ -402,7 +402,7 @@ impl Shared {
         loop {
             let pumped = self.pump_as(true);
             let now = self.clock.now();
-            if self.tickets.vdl() >= end || self.tickets.ended().is_some() || now >= deadline {
+            if self.tickets.vdl() >= end || self.tickets.is_over() || now >= deadline {
                 break;
             }
             if pumped.busy == 0 {

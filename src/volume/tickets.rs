@@ -1,7 +1,7 @@
 //! Waiting for VDL: threads park, tasks leave a waker, and each is woken once, in LSN order.
 
 use crate::lsn::Lsn;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use std::collections::BTreeMap;
 use std::task::Waker;
@@ -71,6 +71,8 @@ impl Parked {
 /// The tickets of one open volume.
 pub struct Tickets {
     vdl: AtomicU64,
+    /// There is a reason in the state: looked at all the time, so without its lock.
+    over: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -92,7 +94,7 @@ pub enum Status {
 impl Tickets {
     pub fn new(vdl: Lsn) -> Tickets {
         let state = State { waiters: BTreeMap::new(), next: 0, ended: None };
-        Tickets { vdl: AtomicU64::new(vdl.0), state: Mutex::new(state) }
+        Tickets { vdl: AtomicU64::new(vdl.0), over: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
     /// VDL as it was made known.
@@ -100,8 +102,14 @@ impl Tickets {
         Lsn(self.vdl.load(Ordering::Acquire))
     }
 
+    /// Why nothing more is acknowledged, if so.
     pub fn ended(&self) -> Option<Ended> {
-        self.state.lock().ended.clone()
+        if self.is_over() { self.state.lock().ended.clone() } else { None }
+    }
+
+    /// Nothing more is acknowledged.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// Where a ticket at `end` stands.
@@ -155,6 +163,7 @@ impl Tickets {
         let woken = {
             let mut state = self.state.lock();
             state.ended.get_or_insert(why);
+            self.over.store(true, Ordering::SeqCst);
             std::mem::take(&mut state.waiters)
         };
         woken.into_values().for_each(Waiter::wake);

@@ -46,7 +46,7 @@ impl Writer {
     pub fn append_zeros(&self, page: u64) -> Checked<Made> {
         let mut content = Content::default();
         content.changes.push(Change { page: PageId(page), what: What::Zero, fresh: true });
-        let (prepared, made) = self.reserve_content(&content, vec![Effect::Put(PageId(page), vec![0; PAGE])])?;
+        let (prepared, made) = self.reserve_content(&content, vec![Effect::Put(PageId(page), vec![0; PAGE].into())])?;
         self.shared.finish(prepared);
         self.shared.front.seal();
         self.shared.pump();
@@ -60,7 +60,7 @@ impl Writer {
         for (page, byte) in pages {
             content.changes.push(Change { page: PageId(*page), what: What::Put(image(*byte).into()), fresh: true });
         }
-        self.reserve_content(&content, pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b))).collect())
+        self.reserve_content(&content, pages.iter().map(|(p, b)| Effect::Put(PageId(*p), image(*b).into())).collect())
     }
 
     fn reserve_content(&self, content: &Content, effects: Vec<Effect>) -> Checked<(Prepared, Made)> {
