@@ -32,7 +32,8 @@ pub fn of_all(recovered: &Recovered) -> Doubt {
     }
     let mut gaps = Vec::new();
     for slot in Slot::ALL {
-        let told = decided().flat_map(|s| &s.gaps).filter(|(s, _)| *s == slot).map(|(_, gap)| *gap);
+        let told = decided().flat_map(|s| &s.gaps).filter(|(s, _)| *s == slot);
+        let told = told.map(|(_, g)| Gap { from: g.from, to: g.to.min(end) });
         let mut lacks = Gaps::from(told.collect::<Vec<_>>());
         match (newest[slot.index()], survey.blank().contains(slot)) {
             (Some(own), _) => {
@@ -55,7 +56,9 @@ pub fn of_all(recovered: &Recovered) -> Doubt {
 pub fn of_slot(own: Option<&Superblock>, slot: Slot, history: &History, to: Lsn, stale: bool) -> Vec<Gap> {
     let everything = Gap { from: history.entries()[0].begin, to };
     let Some(own) = own else { return vec![everything] };
-    let told: Vec<Gap> = own.gaps.iter().filter(|(s, _)| *s == slot).map(|(_, gap)| *gap).collect();
+    // A gap was open when it was written down; what is above was read back, or is still to be written.
+    let told = own.gaps.iter().filter(|(s, _)| *s == slot).map(|(_, g)| Gap { from: g.from, to: g.to.min(to) });
+    let told: Vec<Gap> = told.collect();
     let joins = match own.join {
         Join::Founder => false,
         // Its gaps are filled before its join point goes: without one, nobody has said what it has.

@@ -99,6 +99,8 @@ pub struct Running {
     pub newest: State,
     /// Of its MTRs, so many are acknowledged.
     pub acknowledged: usize,
+    /// It has given up, and that was judged.
+    pub stalled: bool,
 }
 
 impl Running {
@@ -298,7 +300,9 @@ impl Sim {
             running.acknowledged += 1;
             self.world.lock().counts.acknowledged += 1;
         }
-        if let Some(Ended::Stalled(why)) = running.shared.tickets.ended() {
+        if let Some(Ended::Stalled(why)) = running.shared.tickets.ended()
+            && !std::mem::replace(&mut running.stalled, true)
+        {
             let (still, most) = (self.world.lock().stood_still(running.process), running.shared.options.stall_max);
             if still < most {
                 return Err(format!("a stall of {most:?}, and the process was there for {still:?}: {why}"));

@@ -181,7 +181,18 @@ impl Sim {
         }
         let newest = base.clone();
         let (held, views, mtrs) = (Vec::new(), Vec::new(), Vec::new());
-        let running = Running { process, shared, held, closing: None, views, base, mtrs, newest, acknowledged: 0 };
+        let running = Running {
+            process,
+            shared,
+            held,
+            closing: None,
+            views,
+            base,
+            mtrs,
+            newest,
+            acknowledged: 0,
+            stalled: false,
+        };
         *self.running[which].borrow_mut() = Some(running);
         Ok(())
     }

@@ -279,6 +279,7 @@ fn running(process: usize, shared: Arc<Shared>) -> Running {
         mtrs: Vec::new(),
         newest: State::new(),
         acknowledged: 0,
+        stalled: false,
     }
 }
 

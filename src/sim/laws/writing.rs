@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Of a jump of the clock a process may count so much as time in which it was there.
 const JUMP_COUNTS: Duration = Duration::from_secs(3);
 /// A look's answer may be on its way for so long.
-const UNHEARD: Duration = Duration::from_secs(5);
+const UNHEARD: Duration = Duration::from_secs(1);
 
 impl Disks {
     /// The writer sends a stretch of the log to a slot.
@@ -145,7 +145,9 @@ impl Disks {
         let awake = self.awake();
         let acts = &mut self.laws.acts[p];
         if quorum > acts.clear {
-            (acts.clear, acts.moved) = (quorum, [awake, acts.moved[0]]);
+            // Of moves that follow on each other the process may have heard of none.
+            let before = if awake < acts.moved[0] + UNHEARD { acts.moved[1] } else { acts.moved[0] };
+            (acts.clear, acts.moved) = (quorum, [awake, before]);
         }
         acts.unvouched = SlotSet::NONE;
     }

@@ -543,9 +543,10 @@ impl Engine {
         let joins: Vec<_> = self.superblocks.iter().map(|s| s.join).collect();
         let (live, drained, at_work) = (self.writer.live(), h.drained, h.is_at_work());
         let (wounds, urgent, untold, parked) = (h.plan.has_wounds(), h.plan.is_urgent(), h.untold, h.plan.parked());
-        let unchecked = self.unchecked;
+        let (unchecked, to) = (self.unchecked, self.writer.vdl_group());
+        let cursors: Vec<_> = Slot::ALL.iter().map(|s| self.writer.cursor(*s).map(|c| c.0)).collect();
         format!(
-            "live {live:?}, gaps {gaps:?}, joins {joins:?}, unchecked {unchecked:?}, drained {drained}, at work {at_work}, \
+            "to {to}, cursors {cursors:?}, live {live:?}, gaps {gaps:?}, joins {joins:?}, unchecked {unchecked:?}, drained {drained}, at work {at_work}, \
              wounds {wounds}, scrub {urgent}, untold {untold}, parked {parked}"
         )
     }
