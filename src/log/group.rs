@@ -176,10 +176,41 @@ mod tests {
     }
 
     #[test]
-    fn a_group_never_leaves_its_frame() {
-        let mut bytes = vec![0; HEADER];
-        let at = Lsn(format::FRAME - 4096);
-        encode_header(&mut bytes, SEED, at, 1, 8192);
-        assert_eq!(decode_header(&bytes, at, SEED), Err(RecordFault::Length));
+    fn a_group_is_whole_blocks_and_never_leaves_its_frame() {
+        let at = Lsn(format::FRAME - 8192);
+        for (len, is_one) in [(0, false), (100, false), (4096, true), (8192, true), (12288, false)] {
+            let mut bytes = vec![0; HEADER];
+            encode_header(&mut bytes, SEED, at, 1, len);
+            let want = if is_one { Ok(Header { lsn: at, len, epoch: 1 }) } else { Err(RecordFault::Length) };
+            assert_eq!(decode_header(&bytes, at, SEED), want, "{len}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_header_is_told_apart() {
+        let at = Lsn(8192);
+        let good = group(at);
+        let fault = |bytes: &[u8], at| decode_header(bytes, at, SEED).unwrap_err();
+        assert_eq!(fault(&good[..HEADER - 1], at), RecordFault::Short);
+        assert_eq!(fault(&good[HEADER..], at), RecordFault::NotAGroup);
+        assert_eq!(decode_header(&good, at, SEED + 1), Err(RecordFault::Checksum), "another volume's");
+        assert_eq!(fault(&good, at + 4096), RecordFault::Misplaced(at));
+        let cut = verify(&good[..4000], at, SEED, |_| ()).unwrap_err();
+        assert_eq!((cut.fault, cut.at, cut.epoch), (RecordFault::Short, at, Some(3)));
+    }
+
+    #[test]
+    fn a_record_of_another_epoch_breaks_the_group() {
+        let at = Lsn(8192);
+        let second = HEADER + 72;
+        let mut bytes = group(at);
+        let cpl = Some(Cpl { wall_us: 1, vdl: Lsn(6000) });
+        record::encode(&mut bytes[second..second + 88], SEED, at + second as u64, 4, &Fields::filler(), cpl, b"");
+        let broken = verify(&bytes, at, SEED, |_| ()).unwrap_err();
+        let want = Broken { fault: RecordFault::Epoch, at: at + second as u64, epoch: Some(3), vdl: Lsn::NONE };
+        assert_eq!(broken, want);
+        // Nor does it testify of the group's epoch, where the first record is damaged.
+        bytes[HEADER + 70] ^= 1;
+        assert_eq!(verify(&bytes, at, SEED, |_| ()).unwrap_err().vdl, Lsn::NONE);
     }
 }

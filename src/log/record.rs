@@ -295,6 +295,79 @@ mod tests {
         assert_eq!(decode(&[0; 128], Lsn(8192), 9), Err(RecordFault::Length));
     }
 
+    /// A record of 96 bytes at 8192, with one byte of its header changed and its checksum made right again.
+    fn changed(at: usize, byte: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 96];
+        encode(&mut bytes, 9, Lsn(8192), 2, &sample(), Some(Cpl { wall_us: 1, vdl: Lsn(4096) }), b"twelve bytes");
+        bytes[at] = byte;
+        let crc = checksum(9, &bytes);
+        bytes[..4].copy_from_slice(U32::new(crc).as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn what_verifies_and_is_of_no_volume_of_this_version_is_refused() {
+        use RecordFault::{Length, Range, Unknown};
+        for (name, at, byte, fault) in [
+            ("epoch", 23, 0x40, Range),
+            ("kind 0", 24, 0, Unknown),
+            ("kind 7", 24, 7, Unknown),
+            ("another flag beside", 25, 3, Unknown),
+            ("lineage", 27, 1, Unknown),
+            ("page", 36, 4, Range),
+            ("prev", 47, 0x40, Range),
+            ("base", 55, 0x40, Range),
+            ("payload of more than there is", 56, 17, Length),
+            ("reserved", 60, 1, Unknown),
+            ("VDL", 79, 0x40, Range),
+        ] {
+            assert_eq!(decode(&changed(at, byte), Lsn(8192), 9), Err(fault), "{name}");
+        }
+        assert_eq!(decode(&changed(36, 3), Lsn(8192), 9).unwrap().fields.page, (3 << 32) + 5, "the highest pages");
+        let far = Lsn(format::NUMBER_LIMIT);
+        let mut bytes = vec![0; 64];
+        encode(&mut bytes, 9, far, 2, &sample(), None, b"");
+        assert_eq!(decode(&bytes, far, 9), Err(Range));
+    }
+
+    #[test]
+    fn a_header_alone_claims_a_length_an_address_and_a_page() {
+        let good = changed(0, 0);
+        for (len, claimed) in [(0, None), (56, None), (64, Some(64)), (68, None), (96, Some(96)), (248, Some(248))] {
+            assert_eq!(claimed_len(&changed(4, len)[..HEADER]), claimed, "{len}");
+        }
+        assert_eq!((claimed_lsn(&good), claimed_lsn(&good[1..HEADER])), (Some(Lsn(8192)), None));
+        assert_eq!(claimed_len(&good[1..HEADER]), None);
+        // A page is told though the record does not verify: where, which epoch, how much room there is.
+        let mut bad = good.clone();
+        bad[95] ^= 1;
+        for (at, epoch, room, told) in [
+            (8192, 2, 96, true),
+            (8192, 2, 95, false),
+            (8200, 2, 96, false),
+            (8192, 3, 96, false),
+            (8192, 2, 4096, true),
+        ] {
+            assert_eq!(claimed_page(&bad, Lsn(at), epoch, room), told.then_some(PageId(5)), "{at} {epoch} {room}");
+        }
+        // (byte of the header, its value; what is told)
+        for (at, byte, told) in [
+            (24, Kind::Image as u8, Some(5)),
+            (24, Kind::Free as u8, Some(5)),
+            (24, Kind::Filler as u8, None),
+            (24, Kind::Table as u8, None),
+            (24, 9, None),
+            (4, 100, None),
+            (36, 3, Some((3 << 32) + 5)),
+            (36, 4, None),
+        ] {
+            assert_eq!(claimed_page(&changed(at, byte), Lsn(8192), 2, 96), told.map(PageId), "{at} {byte}");
+        }
+        let mut limit = changed(36, 4);
+        limit[32] = 0;
+        assert_eq!(claimed_page(&limit, Lsn(8192), 2, 96), None, "the first that no volume has");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(payload in prop::collection::vec(any::<u8>(), 0..300), cpl in prop::option::of((any::<u64>(), 0..format::NUMBER_LIMIT)),

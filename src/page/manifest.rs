@@ -108,4 +108,23 @@ mod tests {
         assert_eq!(Manifest::decode(&[]), None);
         assert_eq!(Manifest::decode(&[0xFF; 100]), None);
     }
+
+    #[test]
+    fn what_no_volume_has_is_no_manifest() {
+        let entry = Entry { epoch: 1, begin: Lsn(4096), end: Lsn::MAX };
+        let most = format::NUMBER_LIMIT - 1;
+        let (epochs, top) = (ENTRIES_MAX, TOP_MAX as usize);
+        for (redo, next_page, pages, entries, top, is_one) in [
+            (most, most, most, epochs, top, true),
+            (most + 1, 1, 1, 1, 1, false),
+            (1, most + 1, 1, 1, 1, false),
+            (1, 1, most + 1, 1, 1, false),
+            (1, 1, 1, epochs + 1, 1, false),
+            (1, 1, 1, 1, top + 1, false),
+        ] {
+            let root = Root { top: vec![Lsn(4096); top] };
+            let m = Manifest { redo: Lsn(redo), next_page, pages, history: vec![entry; entries], root };
+            assert_eq!(Manifest::decode(&m.encode()).is_some(), is_one, "{redo} {next_page} {pages} {entries} {top}");
+        }
+    }
 }

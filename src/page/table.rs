@@ -109,6 +109,15 @@ mod tests {
     }
 
     #[test]
+    fn two_levels_under_the_top_hold_every_page() {
+        assert_eq!(TOP_MAX * FANOUT * FANOUT, PageId::LIMIT);
+        let last = PageId(PageId::LIMIT - 1);
+        let root = Root { top: vec![Lsn(8); TOP_MAX as usize] };
+        assert_eq!((root.upper(last), root.upper(PageId(PageId::LIMIT))), (Some(Lsn(8)), None));
+        assert_eq!((in_upper(last), in_leaf(last)), (FANOUT as usize - 1, FANOUT as usize - 1));
+    }
+
+    #[test]
     fn a_node_leaves_out_what_is_empty_behind() {
         let mut n = vec![0; FANOUT as usize];
         n[3] = 77;
@@ -117,6 +126,9 @@ mod tests {
         assert_eq!(numbers(&p), vec![0, 0, 0, 77]);
         assert_eq!(payload(&[0; 5]).len(), 0);
         assert!(is_node(&p) && !is_node(&p[1..]) && is_node(&[]));
+        n[FANOUT as usize - 1] = 78;
+        let full = payload(&n);
+        assert!(full.len() == 8 * n.len() && is_node(&full) && !is_node(&[&full[..], &[0; 8]].concat()));
     }
 
     /// Nodes by address, as a log would hold them, changed the way a checkpoint does it: a node is never rewritten.

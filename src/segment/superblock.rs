@@ -395,18 +395,65 @@ mod tests {
         }
     }
 
+    /// Bytes of a place with others at `at`, and the checksum made right again.
+    fn with(mut bytes: Vec<u8>, at: usize, others: &[u8]) -> Vec<u8> {
+        bytes[at..at + others.len()].copy_from_slice(others);
+        let crc = checksum(&bytes);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(U32::new(crc).as_bytes());
+        bytes
+    }
+
     #[test]
     fn another_format_is_named() {
-        let change = |at: usize, byte: u8| {
-            let mut bytes = sample().encode().unwrap();
-            bytes[at] = byte;
-            let crc = checksum(&bytes);
-            bytes[CRC_AT..CRC_AT + 4].copy_from_slice(U32::new(crc).as_bytes());
-            Superblock::decode(&bytes).unwrap_err()
-        };
-        assert_eq!(change(12, 2), SuperFault::Version(2));
-        assert_eq!(change(16, 4), SuperFault::Features(4));
-        assert_eq!(change(104, 1), SuperFault::Lal(format::LAL | 1));
+        let change = |at: usize, byte: u8| Superblock::decode(&with(sample().encode().unwrap(), at, &[byte]));
+        assert_eq!(change(12, 2), Err(SuperFault::Version(2)));
+        assert_eq!(change(16, 4), Err(SuperFault::Features(4)));
+        assert_eq!(change(104, 1), Err(SuperFault::Lal(format::LAL | 1)));
+        assert_eq!(change(113, 3), Err(SuperFault::Damaged), "no join that this version knows");
+    }
+
+    #[test]
+    fn what_verifies_and_no_volume_has_is_damage() {
+        const LIMIT: u64 = format::NUMBER_LIMIT;
+        let gap = |slot, from, to| vec![(Slot(slot), Gap { from: Lsn(from), to: Lsn(to) })];
+        /// What is changed, and whether the result is still a superblock.
+        type Row<'a> = (&'a dyn Fn(&mut Superblock), bool);
+        let rows: [Row<'_>; 27] = [
+            (&|s| s.number = LIMIT - 1, true),
+            (&|s| s.number = LIMIT, false),
+            (&|s| s.version = LIMIT, false),
+            (&|s| s.incarnation = LIMIT, false),
+            (&|s| s.join = Join::At { at: Lsn(LIMIT), by: 7 }, false),
+            (&|s| s.clean = Some(Lsn(LIMIT)), false),
+            (&|s| s.manifest = Lsn(LIMIT), false),
+            (&|s| s.slot = Slot(6), false),
+            (&|s| s.gaps = gap(5, 8, 8), true),
+            (&|s| s.gaps = gap(6, 8, 16), false),
+            (&|s| s.gaps = gap(1, 16, 8), false),
+            (&|s| s.gaps = gap(1, 8, LIMIT - 1), true),
+            (&|s| s.gaps = gap(1, 8, LIMIT), false),
+            (&|s| s.geometry.page_size = 4096, true),
+            (&|s| s.geometry.page_size = 65_536, true),
+            (&|s| s.geometry.page_size = 12_288, false),
+            (&|s| s.geometry.page_size = 2048, false),
+            (&|s| s.geometry.page_size = 131_072, false),
+            (&|s| s.geometry.block_size = 65_536, true),
+            (&|s| s.geometry.block_size = 12_288, false),
+            (&|s| s.geometry.block_size = 2048, false),
+            (&|s| s.geometry.block_size = 131_072, false),
+            (&|s| s.geometry.pg_size = format::EXTENT, true),
+            (&|s| s.geometry.pg_size = 0, false),
+            (&|s| s.geometry.pg_size = format::EXTENT + 4096, false),
+            (&|s| s.geometry.pg_size = LIMIT - format::EXTENT, true),
+            (&|s| s.geometry.pg_size = LIMIT, false),
+        ];
+        for (row, (change, is_one)) in rows.into_iter().enumerate() {
+            let mut s = sample();
+            change(&mut s);
+            let read = Superblock::decode(&s.encode().unwrap());
+            assert_eq!(s.geometry.block(), u64::from(s.geometry.block_size));
+            assert_eq!(read, if is_one { Ok(s) } else { Err(SuperFault::Damaged) }, "row {row}");
+        }
     }
 
     #[test]
@@ -426,13 +473,43 @@ mod tests {
         assert_eq!(Superblock::next_place(&[]).0, 0);
     }
 
+    /// A history of so many epochs, of which all but the first are empty.
+    fn long(epochs: usize) -> Superblock {
+        let mut s = Superblock { gaps: vec![], ..sample() };
+        while s.history.entries().len() < epochs {
+            let last = s.history.last();
+            s.history = s.history.succeed(last.begin, last.epoch + 1, last.begin);
+        }
+        s
+    }
+
     #[test]
     fn a_history_that_is_too_long_is_refused() {
-        let mut s = sample();
-        for epoch in 8..600 {
-            let begin = s.history.last().begin;
-            s.history = s.history.succeed(begin, epoch, begin);
-        }
-        assert!(s.encode().is_err());
+        let most = long(ENTRIES_MAX);
+        let bytes = most.encode().unwrap();
+        assert_eq!(Superblock::decode(&bytes), Ok(most.clone()));
+        assert_eq!(long(ENTRIES_MAX + 1).encode(), Err(TooLong(ENTRIES_MAX + 1)));
+        // One more, in bytes: the last is closed, and another follows it.
+        let last = most.history.last();
+        let end = U64::new(last.begin.0);
+        let another = RawEntry { epoch: U64::new(last.epoch + 1), begin: end, end: U64::new(u64::MAX) };
+        let behind = size_of::<RawSuper>() + ENTRIES_MAX * size_of::<RawEntry>();
+        let bytes = with(with(bytes, behind - 8, end.as_bytes()), behind, another.as_bytes());
+        let count = U32::new(ENTRIES_MAX as u32 + 1);
+        assert_eq!(Superblock::decode(&with(bytes, 116, count.as_bytes())), Err(SuperFault::Damaged));
+    }
+
+    #[test]
+    fn so_many_gaps_are_told_and_no_more() {
+        let gap = (Slot(5), Gap { from: Lsn(4096), to: Lsn(8192) });
+        let told = |gaps: usize| {
+            let bytes = Superblock { gaps: vec![gap; gaps], ..sample() }.encode().unwrap();
+            Superblock::decode(&bytes).map(|s| s.gaps.len())
+        };
+        // Sixteen a slot.
+        assert_eq!((told(95), told(96), told(97)), (Ok(95), Ok(96), Ok(96)));
+        // One more, in bytes: of slot 0, and empty.
+        let bytes = Superblock { gaps: vec![gap; 96], ..sample() }.encode().unwrap();
+        assert_eq!(Superblock::decode(&with(bytes, 120, &[97])), Err(SuperFault::Damaged));
     }
 }
