@@ -129,20 +129,6 @@ bugs! {
     StallByTheClock,
     /// A slot is tidied whatever it holds. `an_old_image_keeps_its_superblock`.
     TidyBlindly,
-    /// A group of another epoch than its entry's is copied. `an_annulled_group_is_not_copied`.
-    MendForeignEpoch,
-    /// A copy that verifies is written over by another that does. `two_that_verify_and_differ`.
-    MendDiffering,
-    /// What verifies on a slot is written again. `a_good_copy_is_not_written_again`.
-    MendGood,
-    /// A slot that came back does not write down what it lacks. `a_gap_survives_a_crash`.
-    GapNotWritten,
-    /// A slot that could not be read with the others counts as if it had been. `an_unread_slot_has_a_gap`.
-    GapForgotten,
-    /// A slot is whole though an earlier process can still write to it. `whole_only_when_drained`.
-    WholeUndrained,
-    /// What no slot in reach has is tried again at once, for ever. `what_nobody_has_is_not_tried_for_ever`.
-    MendForEver,
 }
 
 /// Whether the bug is switched on: never, in this build.

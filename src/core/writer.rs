@@ -692,24 +692,4 @@ mod tests {
         assert!(w.rejoin(Slot(5), end));
         assert_eq!(w.gaps(Slot(5)), vec![gap], "it is still not there");
     }
-
-    #[test]
-    fn more_gaps_than_are_kept_become_one_hull() {
-        let mut w = writer();
-        let end = group(&mut w, true);
-        (0..5).for_each(|s| assert!(write(&mut w, s)));
-        look(&mut w);
-        let gap = |n: u64| Gap { from: Lsn(16 * n), to: Lsn(16 * n + 8) };
-        let hull = Gap { from: gap(1).from, to: gap(2).to };
-        // The oldest two, in whatever order they are.
-        for (inherited, first) in [(15, gap(2)), (16, hull)] {
-            let mut w = w.clone();
-            w.inherit_gaps(Slot(5), [2, 1].into_iter().chain(3..=inherited).map(gap).collect());
-            w.leave(Slot(5), Away::Error);
-            assert!(w.rejoin(Slot(5), end));
-            let gaps = w.gaps(Slot(5));
-            let last = Gap { from: Lsn(B), to: end };
-            assert_eq!((gaps.len(), gaps[0], gaps[15]), (GAPS_MAX, first, last), "{inherited}");
-        }
-    }
 }

@@ -307,9 +307,7 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
         }
         None => superblock.incarnation += 1,
     }
-    if !planted(Bug::GapNotWritten) {
-        superblock.gaps.extend(lacks.iter().map(|gap| (superblock.slot, *gap)));
-    }
+    superblock.gaps.extend(lacks.iter().map(|gap| (superblock.slot, *gap)));
     if !names.contains(&FileName::Claim(number)) {
         dir.create_new(FileName::Claim(number))?;
     }

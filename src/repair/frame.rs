@@ -1,6 +1,5 @@
 //! One frame of one slot: which groups of it verify, and putting in those that do not.
 
-use crate::bugs::{Bug, planted};
 use crate::core::history::Entry;
 use crate::disk::{SlotDir, job};
 use crate::log::group;
@@ -80,7 +79,7 @@ pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry) -> io::Result<C
 /// The group at `range.start` of `bytes`, if it verifies as what stands at `at`.
 fn found(bytes: &Arc<Vec<u8>>, here: usize, at: Lsn, epoch: u64, seed: u32) -> Option<Found> {
     let sum = group::verify(bytes.get(here..)?, at, seed, |_| ()).ok()?;
-    if sum.header.epoch != epoch && !planted(Bug::MendForeignEpoch) {
+    if sum.header.epoch != epoch {
         return None;
     }
     let range = here..here + sum.header.len as usize;
@@ -131,7 +130,7 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
             let Ok(group) = group else { return Err(io::Error::other("what was read as a group is none")) };
             let len = group.len as usize;
             let stands = group::verify(there.get(pos..).unwrap_or_default(), at, geometry.seed(), |_| ());
-            if stands.is_ok_and(|s| s.header.epoch == group.epoch) && !planted(Bug::MendGood) {
+            if stands.is_ok_and(|s| s.header.epoch == group.epoch) {
                 if run < pos {
                     dir.write_at(name, offset + run as u64, &bytes[run..pos])?;
                     written += (pos - run) as u64;

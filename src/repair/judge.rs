@@ -3,7 +3,6 @@
 //! A copy that verifies wins over one that does not. Where two verify and differ nothing is touched: whichever was
 //! written over might have been the right one.
 
-use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::repair::frame::{Copy, Found, Part, Piece};
@@ -57,10 +56,8 @@ pub fn judge(part: &Part, copies: &[Option<Copy>; SLOTS], limits: &[Lsn; SLOTS])
             };
             if let Some((other, _)) = good.find(|(_, f)| (f.len, f.hash) != (group.len, group.hash)) {
                 verdict.differs.push(Differs { at, slots: (first, other) });
-                if !planted(Bug::MendDiffering) {
-                    at = at + group.len;
-                    continue;
-                }
+                at = at + group.len;
+                continue;
             }
             for slot in Slot::ALL {
                 let lacks = here[slot.index()].is_none_or(|f| f.in_tail);

@@ -3,7 +3,6 @@
 //! First what a reader found wrong, then what no slot was read for since a writer died, then gaps, then the scrub. One
 //! frame at a time; while commits are made, healing rests between frames so that it takes its share of the time alone.
 
-use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::core::history::{Entry, History};
 use crate::core::writer::Writer;
@@ -142,7 +141,7 @@ impl Plan {
 
     /// The part could not be made whole from these slots.
     pub fn park(&mut self, part: &Part, read: SlotSet) {
-        if self.parked.len() < PARKED_MAX && !planted(Bug::MendForEver) {
+        if self.parked.len() < PARKED_MAX {
             self.parked.insert(part.from.floor(format::FRAME), read);
         }
     }

@@ -1,6 +1,5 @@
 //! Carrying out what `repair` plans: frames are read by the slots' workers, judged here, and mended after a look.
 
-use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::core::vote::Join;
 use crate::disk::job::{Job, JobKind};
@@ -300,8 +299,7 @@ impl Engine {
             let to = unit.stretch.to.min(unit.limits[slot.index()]);
             if read && complete && unit.targets.contains(slot) {
                 self.filled(slot, Gap { from: unit.stretch.from, to });
-            } else if matches!(unit.why, Why::Check | Why::Scrub) && !(read && complete) && !planted(Bug::GapForgotten)
-            {
+            } else if matches!(unit.why, Why::Check | Why::Scrub) && !(read && complete) {
                 // Known when the others are: it was not read with them.
                 if unit.why == Why::Check || working.failed.contains(slot) {
                     self.writer.suspect(slot, Gap { from: unit.part.from, to });
@@ -334,7 +332,7 @@ impl Engine {
 
     /// No slot that is live can get late writes of earlier processes any more.
     fn is_quiet(&self) -> bool {
-        self.healing.drained || self.writer.live().minus(self.merged).len() == 0 || planted(Bug::WholeUndrained)
+        self.healing.drained || self.writer.live().minus(self.merged).len() == 0
     }
 
     /// The slot has everything of a stretch.
