@@ -691,7 +691,7 @@ mod tests {
         assert_eq!((w.gaps(Slot(0)), w.gaps(Slot(1)), w.gaps(Slot(5))), (vec![], vec![], vec![gap]));
         // VDL goes on to the next group: what lies below it is not written there any more.
         group(&mut w, true);
-        (0..5).for_each(|s| assert!(write(&mut w, s)));
+        (1..5).for_each(|s| assert!(write(&mut w, s)));
         look(&mut w);
         assert!(w.rejoin(Slot(5), end));
         assert_eq!((w.gaps(Slot(5)), w.next_write(Slot(5))), (vec![gap], Some((end, end + B))));
