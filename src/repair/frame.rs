@@ -116,12 +116,8 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
     for piece in pieces {
         let bytes = &piece.bytes[piece.range.clone()];
         let (name, offset) = FileName::segment_of(piece.at, geometry.pg_size);
-        let there = match dir.read(name, offset, bytes.len()) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            // It cannot be read: writing it anew is how a bad sector is mended.
-            Err(_) => Vec::new(),
-            Ok(there) => there,
-        };
+        // What cannot be read is written anew: that is how a bad sector is mended.
+        let there = job::read_or_empty(dir, name, offset, bytes.len()).unwrap_or_default();
         // Runs of groups that are not there; a block that verifies is not written again.
         let (mut pos, mut run) = (0, 0);
         while pos < bytes.len() {
@@ -132,7 +128,7 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
             let stands = group::verify(there.get(pos..).unwrap_or_default(), at, geometry.seed(), |_| ());
             if stands.is_ok_and(|s| s.header.epoch == group.epoch) {
                 if run < pos {
-                    dir.write_at(name, offset + run as u64, &bytes[run..pos])?;
+                    put(dir, name, offset + run as u64, &bytes[run..pos])?;
                     written += (pos - run) as u64;
                 }
                 run = pos + len;
@@ -140,9 +136,15 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
             pos += len;
         }
         if run < bytes.len() {
-            dir.write_at(name, offset + run as u64, &bytes[run..])?;
+            put(dir, name, offset + run as u64, &bytes[run..])?;
             written += (bytes.len() - run) as u64;
         }
     }
     Ok(written)
+}
+
+/// Takes the space first: on a disk that is nearly full the last of it is the log's.
+fn put(dir: &dyn SlotDir, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    dir.allocate(name, offset, bytes.len() as u64)?;
+    dir.write_at(name, offset, bytes)
 }

@@ -59,6 +59,8 @@ pub struct Situation<'a> {
     pub unchecked: Gap,
     /// Live slots that have nothing of ours in hand.
     pub able: SlotSet,
+    /// Those that have room for what they lack.
+    pub fillable: SlotSet,
     /// What is being mended: it is not to be begun again.
     pub in_hand: Option<(Why, Gap)>,
     pub now: Duration,
@@ -251,7 +253,7 @@ impl Plan {
         nothing: &mut Vec<(Slot, Gap)>,
     ) -> Option<(Gap, Part, SlotSet, SlotSet)> {
         let mut lowest: Option<(Gap, Part)> = None;
-        for slot in s.able.iter() {
+        for slot in s.fillable.iter() {
             'gaps: for gap in s.writer.past_gaps(slot).as_slice() {
                 let mut from = s.behind(Why::Fill, gap.from);
                 let part = loop {
@@ -278,7 +280,7 @@ impl Plan {
         }
         let (stretch, part) = lowest?;
         let lacks = |s: &Slot, w: &Writer| w.past_gaps(*s).touches(part.from, part.to);
-        let targets: SlotSet = s.able.iter().filter(|slot| lacks(slot, s.writer)).collect();
+        let targets: SlotSet = s.fillable.iter().filter(|slot| lacks(slot, s.writer)).collect();
         // One that is whole is read for all, in turn, so that no slot bears it alone.
         let sources: Vec<Slot> = s.able.iter().filter(|slot| s.writer.past_gaps(*slot).is_empty()).collect();
         let turn = (part.from.0 / format::FRAME) as usize;

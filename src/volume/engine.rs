@@ -323,6 +323,11 @@ impl Engine {
             }
             JobKind::Mend => {
                 self.mended(slot, None);
+                // It may have room for the log, and none for what it lacks.
+                if why(e) == Away::Full {
+                    self.healing.no_room(slot, now);
+                    return;
+                }
                 self.leave(slot, why(e));
             }
             JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),

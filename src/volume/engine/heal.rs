@@ -20,6 +20,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const MARKS_EVERY: Duration = Duration::from_secs(1);
 /// A slot that could not be read is not read again before.
 const UNREADABLE_FOR: Duration = Duration::from_secs(2);
+/// A slot without room for what it lacks is not filled before.
+const NO_ROOM_FOR: Duration = Duration::from_secs(5);
 /// Superblocks are told again after so much was filled.
 const MARKS_BYTES: u64 = 1 << 30;
 
@@ -46,6 +48,8 @@ pub struct Healing {
     looks: bool,
     /// Slots that could not be read, until then.
     unreadable_until: [Duration; SLOTS],
+    /// Slots that have no room for what they lack, until then.
+    no_room_until: [Duration; SLOTS],
     /// Gaps have changed since superblocks told of them.
     untold: bool,
     told_at: Duration,
@@ -73,6 +77,7 @@ impl Healing {
             mending: None,
             looks: false,
             unreadable_until: [Duration::ZERO; SLOTS],
+            no_room_until: [Duration::ZERO; SLOTS],
             untold: false,
             told_at: Duration::ZERO,
             filled_since: 0,
@@ -90,6 +95,11 @@ impl Healing {
     pub fn slot_is_back(&mut self) {
         self.plan.unpark();
         self.untold = true;
+    }
+
+    /// What the slot lacks is tried again after a while.
+    pub fn no_room(&mut self, slot: Slot, now: Duration) {
+        self.no_room_until[slot.index()] = now + NO_ROOM_FOR;
     }
 
     fn is_at_work(&self) -> bool {
@@ -137,7 +147,8 @@ impl Engine {
         let rest = (!self.closing && self.wants_healing()).then(|| h.plan.due(self.now)).flatten();
         let tell = (h.untold && !self.closing).then_some(h.told_at + MARKS_EVERY);
         // Slots that could not be read are asked again.
-        let unreadable = h.unreadable_until.iter().filter(|at| **at > self.now).min().copied();
+        let shut = h.unreadable_until.iter().chain(&h.no_room_until);
+        let unreadable = shut.filter(|at| **at > self.now).min().copied();
         let unreadable = unreadable.filter(|_| self.wants_healing());
         [waiting, rest, tell, unreadable].into_iter().flatten().min()
     }
@@ -159,7 +170,10 @@ impl Engine {
         // Nothing is checked while something of an earlier process can still land there.
         let unchecked = if self.is_quiet() { self.unchecked } else { Gap::NONE };
         let in_hand = self.healing.mending.as_ref().map(|w| (w.unit.why, w.unit.stretch));
-        let situation = Situation { history: &self.history, writer: &self.writer, unchecked, able, in_hand, now };
+        let room = |s: &Slot| now >= self.healing.no_room_until[s.index()];
+        let fillable = able.iter().filter(room).collect();
+        let situation =
+            Situation { history: &self.history, writer: &self.writer, unchecked, able, fillable, in_hand, now };
         let rounds = self.healing.plan.rounds;
         let unit = self.healing.plan.next(&situation, &mut nothing);
         let moved = !nothing.is_empty() || unit.is_some();
