@@ -317,6 +317,8 @@ impl Stage {
         #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
         shared.engine().tidy(previous);
+        // A trace has what it has: more copies than it says would hide what it shows.
+        shared.engine().pause_healing(true);
         let mine = Arc::new(Mutex::new(Vec::new()));
         let writer = Writer { stage: self.clone(), process, number, shared, mine };
         writer.jobs()?;
