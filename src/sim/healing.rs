@@ -7,11 +7,11 @@ use crate::sim::life::{Checked, PG, Sim};
 use crate::sim::world::Disks;
 use std::time::Duration;
 
-/// Until every slot is whole, with a scrub. Of 50 ms.
+/// Until every slot is whole, with a scrub. Of 50 ms at least.
 const HEALED_WITHIN: usize = 3000;
 
-/// Of 100 ms: an earlier process is given 10 s.
-const LULL: usize = 200;
+/// Of 50 ms at least: an earlier process is given 10 s.
+const LULL: usize = 60;
 
 impl Sim {
     /// A scrub begins; if one has ended since anything was damaged, there are six identical copies, and whatever was
@@ -40,7 +40,7 @@ impl Sim {
         for _ in 0..LULL {
             self.disks_step(true);
             self.settle_jobs();
-            self.pass(Duration::from_millis(100));
+            self.pass(self.until_something());
             self.housekeep(0);
             self.tend(0)?;
             if self.running[0].borrow().is_none() {
@@ -60,7 +60,7 @@ impl Sim {
         for _ in 0..HEALED_WITHIN {
             self.disks_step(false);
             self.settle_jobs();
-            self.pass(Duration::from_millis(50));
+            self.pass(self.until_something());
             self.housekeep(0);
             self.tend(0)?;
             if self.is_healed() {
@@ -71,6 +71,11 @@ impl Sim {
         let slot = self.running[0].borrow();
         let told = slot.as_ref().map(|r| r.shared.engine().told());
         Err(format!("L1: not healed though nothing is wrong any more: {told:?}"))
+    }
+
+    /// Where nothing is on its way, time is all that is waited for.
+    fn until_something(&self) -> Duration {
+        Duration::from_millis(if self.world.lock().is_quiet() { 1000 } else { 50 })
     }
 
     /// By the volume's own word.

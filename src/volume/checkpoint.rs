@@ -99,8 +99,11 @@ impl Checkpoint {
                     shared.pump();
                     return Ok(Step::Wait);
                 }
-                shared.engine().begin_round(Some((at, self.redo)), None);
-                self.phase = Phase::Naming { at };
+                let mut engine = shared.engine();
+                if engine.can_begin_round() {
+                    engine.begin_round(Some((at, self.redo)), None);
+                    self.phase = Phase::Naming { at };
+                }
                 Ok(Step::Wait)
             }
             Phase::Naming { at } => {
@@ -114,7 +117,7 @@ impl Checkpoint {
                     // Fewer than four: try again when slots have come back.
                     Some(false) => {
                         let mut engine = shared.engine();
-                        if engine.writer.live().len() >= crate::core::WRITE_QUORUM {
+                        if engine.can_begin_round() {
                             engine.begin_round(Some((at, self.redo)), None);
                         }
                         Ok(Step::Wait)

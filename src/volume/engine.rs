@@ -653,6 +653,12 @@ impl Engine {
         Superblock { gaps, unchecked, scrub, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }
     }
 
+    /// Four live slots have no older version in hand: a round can come to a good end.
+    pub fn can_begin_round(&self) -> bool {
+        let idle = |s: &Slot| !self.jobs[s.index()].0[JobKind::Super as usize];
+        self.writer.live().iter().filter(idle).count() >= WRITE_QUORUM
+    }
+
     /// Begins to write a new superblock version to every live slot: a checkpoint's manifest, or the clean mark.
     pub fn begin_round(&mut self, manifest: Option<(Lsn, Lsn)>, clean: Option<Lsn>) {
         for superblock in &mut self.superblocks {
