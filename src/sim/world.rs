@@ -166,7 +166,15 @@ pub type World = Arc<Mutex<Disks>>;
 /// What a slot's files say of it.
 pub fn newest_superblock(files: &Files) -> Option<Superblock> {
     let read = |(name, file): (&FileName, &File)| match name {
-        FileName::Epoch(n) => Superblock::newest(&file.read(0, 2 * PLACE)?).ok().filter(|s| s.number == *n),
+        FileName::Epoch(n) => {
+            // One place may be unreadable, and the other tells.
+            let places = [0, PLACE as u64].map(|at| {
+                let mut place = file.read(at, PLACE).unwrap_or_default();
+                place.resize(PLACE, 0);
+                place
+            });
+            Superblock::newest(&places.concat()).ok().filter(|s| s.number == *n)
+        }
         _ => None,
     };
     files.iter().filter_map(read).max_by_key(|s| (s.number, s.version))
