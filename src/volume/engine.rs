@@ -369,6 +369,7 @@ impl Engine {
         if matches!(why, Away::Absent | Away::Error) {
             self.doubted.insert(slot);
         }
+        self.forget_copies(slot);
         self.writer.suspect(slot, self.unchecked);
         self.healing.tried = self.healing.tried.without(slot);
         // One that fails again and again is left out for longer and longer.

@@ -331,6 +331,15 @@ impl Engine {
         self.healing.plan.ended(unit, now);
     }
 
+    /// The slot has left. What was read of it says nothing of what comes back in its place.
+    pub(super) fn forget_copies(&mut self, slot: Slot) {
+        for working in [&mut self.healing.reading, &mut self.healing.mending].into_iter().flatten() {
+            working.waiting = working.waiting.without(slot);
+            working.failed.insert(slot);
+            working.copies[slot.index()] = None;
+        }
+    }
+
     /// Slots that have left, or do not answer in time, are not waited for.
     fn give_up_waiting(&mut self, now: Duration) -> bool {
         let live = self.writer.live();
