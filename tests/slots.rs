@@ -467,6 +467,44 @@ fn too_many_blank_or_wrong_slots_are_refused_and_nothing_is_changed() {
     assert!(common::bytes_below(&at) == before);
 }
 
+/// Without a superblock that verifies a slot is known by its log, or holds none: else its bytes may be anybody's.
+#[test]
+fn a_slot_without_superblocks_comes_back_unless_its_bytes_may_be_somebodys() {
+    let zeros: fn(&Path) = |segment| {
+        let file = fs::File::options().write(true).open(segment).unwrap();
+        let len = file.metadata().unwrap().len();
+        file.set_len(0).unwrap();
+        file.set_len(len).unwrap();
+    };
+    let garbage: fn(&Path) = |segment| {
+        fs::File::options().write(true).open(segment).unwrap().write_all_at(&[7; 1 << 20], 0).unwrap();
+    };
+    let cases: [(&str, fn(&Path), bool); 3] =
+        [("its log", |_| (), true), ("nothing", zeros, true), ("what nobody knows", garbage, false)];
+    let fixture = Fixture::new();
+    for (what, make, back) in cases {
+        let at = fixture.fresh("killed");
+        ruin(&slot(&at, 3), &[0, 1]);
+        files(&slot(&at, 3), "seg-").iter().for_each(|f| make(f));
+        let before = contents(&slot(&at, 3));
+        let volume = open(&at).unwrap();
+        let away = || volume.health().slots[3].away.clone();
+        if back {
+            assert!(volume.wait_repaired(Duration::from_secs(60)), "{what}: {:?}", volume.health().repair);
+            assert_eq!(away(), None, "{what}");
+            volume.close().unwrap();
+            assert!(read_only(&at).unwrap().verify().is_clean(), "{what}");
+        } else {
+            std::thread::sleep(Duration::from_secs(2));
+            assert!(away().is_some(), "{what}: taken back");
+            let why = volume.health().slots[3].fault.clone().unwrap_or_default();
+            assert!(why.contains("no superblock"), "{what}: {why}");
+            volume.close().unwrap();
+            assert!(contents(&slot(&at, 3)) == before, "{what}: changed");
+        }
+    }
+}
+
 #[test]
 fn a_replaced_az_has_its_vote_also_when_its_decision_left_the_superblocks() {
     let fixture = Fixture::new();

@@ -13,6 +13,7 @@ use crate::segment::doubt;
 use crate::segment::name::FileName;
 use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
 use crate::segment::tail;
+use crate::volume::error::SlotFault;
 use std::io;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -110,6 +111,8 @@ pub struct Returned {
 
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
 const RESERVE: u64 = 256 << 10;
+/// Blocks that are read, at most, to find out whose files without a superblock are.
+const PROBES: usize = 256;
 
 /// Does a job.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
@@ -279,22 +282,22 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
     let number = superblock.number;
     dir.reopen();
     let names = dir.list()?;
-    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    let refused = |fault: SlotFault| Err(io::Error::new(io::ErrorKind::InvalidData, fault.to_string()));
     let mut own: Option<Superblock> = None;
     for name in names.iter().filter(|n| matches!(n, FileName::Epoch(_))) {
         match Superblock::newest(&read_whole(dir, *name, 2 * superblock::PLACE)?) {
-            Ok(found) if found.geometry.volume != geometry.volume || found.slot != superblock.slot => {
-                return refused("another volume's or slot's files");
+            Ok(found) if found.geometry.volume != geometry.volume => {
+                return refused(SlotFault::Foreign(found.geometry.volume));
             }
+            Ok(found) if found.slot != superblock.slot => return refused(SlotFault::Swapped(found.slot)),
             Ok(found) => own = own.filter(|o| o.number > found.number).or(Some(found)),
             Err(SuperFault::Damaged) => (),
-            Err(other) => return refused(&other.to_string()),
+            Err(other) => return refused(SlotFault::Superblock(other)),
         }
     }
     // As at an open: only what is blank is formatted, and what does not verify may be anybody's, unless its log is ours.
-    let is_blank = !names.iter().any(|n| matches!(n, FileName::Segment(_) | FileName::Tail(_)));
-    if own.is_none() && !is_blank && !is_ours(dir, &superblock)? {
-        return refused("files without a superblock that verifies");
+    if own.is_none() && !may_be_taken(dir, &names, &superblock, read.to) {
+        return refused(SlotFault::NoSuperblock);
     }
     let lacks = doubt::of_slot(own.as_ref(), superblock.slot, &superblock.history, read.from, stale);
     match own {
@@ -317,18 +320,44 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
     Ok(Returned { verified, join: superblock.join, lacks, no_space })
 }
 
-/// A slot whose superblocks are all damaged is this volume's if the header of a group stands where it belongs: checksums
-/// are seeded from the volume's identity.
-fn is_ours(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<bool> {
+/// A slot whose superblocks are all damaged, or that has none, is this volume's if the header of a group stands where it
+/// belongs: checksums are seeded from the volume's identity. Or it is nobody's: where a log begins, here or in another
+/// volume, and where ours has frames, there is nothing.
+fn may_be_taken(dir: &dyn SlotDir, names: &[FileName], superblock: &Superblock, end: Lsn) -> bool {
     let g = &superblock.geometry;
-    for entry in superblock.history.entries() {
-        let (name, offset) = FileName::segment_of(entry.begin, g.pg_size);
-        let bytes = read_or_empty(dir, name, offset, g.block() as usize).unwrap_or_default();
-        if group::decode_header(&bytes, entry.begin, g.seed()).is_ok_and(|h| h.epoch == entry.epoch) {
-            return Ok(true);
+    let block = |at: Lsn| {
+        let (name, offset) = FileName::segment_of(at, g.pg_size);
+        read_or_empty(dir, name, offset, g.block() as usize).ok()
+    };
+    let mut empty = !names.iter().any(|n| matches!(n, FileName::Tail(_)));
+    for (at, epoch) in frames_back(&superblock.history, end).take(PROBES) {
+        let bytes = block(at);
+        if group::decode_header(bytes.as_deref().map_or(&[], Vec::as_slice), at, g.seed())
+            .is_ok_and(|h| h.epoch == epoch)
+        {
+            return true;
         }
+        empty &= is_zero(bytes);
     }
-    Ok(false)
+    let begin = |name: &FileName| match name {
+        FileName::Segment(pg) => Some(Lsn(u64::from(*pg) * g.pg_size)),
+        _ => None,
+    };
+    let begins = names.iter().filter_map(begin).flat_map(|at| [at, at + g.block()]);
+    empty && begins.take(PROBES).all(|at| is_zero(block(at)))
+}
+
+/// Read, and nothing but zeros, or behind the file's end.
+fn is_zero(bytes: Option<Arc<Vec<u8>>>) -> bool {
+    bytes.is_some_and(|bytes| bytes.iter().all(|b| *b == 0))
+}
+
+/// Where groups begin for certain: each entry's begin, and each frame's within it; from `end` back.
+fn frames_back(history: &History, end: Lsn) -> impl Iterator<Item = (Lsn, u64)> {
+    history.entries().iter().rev().flat_map(move |e| {
+        let (first, behind) = (e.begin.0 / format::FRAME, e.end.min(end).0.div_ceil(format::FRAME));
+        (first..behind).rev().map(|frame| (Lsn(frame * format::FRAME).max(e.begin), e.epoch))
+    })
 }
 
 /// How far the groups from `read.from` on verify on the slot, flushed.

@@ -100,19 +100,21 @@ impl Sim {
             let cursors = Slot::ALL.map(|s| engine.writer.cursor(s).unwrap_or(Lsn::NONE));
             (engine.history.clone(), engine.writer.vdl_group(), cursors)
         };
+        let sent = cursors.into_iter().max().unwrap_or(to).max(to);
         let mut w = self.world.lock();
         let strangers = w.strangers(geometry.volume);
         let ours: Vec<Slot> = SlotSet::ALL.minus(strangers).iter().collect();
         let mut later = false;
         for entry in history.entries() {
-            let (mut at, end) = (entry.begin, entry.end.min(to));
+            // What lies above was not scrubbed, and may be damaged, too.
+            let (mut at, end) = (entry.begin, entry.end.min(sent));
             while at < end {
                 let mut first: Option<Vec<u8>> = None;
                 for slot in &ours {
                     let bytes = match group_at(&w, *slot, at, entry.epoch, geometry.seed()) {
                         Ok(bytes) => bytes,
                         // Or it has still to be written there.
-                        Err(_) if at >= scrubbed || at >= cursors[slot.index()] => {
+                        Err(_) if at >= scrubbed.min(to) || at >= cursors[slot.index()] => {
                             later = true;
                             continue;
                         }

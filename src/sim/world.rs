@@ -167,17 +167,23 @@ pub type World = Arc<Mutex<Disks>>;
 pub fn newest_superblock(files: &Files) -> Option<Superblock> {
     let read = |(name, file): (&FileName, &File)| match name {
         FileName::Epoch(n) => {
-            // One place may be unreadable, and the other tells.
-            let places = [0, PLACE as u64].map(|at| {
-                let mut place = file.read(at, PLACE).unwrap_or_default();
-                place.resize(PLACE, 0);
-                place
-            });
+            let places = [0, PLACE as u64].map(|at| read_around(file, at));
             Superblock::newest(&places.concat()).ok().filter(|s| s.number == *n)
         }
         _ => None,
     };
     files.iter().filter_map(read).max_by_key(|s| (s.number, s.version))
+}
+
+/// A superblock's place. Blocks that cannot be read are zeros: they may lie behind what the superblock holds.
+fn read_around(file: &File, place: u64) -> Vec<u8> {
+    const BLOCK: usize = crate::lsn::format::BLOCK_MIN as usize;
+    let block = |at: usize| {
+        let mut block = file.read(place + at as u64, BLOCK).unwrap_or_default();
+        block.resize(BLOCK, 0);
+        block
+    };
+    (0..PLACE).step_by(BLOCK).flat_map(block).collect()
 }
 
 fn killed() -> io::Error {
@@ -233,8 +239,8 @@ impl Disks {
     pub fn strangers(&self, volume: uuid::Uuid) -> SlotSet {
         let is_other = |slot: &Slot| {
             let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
-            let places = supers.flat_map(|(_, f)| [0, PLACE as u64].map(|at| f.read(at, PLACE)));
-            let mut told = places.filter_map(|place| Superblock::decode(&place?).ok()).peekable();
+            let places = supers.flat_map(|(_, f)| [0, PLACE as u64].map(|at| read_around(f, at)));
+            let mut told = places.filter_map(|place| Superblock::decode(&place).ok()).peekable();
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
                 // Nobody can tell any more, if its log is damaged, too.
@@ -312,6 +318,7 @@ impl Disks {
         let struck = self.faults.strikes(fault, n, allowed);
         if struck {
             self.atlas.hurts(slot);
+            self.damages[slot.index()] += 1;
         }
         struck
     }

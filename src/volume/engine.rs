@@ -97,6 +97,8 @@ pub struct Engine {
     pub history: History,
     /// What each slot's next superblock says, but for what the writer knows.
     superblocks: Vec<Superblock>,
+    /// What each slot's disk said last when it did not do what it was asked for; nothing once it is back.
+    faults: [Option<String>; SLOTS],
     jobs: [Outstanding; SLOTS],
     round: Option<Round>,
     asking: Option<Asking>,
@@ -179,6 +181,7 @@ impl Engine {
             number,
             history,
             superblocks,
+            faults: Default::default(),
             jobs: Default::default(),
             round: None,
             asking: None,
@@ -250,7 +253,10 @@ impl Engine {
         for d in done.drain(..) {
             match d {
                 Done::Wrote { slot, result } => {
-                    let failed = result.err().map(|e| why(&e));
+                    let failed = result.as_ref().err().map(why);
+                    if let Err(e) = result {
+                        self.faults[slot.index()] = Some(e.to_string());
+                    }
                     let was_live = self.writer.away(slot).is_none();
                     self.writer.wrote(slot, failed);
                     if let Some(why) = failed {
@@ -335,6 +341,7 @@ impl Engine {
             JobKind::Rejoin => self.healing.tried.insert(slot),
             JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
         }
+        self.faults[slot.index()] = Some(e.to_string());
         if kind == JobKind::Rejoin {
             self.outdated = self.outdated.without(slot);
         }
@@ -384,6 +391,7 @@ impl Engine {
 
     fn came_back(&mut self, slot: Slot, returned: Returned, now: Duration) {
         self.disk.found(slot);
+        self.faults[slot.index()] = None;
         returned.lacks.into_iter().for_each(|gap| self.writer.suspect(slot, gap));
         self.superblocks[slot.index()].join = returned.join;
         if returned.no_space {
@@ -724,6 +732,11 @@ impl Engine {
     /// A log write is on its way.
     pub fn is_busy(&self) -> bool {
         Slot::ALL.iter().any(|s| self.writer.busy(*s).is_some())
+    }
+
+    /// Why a slot is away, in its disk's words.
+    pub fn fault(&self, slot: Slot) -> Option<String> {
+        self.writer.away(slot).and_then(|_| self.faults[slot.index()].clone())
     }
 
     pub fn full(&self) -> SlotSet {

@@ -15,7 +15,7 @@ pub struct SlotHealth {
     pub path: PathBuf,
     /// Why it does not count; none while it does.
     pub away: Option<Away>,
-    /// What is wrong with it, as an open found it.
+    /// What is wrong with it, as an open found it; of a volume that is open for writing, what a slot that is away said last.
     pub fault: Option<String>,
     /// SCL: how far its copy is durable since its last gap. None while it is away.
     pub scl: Option<Lsn>,

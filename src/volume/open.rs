@@ -271,7 +271,7 @@ impl Handle {
                 slot,
                 path: self.slot_path(slot),
                 away: engine.writer.away(slot),
-                fault: None,
+                fault: engine.fault(slot),
                 scl: engine.writer.cursor(slot),
                 gaps: engine.writer.gaps(slot),
                 full: engine.full().contains(slot),
