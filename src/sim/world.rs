@@ -178,12 +178,15 @@ pub fn newest_superblock(files: &Files) -> Option<Superblock> {
 /// A superblock's place. Blocks that cannot be read are zeros: they may lie behind what the superblock holds.
 fn read_around(file: &File, place: u64) -> Vec<u8> {
     const BLOCK: usize = crate::lsn::format::BLOCK_MIN as usize;
-    let block = |at: usize| {
-        let mut block = file.read(place + at as u64, BLOCK).unwrap_or_default();
-        block.resize(BLOCK, 0);
-        block
-    };
-    (0..PLACE).step_by(BLOCK).flat_map(block).collect()
+    if let Some(whole) = file.read(place, PLACE) {
+        return whole;
+    }
+    let mut bytes = Vec::new();
+    for at in (0..PLACE).step_by(BLOCK) {
+        bytes.extend(file.read(place + at as u64, BLOCK).unwrap_or_default());
+        bytes.resize(at + BLOCK, 0);
+    }
+    bytes
 }
 
 fn killed() -> io::Error {

@@ -170,35 +170,47 @@ impl Laws {
     }
 }
 
+/// A tail file, read once for many blocks.
+struct Tail {
+    slot: Slot,
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    fn has(&self, volume: uuid::Uuid, at: Lsn, crc: u32) -> bool {
+        let has = |(begin, group): &(Lsn, &[u8])| {
+            let block = (at.0.checked_sub(begin.0)).and_then(|from| group.get(from as usize..)?.get(..BLOCK));
+            block.is_some_and(|block| crc32fast::hash(block) == crc)
+        };
+        tail::decode(&self.bytes, volume).unwrap_or_default().iter().any(has)
+    }
+}
+
 impl Disks {
     /// Slots that have the block, durable; from those that are hurt no more is asked than that they have it.
-    fn copies(&self, at: Lsn, crc: u32) -> SlotSet {
+    fn copies(&self, at: Lsn, crc: u32, tails: &[Tail]) -> SlotSet {
         let Some(g) = self.laws.geometry else { return SlotSet::ALL };
         let (name, offset) = FileName::segment_of(at, g.pg_size);
-        let has = |slot: &Slot| {
-            let (files, hurt) = (&self.files[slot.index()], self.atlas.hurt().contains(*slot));
-            let in_place = files.get(&name).is_some_and(|f| {
+        let in_place = |slot: &Slot| {
+            let hurt = self.atlas.hurt().contains(*slot);
+            self.files[slot.index()].get(&name).is_some_and(|f| {
                 f.block(offset).is_some_and(|b| crc32fast::hash(b) == crc) && (hurt || f.is_durable(offset))
-            });
-            in_place || self.in_tails(*slot, &g, at, crc, hurt)
+            })
         };
-        Slot::ALL.into_iter().filter(has).collect()
+        let there: SlotSet = Slot::ALL.into_iter().filter(in_place).collect();
+        there.union(tails.iter().filter(|tail| tail.has(g.volume, at, crc)).map(|tail| tail.slot).collect())
     }
 
-    fn in_tails(&self, slot: Slot, g: &Geometry, at: Lsn, crc: u32, hurt: bool) -> bool {
-        let tails = self.files[slot.index()].iter().filter(|(n, _)| matches!(n, FileName::Tail(_)));
-        for (_, file) in tails.filter(|(_, f)| hurt || f.is_flushed()) {
-            let bytes = file.read(0, tail::BYTES_MAX).unwrap_or_default();
-            for (begin, group) in tail::decode(&bytes, g.volume).unwrap_or_default() {
-                if begin <= at
-                    && let Some(block) = group.get((at - begin) as usize..).and_then(|b| b.get(..BLOCK))
-                    && crc32fast::hash(block) == crc
-                {
-                    return true;
-                }
-            }
-        }
-        false
+    /// The tail files of all slots that are durable.
+    fn tails(&self) -> Vec<Tail> {
+        let of_slot = |slot: Slot| {
+            let hurt = self.atlas.hurt().contains(slot);
+            let tails = self.files[slot.index()].iter().filter(|(n, _)| matches!(n, FileName::Tail(_)));
+            tails
+                .filter(move |(_, f)| hurt || f.is_flushed())
+                .filter_map(move |(_, f)| Some(Tail { slot, bytes: f.read(0, tail::BYTES_MAX)? }))
+        };
+        Slot::ALL.into_iter().flat_map(of_slot).collect()
     }
 
     /// A durable write of whole blocks, beside the log writes.

@@ -160,8 +160,9 @@ impl Disks {
         let last = Lsn(end.0 - 1).floor(super::BLOCK as u64);
         let from = self.laws.acts[q].clear.min(last).max(begin);
         let hurt = self.atlas.hurt();
+        let tails = self.tails();
         for (at, crc) in self.laws.sent(epoch, from, end) {
-            let on = self.copies(at, crc).union(hurt).len();
+            let on = self.copies(at, crc, &tails).union(hurt).len();
             if on < WRITE_QUORUM {
                 return self
                     .laws
@@ -250,8 +251,9 @@ impl Disks {
         if self.laws.acts[p].asked.len() < READ_QUORUM {
             self.laws.breaks(p, || format!("takes {settled} for certain, and did not look for a claim"));
         }
+        let tails = self.tails();
         for (at, crc) in self.laws.sent(epoch, clear, settled) {
-            let on = self.copies(at, crc).len();
+            let on = self.copies(at, crc, &tails).len();
             if on < WRITE_QUORUM {
                 return self
                     .laws
