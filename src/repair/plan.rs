@@ -3,6 +3,7 @@
 //! First what a reader found wrong, then what no slot was read for since a writer died, then gaps, then the scrub. One
 //! frame at a time; while commits are made, healing rests between frames so that it takes its share of the time alone.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::core::history::{Entry, History};
 use crate::core::writer::Writer;
@@ -143,7 +144,7 @@ impl Plan {
 
     /// The part could not be made whole from these slots.
     pub fn park(&mut self, part: &Part, read: SlotSet) {
-        if self.parked.len() < PARKED_MAX {
+        if self.parked.len() < PARKED_MAX && !planted(Bug::HealForever) {
             self.parked.insert(part.from.floor(format::FRAME), read);
         }
     }
@@ -216,6 +217,7 @@ impl Plan {
         }
         let to = s.writer.vdl_group();
         let limits = Slot::ALL.map(|slot| s.writer.cursor(slot).unwrap_or(Lsn::NONE).min(to));
+        let limits = if planted(Bug::FillAboveCursor) { [to; SLOTS] } else { limits };
         let unit = |why, stretch: Gap, part, targets, read| {
             Some(Unit { why, stretch, part, targets, read, limits, begun: s.now })
         };
@@ -324,7 +326,8 @@ impl Plan {
 
 /// The first addresses of the log in `[from, to)`, up to the end of their frame.
 fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
-    let entries = history.entries();
+    let stretched = planted(Bug::MendAnnulled).then(|| up_to_the_next(history));
+    let entries = stretched.as_deref().unwrap_or(history.entries());
     let first = entries.partition_point(|e| e.end <= from);
     let entry = entries.get(first..)?.iter().find(|e| e.begin < e.end)?;
     if from.max(entry.begin) >= to {
@@ -339,6 +342,15 @@ fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
         to,
         entries: entries[first..].iter().take_while(|e| e.begin < to).filter(overlap).copied().collect(),
     })
+}
+
+/// What [`Bug::MendAnnulled`] takes for the entries.
+fn up_to_the_next(history: &History) -> Vec<Entry> {
+    let mut entries = history.entries().to_vec();
+    for i in 1..entries.len() {
+        entries[i - 1].end = entries[i].begin;
+    }
+    entries
 }
 
 /// Bytes of the log in a stretch.

@@ -2,6 +2,7 @@
 //!
 //! Everything that a slot lacks must be named here, or its gap is forgotten; what is named and is there costs a read.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::{Gap, Gaps};
 use crate::core::history::History;
 use crate::core::vote::Join;
@@ -24,7 +25,7 @@ pub fn of_all(recovered: &Recovered) -> Doubt {
     let newest = Slot::ALL.map(|s| survey.files(s).and_then(|f| f.newest()));
     let decided = || newest.iter().flatten().filter(|s| s.number == decision.number);
     let mut unchecked = decided().map(|s| s.unchecked).fold(Gap::NONE, Gap::hull);
-    if !recovered.clean {
+    if !recovered.clean && !planted(Bug::UncheckedForgotten) {
         // What was in flight when the writer died has landed on some slots, or in part. One was found; the others are read
         // by and by. Further back a checkpoint's superblocks know.
         let from = recovered.manifest.redo.max(recovered.history.last().begin);
@@ -69,7 +70,7 @@ pub fn of_slot(own: Option<&Superblock>, slot: Slot, history: &History, to: Lsn,
         return vec![everything];
     }
     let mut lacks = Gaps::from(told);
-    if stale || own.number < history.last().epoch {
+    if stale && !planted(Bug::OldImageTrusted) || own.number < history.last().epoch {
         // It held what was durable when its checkpoint began, but for what was on its way to it then.
         let from = own.redo.0.saturating_sub(format::EXTENT);
         lacks.add(Gap { from: Lsn(from).max(everything.from), to });

@@ -72,6 +72,9 @@ impl Disks {
         } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 && acts.places == [0; SLOTS] {
             self.judge_decision(p, n, &s.history);
         }
+        if n == self.laws.acts[p].number {
+            self.laws.acts[p].history.get_or_insert_with(|| s.history.clone());
+        }
         // A blank slot that is formatted gets an earlier decision, which is not this process's own.
         if n == self.laws.acts[p].number && (n == 1 || s.join != Join::Unset) {
             self.laws.acts[p].places[slot.index()] |= 1 << place.min(1);
