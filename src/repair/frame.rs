@@ -122,7 +122,6 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
     if !dir.list()?.contains(&FileName::Epoch(epoch)) && !planted(Bug::MendBlank) {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
     }
-    let over = [Bug::MendGood, Bug::DiffersMended, Bug::WorseCopyAsSource].into_iter().any(planted);
     let mut written = 0;
     for piece in pieces {
         let bytes = &piece.bytes[piece.range.clone()];
@@ -138,6 +137,9 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
             let Ok(group) = group else { return Err(io::Error::other("what was read as a group is none")) };
             let len = group.len as usize;
             let stands = group::verify(there.get(pos..).unwrap_or_default(), at, geometry.seed(), |_| ());
+            let differs = || there.get(pos..pos + len) != bytes.get(pos..pos + len);
+            let over = planted(Bug::DiffersMended) || planted(Bug::WorseCopyAsSource);
+            let over = planted(Bug::MendGood) || over && differs();
             if stands.is_ok_and(|s| s.header.epoch == group.epoch) && !over {
                 if run < pos {
                     put(dir, name, offset + run as u64, &bytes[run..pos])?;
