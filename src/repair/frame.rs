@@ -1,5 +1,6 @@
 //! One frame of one slot: which groups of it verify, and putting in those that do not.
 
+use crate::bugs::{Bug, planted};
 use crate::core::history::Entry;
 use crate::disk::{SlotDir, job};
 use crate::log::group;
@@ -78,14 +79,23 @@ pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry) -> io::Result<C
 
 /// The group at `range.start` of `bytes`, if it verifies as what stands at `at`.
 fn found(bytes: &Arc<Vec<u8>>, here: usize, at: Lsn, epoch: u64, seed: u32) -> Option<Found> {
-    let sum = group::verify(bytes.get(here..)?, at, seed, |_| ()).ok()?;
-    if sum.header.epoch != epoch {
+    let header = check(bytes.get(here..)?, at, seed)?;
+    if header.epoch != epoch {
         return None;
     }
-    let range = here..here + sum.header.len as usize;
+    let range = here..here + header.len as usize;
     let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
     hasher.write(&bytes[range.clone()]);
-    Some(Found { at, len: sum.header.len, hash: hasher.finish(), bytes: bytes.clone(), range, in_tail: false })
+    Some(Found { at, len: header.len, hash: hasher.finish(), bytes: bytes.clone(), range, in_tail: false })
+}
+
+/// The header of a group that verifies.
+fn check(bytes: &[u8], at: Lsn, seed: u32) -> Option<group::Header> {
+    if planted(Bug::WorseCopyAsSource) || planted(Bug::FillUnverified) {
+        return group::decode_header(bytes, at, seed).ok().filter(|h| h.len as usize <= bytes.len());
+    }
+    let own = if planted(Bug::MendMisdirected) { group::claimed_lsn(bytes)? } else { at };
+    Some(group::verify(bytes, own, seed, |_| ()).ok()?.header)
 }
 
 /// Groups of the part that recovery put into tail files, and nobody into the segment yet.
@@ -109,7 +119,7 @@ fn from_tails(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, copy: &mut Co
 ///
 /// Only in a directory that has the superblock of `epoch`: a blank one in its place is formatted by a rejoin first.
 pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u64) -> io::Result<u64> {
-    if !dir.list()?.contains(&FileName::Epoch(epoch)) {
+    if !dir.list()?.contains(&FileName::Epoch(epoch)) && !planted(Bug::MendBlank) {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
     }
     let mut written = 0;
@@ -122,11 +132,15 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
         let (mut pos, mut run) = (0, 0);
         while pos < bytes.len() {
             let at = piece.at + pos as u64;
-            let group = group::decode_header(&bytes[pos..], at, geometry.seed());
+            let own = if planted(Bug::MendMisdirected) { group::claimed_lsn(&bytes[pos..]).unwrap_or(at) } else { at };
+            let group = group::decode_header(&bytes[pos..], own, geometry.seed());
             let Ok(group) = group else { return Err(io::Error::other("what was read as a group is none")) };
             let len = group.len as usize;
             let stands = group::verify(there.get(pos..).unwrap_or_default(), at, geometry.seed(), |_| ());
-            if stands.is_ok_and(|s| s.header.epoch == group.epoch) {
+            let differs = || there.get(pos..pos + len) != bytes.get(pos..pos + len);
+            let over = planted(Bug::DiffersMended) || planted(Bug::WorseCopyAsSource);
+            let over = planted(Bug::MendGood) || over && differs();
+            if stands.is_ok_and(|s| s.header.epoch == group.epoch) && !over {
                 if run < pos {
                     put(dir, name, offset + run as u64, &bytes[run..pos])?;
                     written += (pos - run) as u64;

@@ -3,6 +3,7 @@
 //! A copy that verifies wins over one that does not. Where two verify and differ nothing is touched: whichever was
 //! written over might have been the right one.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::repair::frame::{Copy, Found, Part, Piece};
@@ -54,13 +55,16 @@ pub fn judge(part: &Part, copies: &[Option<Copy>; SLOTS], limits: &[Lsn; SLOTS])
                 at = next;
                 continue;
             };
-            if let Some((other, _)) = good.find(|(_, f)| (f.len, f.hash) != (group.len, group.hash)) {
+            let differs = |f: &Found| (f.len, f.hash) != (group.len, group.hash);
+            let first_wins = planted(Bug::DiffersMended) || planted(Bug::WorseCopyAsSource);
+            if let Some((other, _)) = good.find(|(_, f)| differs(f) && !first_wins) {
                 verdict.differs.push(Differs { at, slots: (first, other) });
                 at = at + group.len;
                 continue;
             }
             for slot in Slot::ALL {
-                let lacks = here[slot.index()].is_none_or(|f| f.in_tail);
+                let lacks = here[slot.index()].is_none_or(|f| f.in_tail || first_wins && differs(f));
+                let lacks = lacks || planted(Bug::MendGood);
                 if copies[slot.index()].is_some() && lacks && at < limits[slot.index()] {
                     add(&mut verdict.mends[slot.index()], group);
                 }

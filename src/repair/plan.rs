@@ -3,6 +3,7 @@
 //! First what a reader found wrong, then what no slot was read for since a writer died, then gaps, then the scrub. One
 //! frame at a time; while commits are made, healing rests between frames so that it takes its share of the time alone.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::core::history::{Entry, History};
 use crate::core::writer::Writer;
@@ -143,7 +144,7 @@ impl Plan {
 
     /// The part could not be made whole from these slots.
     pub fn park(&mut self, part: &Part, read: SlotSet) {
-        if self.parked.len() < PARKED_MAX {
+        if self.parked.len() < PARKED_MAX && !planted(Bug::HealForever) {
             self.parked.insert(part.from.floor(format::FRAME), read);
         }
     }
@@ -216,6 +217,7 @@ impl Plan {
         }
         let to = s.writer.vdl_group();
         let limits = Slot::ALL.map(|slot| s.writer.cursor(slot).unwrap_or(Lsn::NONE).min(to));
+        let limits = if planted(Bug::FillAboveCursor) { [to; SLOTS] } else { limits };
         let unit = |why, stretch: Gap, part, targets, read| {
             Some(Unit { why, stretch, part, targets, read, limits, begun: s.now })
         };
@@ -324,7 +326,8 @@ impl Plan {
 
 /// The first addresses of the log in `[from, to)`, up to the end of their frame.
 fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
-    let entries = history.entries();
+    let stretched = planted(Bug::MendAnnulled).then(|| up_to_the_next(history));
+    let entries = stretched.as_deref().unwrap_or(history.entries());
     let first = entries.partition_point(|e| e.end <= from);
     let entry = entries.get(first..)?.iter().find(|e| e.begin < e.end)?;
     if from.max(entry.begin) >= to {
@@ -339,6 +342,15 @@ fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
         to,
         entries: entries[first..].iter().take_while(|e| e.begin < to).filter(overlap).copied().collect(),
     })
+}
+
+/// What [`Bug::MendAnnulled`] takes for the entries.
+fn up_to_the_next(history: &History) -> Vec<Entry> {
+    let mut entries = history.entries().to_vec();
+    for i in 1..entries.len() {
+        entries[i - 1].end = entries[i].begin;
+    }
+    entries
 }
 
 /// Bytes of the log in a stretch.
@@ -358,4 +370,242 @@ fn address_of(history: &History, bytes: u64) -> Lsn {
         left -= len;
     }
     Lsn(format::NUMBER_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::writer::Away;
+
+    const MIB: u64 = format::FRAME;
+    const BEGIN: Lsn = Lsn(4096);
+    /// Of the first epoch.
+    const END: Lsn = Lsn(5 * MIB + 100);
+    /// Of the second.
+    const OPEN: Lsn = Lsn(format::EXTENT);
+
+    fn gap(from: u64, to: u64) -> Gap {
+        Gap { from: Lsn(from), to: Lsn(to) }
+    }
+
+    struct Scene {
+        plan: Plan,
+        history: History,
+        writer: Writer,
+        unchecked: Gap,
+        able: SlotSet,
+        in_hand: Option<(Why, Gap)>,
+        now: Duration,
+        nothing: Vec<(Slot, Gap)>,
+    }
+
+    fn scene() -> Scene {
+        let entry = |epoch, begin, end| Entry { epoch, begin, end };
+        Scene {
+            plan: Plan::new(25, ScrubMark::default()),
+            history: History::from_entries(vec![entry(1, BEGIN, END), entry(2, OPEN, Lsn::MAX)]).unwrap(),
+            writer: Writer::new(OPEN, SlotSet::ALL),
+            unchecked: Gap::NONE,
+            able: SlotSet::ALL,
+            in_hand: None,
+            now: Duration::from_secs(100),
+            nothing: Vec::new(),
+        }
+    }
+
+    impl Scene {
+        fn next(&mut self) -> Option<Unit> {
+            let (unchecked, able, in_hand, now) = (self.unchecked, self.able, self.in_hand, self.now);
+            let (history, writer) = (&self.history, &self.writer);
+            let s = Situation { history, writer, unchecked, able, fillable: able, in_hand, now };
+            self.plan.next(&s, &mut self.nothing)
+        }
+
+        /// Why, and which part.
+        fn told(&mut self) -> Option<(Why, Gap)> {
+            self.next().map(|u| (u.why, Gap { from: u.part.from, to: u.part.to }))
+        }
+    }
+
+    fn set(slots: &[u8]) -> SlotSet {
+        slots.iter().map(|s| Slot(*s)).collect()
+    }
+
+    #[test]
+    fn parts_lie_within_frames_and_touch_an_entry() {
+        let history = scene().history;
+        for (from, to, want) in [
+            (0, MIB, Some((BEGIN.0, MIB))),
+            (0, u64::MAX, Some((BEGIN.0, MIB))),
+            (MIB + 7, 2 * MIB, Some((MIB, 2 * MIB))),
+            // It begins where a group can, and ends where it is asked to.
+            (3 * MIB + 7, 3 * MIB + 9, Some((3 * MIB, 3 * MIB + 9))),
+            (5 * MIB, u64::MAX, Some((5 * MIB, 6 * MIB))),
+            // Between the epochs there is nothing.
+            (END.0, OPEN.0, None),
+            (6 * MIB, u64::MAX, Some((OPEN.0, OPEN.0 + MIB))),
+            (OPEN.0 + 1, OPEN.0 + 1, None),
+        ] {
+            let part = part_at(&history, Lsn(from), Lsn(to));
+            assert_eq!(part.as_ref().map(|p| (p.from.0, p.to.0)), want, "{from} to {to}");
+            assert!(part.is_none_or(|p| p.entries.len() == 1));
+        }
+    }
+
+    #[test]
+    fn first_wounds_then_the_unchecked_then_gaps_then_the_scrub() {
+        let mut s = scene();
+        s.plan.scrub_now(OPEN, 1);
+        s.writer.suspect(Slot(3), gap(2 * MIB, 3 * MIB));
+        s.unchecked = gap(MIB, 2 * MIB);
+        s.plan.wound(Lsn(4 * MIB + 5));
+        assert_eq!(s.told(), Some((Why::Wound, gap(4 * MIB, 5 * MIB))));
+        assert_eq!(s.told(), Some((Why::Check, gap(MIB, 2 * MIB))));
+        s.unchecked = Gap::NONE;
+        assert_eq!(s.told(), Some((Why::Fill, gap(2 * MIB, 3 * MIB))));
+        s.writer.filled(Slot(3), gap(2 * MIB, 3 * MIB));
+        assert_eq!(s.told(), Some((Why::Scrub, gap(BEGIN.0, MIB))));
+        // What a reader needs is mended all the same; nobody is asked where nobody is able.
+        s.plan.paused = true;
+        assert_eq!(s.told(), None);
+        s.plan.wound(Lsn(5));
+        s.able = SlotSet::NONE;
+        assert_eq!(s.told(), None);
+        s.able = SlotSet::ALL;
+        assert_eq!(s.told(), Some((Why::Wound, gap(BEGIN.0, MIB))));
+    }
+
+    #[test]
+    fn wounds_are_frames_each_once_and_bounded() {
+        let mut s = scene();
+        for _ in 0..2 {
+            (0..WOUNDS_MAX as u64 + 5).for_each(|n| s.plan.wound(Lsn(n * MIB + n)));
+        }
+        assert_eq!(s.plan.wounds.len(), WOUNDS_MAX);
+        // Those without an address of the log are passed over.
+        let mended: Vec<_> = std::iter::from_fn(|| s.told()).collect();
+        assert_eq!(mended.len(), 6, "{mended:?}");
+        assert!(!s.plan.has_wounds());
+    }
+
+    #[test]
+    fn the_lowest_gap_is_filled_on_all_that_lack_it_from_one_that_is_whole() {
+        let mut s = scene();
+        s.writer.suspect(Slot(1), gap(2 * MIB, 4 * MIB));
+        s.writer.suspect(Slot(4), gap(MIB + 1, 3 * MIB));
+        let unit = s.next().unwrap();
+        assert_eq!((unit.part.from, unit.targets, unit.stretch), (Lsn(MIB), set(&[4]), gap(MIB + 1, 2 * MIB)));
+        // Sources take turns: 0, 2, 3, 5.
+        assert_eq!(unit.read, set(&[4, 2]));
+        s.in_hand = Some((Why::Fill, unit.stretch));
+        let unit = s.next().unwrap();
+        assert_eq!((unit.part.from, unit.targets, unit.read), (Lsn(2 * MIB), set(&[1, 4]), set(&[1, 3, 4])));
+        // Where none is whole all are read.
+        (s.in_hand, s.able) = (None, set(&[1, 4]));
+        assert_eq!(s.next().map(|u| u.read), Some(set(&[1, 4])));
+        s.able = set(&[0, 2, 3, 5]);
+        assert!(s.next().is_none(), "who lacks it is not able");
+    }
+
+    #[test]
+    fn a_gap_without_a_log_is_none() {
+        let mut s = scene();
+        s.writer.suspect(Slot(2), Gap { from: END, to: OPEN });
+        assert!(s.next().is_none());
+        assert_eq!(s.nothing, [(Slot(2), Gap { from: END, to: OPEN })]);
+        // Above what is durable nothing is known yet.
+        let mut s = scene();
+        s.writer.suspect(Slot(2), Gap { from: END, to: OPEN + MIB });
+        assert!(s.next().is_none() && s.nothing.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_has_is_left_until_another_slot_is_there() {
+        let mut s = scene();
+        s.able = set(&[0, 1, 2]);
+        s.writer.suspect(Slot(1), gap(MIB, 3 * MIB));
+        let unit = s.next().unwrap();
+        s.plan.park(&unit.part, s.able);
+        assert_eq!(s.told(), Some((Why::Fill, gap(2 * MIB, 3 * MIB))), "what follows is filled all the same");
+        s.writer.filled(Slot(1), gap(2 * MIB, 3 * MIB));
+        assert_eq!((s.told(), s.plan.parked()), (None, 1));
+        s.able = set(&[0, 1]);
+        assert_eq!(s.told(), None, "fewer are of no use");
+        s.able = set(&[0, 1, 5]);
+        assert_eq!(s.told(), Some((Why::Fill, gap(MIB, 2 * MIB))));
+        s.able = set(&[0, 1, 2]);
+        s.plan.unpark();
+        assert_eq!(s.told(), Some((Why::Fill, gap(MIB, 2 * MIB))));
+    }
+
+    #[test]
+    fn a_slot_is_to_have_what_lies_below_its_cursor() {
+        let mut s = scene();
+        s.writer.leave(Slot(3), Away::Error);
+        s.plan.wound(Lsn(5));
+        let want = Slot::ALL.map(|slot| if slot == Slot(3) { Lsn::NONE } else { OPEN });
+        assert_eq!(s.next().map(|u| u.limits), Some(want));
+    }
+
+    #[test]
+    fn while_commits_are_made_it_takes_its_share_of_the_time() {
+        let mut s = scene();
+        let ms = Duration::from_millis;
+        s.plan.saw_tail(OPEN, s.now);
+        assert!(!s.plan.gives_way(s.now), "the first sight of the tail is no commit");
+        s.plan.saw_tail(OPEN + 1, s.now);
+        s.plan.scrub_now(OPEN, 1);
+        let unit = s.next().unwrap();
+        s.now += ms(20);
+        s.plan.ended(&unit, s.now);
+        // A quarter: 20 ms of work, 60 of rest.
+        assert_eq!((s.plan.due(s.now), s.told()), (Some(s.now + ms(60)), None));
+        s.now += ms(60);
+        assert_eq!(s.told(), Some((Why::Scrub, gap(MIB, 2 * MIB))));
+        // Idle again: no rest.
+        let unit = s.next().unwrap();
+        s.now += ms(500);
+        s.plan.ended(&unit, s.now);
+        assert_eq!(s.plan.due(s.now), None);
+        // However long a frame took, the rest is bounded.
+        s.plan.saw_tail(OPEN + 2, s.now);
+        s.plan.ended(&Unit { begun: Duration::ZERO, ..unit }, s.now);
+        assert_eq!(s.plan.due(s.now), Some(s.now + REST_MAX));
+    }
+
+    #[test]
+    fn a_scrub_reads_each_frame_once_and_ends() {
+        let mut s = scene();
+        s.plan.scrub_now(OPEN, 7);
+        let mut read = Vec::new();
+        while let Some(unit) = s.next() {
+            read.push(unit.part.from.0 / MIB);
+            assert_eq!((unit.targets, unit.read), (SlotSet::ALL, SlotSet::ALL));
+            // While one is mended the next is read.
+            s.in_hand = Some((Why::Scrub, unit.stretch));
+            if let Some(next) = s.next() {
+                assert_eq!(next.part.from, unit.part.to);
+            }
+            s.in_hand = None;
+            s.plan.ended(&unit, s.now);
+        }
+        assert_eq!(read, [0, 1, 2, 3, 4, 5]);
+        assert_eq!((s.plan.rounds, s.plan.is_urgent(), s.plan.mark), (1, false, ScrubMark::default()));
+    }
+
+    #[test]
+    fn the_scrub_keeps_its_pace() {
+        let mut s = scene();
+        let (hour, us) = (Duration::from_secs(3600), 3_600_000_000);
+        // The log is shorter than a burst: it is read once, at the end of the period.
+        assert_eq!(s.plan.pace(&s.history, OPEN, us, hour), hour);
+        assert_eq!(s.told(), None);
+        assert_eq!(s.plan.pace(&s.history, OPEN, 2 * us - 1, hour), Duration::from_micros(1));
+        assert_eq!(s.plan.pace(&s.history, OPEN, 2 * us, hour), Duration::ZERO);
+        assert_eq!(s.told(), Some((Why::Scrub, gap(BEGIN.0, MIB))));
+        // A clock that went back begins anew.
+        let mut s = scene();
+        s.plan.mark.begun_us = 5 * us;
+        assert_eq!(s.plan.pace(&s.history, OPEN, us, hour), hour);
+    }
 }

@@ -60,6 +60,7 @@ impl Sim {
             // An image of the slot, to be mounted back some day.
             9..12 => {
                 w.images[slot.index()] = Some(w.files[slot.index()].clone());
+                w.atlas.images(slot);
                 return;
             }
             12 => return self.clock_jumps(&mut w, Fault::ClockBack),
@@ -133,6 +134,9 @@ impl Sim {
         w.damages[i] += u32::from(done);
         match (done, spoils) {
             (true, true) => w.atlas.spoils(slot),
+            (true, false) if matches!(fault, Fault::Blank | Fault::Stale) => {
+                w.atlas.replaces(slot, fault == Fault::Stale);
+            }
             (true, false) => w.atlas.hurts(slot),
             _ => (),
         }

@@ -7,7 +7,7 @@ use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{PLACE, Superblock};
-use crate::sim::world::{Disks, Weather};
+use crate::sim::world::{Disks, Weather, newest_superblock};
 
 impl Disks {
     /// The process has listed a slot.
@@ -69,8 +69,12 @@ impl Disks {
         let acts = &self.laws.acts[p];
         if acts.epoch == n {
             self.judge_version(p, n, &s);
+            self.judge_whole(p, slot, &s);
         } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 && acts.places == [0; SLOTS] {
             self.judge_decision(p, n, &s.history);
+        }
+        if n == self.laws.acts[p].number {
+            self.laws.acts[p].history.get_or_insert_with(|| s.history.clone());
         }
         // A blank slot that is formatted gets an earlier decision, which is not this process's own.
         if n == self.laws.acts[p].number && (n == 1 || s.join != Join::Unset) {
@@ -110,6 +114,26 @@ impl Disks {
             && at > clear
         {
             self.laws.breaks(p, || format!("lets a slot join at {at}, and VCL is {clear}"));
+        }
+    }
+
+    /// A slot that gives up its join point has everything of the epochs that are closed: from now on its silence counts.
+    fn judge_whole(&mut self, p: usize, slot: Slot, s: &Superblock) {
+        let files = &self.files[slot.index()];
+        let joined = newest_superblock(files).is_some_and(|old| old.join != Join::Founder);
+        let Some(g) = self.laws.geometry.filter(|_| joined && s.join == Join::Founder) else { return };
+        // Damage since then is nobody's fault, and is found by a scrub.
+        if self.atlas.hidden().contains(slot) {
+            return;
+        }
+        let closed = s.history.entries().iter().filter(|e| e.end < Lsn::MAX);
+        let lacks = |(at, crc): &(Lsn, u32)| {
+            let (name, offset) = FileName::segment_of(*at, g.pg_size);
+            let block = files.get(&name).and_then(|f| f.block(offset));
+            block.map(crc32fast::hash) != Some(*crc)
+        };
+        if let Some((at, _)) = closed.flat_map(|e| self.laws.sent(e.epoch, e.begin, e.end)).find(lacks) {
+            self.laws.breaks(p, || format!("lets the silence of slot {slot} count, which lacks the block at {at}"));
         }
     }
 
