@@ -41,7 +41,7 @@ mod world;
 
 pub use atlas::Mode;
 pub use faults::Fault;
-pub use stage::Stage;
+pub use stage::{Others, Stage};
 
 /// One life to be lived: its seed, its length, and what may go wrong in it.
 #[derive(Clone, Debug)]
