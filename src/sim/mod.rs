@@ -4,7 +4,7 @@
 //! A run is one world's life. The same seed is the same run, to the byte, on every machine; [`Report::hash`] tells.
 //!
 //! [`Life`] tests the volume itself. [`Stage`] runs your own code on a simulated [`Volume`](crate::Volume), process after
-//! process, under the same faults; `examples/btree.rs` shows it.
+//! process, under the same faults, and beside readers and other writers ([`Others`]); `examples/btree.rs` shows it.
 //!
 //! ```
 //! use quorate::sim::{Life, Mode};

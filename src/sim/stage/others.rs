@@ -81,6 +81,7 @@ impl Others {
             Ok(Ok((opened, process))) => {
                 let volume = Volume::from(self.0.stand_up(scene, opened, process));
                 scene.opened.push(volume.clone());
+                scene.overtakers += 1;
                 return Ok(volume);
             }
             Ok(Err(e)) => e,

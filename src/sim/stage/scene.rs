@@ -23,6 +23,8 @@ pub struct Scene {
     pub options: Options,
     pub steps: u64,
     pub processes: u64,
+    /// Writers that took over beside a process, at its wish.
+    pub overtakers: u64,
     /// What the present process has opened beside its own volume, the youngest last.
     pub opened: Vec<Volume>,
     /// Its readers' processes.
@@ -39,7 +41,7 @@ impl Scene {
         options.merge_after = Duration::from_millis(300);
         *sim.rival.borrow_mut() = Rival::Nobody;
         let (opened, readers) = (Vec::new(), Vec::new());
-        Scene { sim, options, steps: 0, processes: 0, opened, readers, broken: None }
+        Scene { sim, options, steps: 0, processes: 0, overtakers: 0, opened, readers, broken: None }
     }
 
     pub fn geometry(&self) -> Geometry {
@@ -219,6 +221,7 @@ impl Scene {
             ("opens", c.opens),
             ("opens refused", c.refused),
             ("read-only opens", c.readers),
+            ("take-overs", self.overtakers),
             ("checkpoints", c.checkpoints),
             ("merges", c.merges),
             ("writes landed", c.landed),
