@@ -1,6 +1,6 @@
 //! One lifetime: what exists in it, and what may happen next, a step at a time.
 
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, format};
 use crate::segment::recover::Opened;
 use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
@@ -24,6 +24,8 @@ use std::time::Duration;
 
 pub const PAGE: usize = 4096;
 pub const PG: u64 = 64 << 20;
+/// From here on a writer may write into the second extent.
+pub const BRINK: Lsn = Lsn(format::EXTENT - format::LAL);
 
 /// A property that broke, in words.
 pub type Checked = Result<(), String>;
@@ -115,6 +117,9 @@ impl Running {
     }
 }
 
+/// What was opened and by whom, or why not.
+pub type Attempt = Result<(Opened, usize), OpenError>;
+
 /// A second opener, between two calls of the first.
 #[derive(Default)]
 pub enum Rival {
@@ -125,7 +130,7 @@ pub enum Rival {
     Nobody,
     /// Somebody wants one.
     Called,
-    Came(Result<(Opened, usize), OpenError>),
+    Came(Box<Attempt>),
 }
 
 pub struct Sim {
@@ -269,7 +274,7 @@ impl Sim {
                 return self.keep_failure(self.open(1, true));
             }
             match self.attempt(true) {
-                Ok(opened) => *self.rival.borrow_mut() = Rival::Came(opened),
+                Ok(opened) => *self.rival.borrow_mut() = Rival::Came(Box::new(opened)),
                 Err(what) => self.keep_failure(Err(what)),
             }
         }

@@ -3,14 +3,14 @@
 use crate::core::READ_QUORUM;
 use crate::core::history::History;
 use crate::core::vote::Join;
-use crate::disk::{Fleet, SlotDir};
+use crate::disk::{Fleet, SlotDir, job};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
 use crate::sim::dir::{SimDir, SimDisk, do_job};
 use crate::sim::faults::Fault;
-use crate::sim::life::{Checked, PAGE, PG, Running, Sim, SimClock};
+use crate::sim::life::{Attempt, BRINK, Checked, PAGE, PG, Running, Sim, SimClock};
 use crate::sim::model::{Effect, ModelMtr, State};
 use crate::sim::world::newest_superblock;
 use crate::volume::error::{OpenError, ReadError, SlotFaults};
@@ -69,7 +69,11 @@ impl Sim {
         self.make_foreign()?;
         let process = self.world.lock().start_process();
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
-        let opened = recover::create(&fleet, self.geometry(), Durability::Dsync).map_err(|e| format!("create: {e}"))?;
+        let created = recover::create(&fleet, self.geometry(), Durability::Dsync);
+        let mut opened = created.map_err(|e| format!("create: {e}"))?;
+        if self.temper.brink {
+            self.begin_at_the_brink(&mut opened, process)?;
+        }
         self.world.lock().set_epoch(process, &opened.history);
         self.world.lock().note(|| format!("p{process} is open: {:?}", opened.history.entries()));
         self.stand_up(opened, process, 0)?;
@@ -92,6 +96,19 @@ impl Sim {
         model.mtrs.push(ModelMtr { epoch: 1, end, effects, acknowledged: false, seen: None });
         drop((model, slot));
         self.until_acknowledged(0)
+    }
+
+    /// As if the volume's first epoch began where few others do.
+    fn begin_at_the_brink(&self, opened: &mut Opened, process: usize) -> Checked {
+        let begin = Lsn(BRINK.0 - 4096 * (8 + self.below(256)) as u64);
+        opened.history = History::first(begin);
+        (opened.begin, opened.recovered.history) = (begin, opened.history.clone());
+        for superblock in opened.superblocks.iter_mut().flatten() {
+            superblock.history = History::first(begin);
+            let dir = SimDir { world: self.world.clone(), process, slot: superblock.slot };
+            job::write_super(&dir, superblock).map_err(|e| format!("create: {e}"))?;
+        }
+        Ok(())
     }
 
     fn geometry(&self) -> Geometry {
@@ -120,8 +137,8 @@ impl Sim {
         }
     }
 
-    /// One attempt to open for writing: what was opened and by whom, or why not. The outer error is a broken property.
-    pub fn attempt(&self, forced: bool) -> Result<Result<(Opened, usize), OpenError>, String> {
+    /// One attempt to open for writing. The outer error is a broken property.
+    pub fn attempt(&self, forced: bool) -> Result<Attempt, String> {
         let process = self.world.lock().start_process();
         {
             let mut w = self.world.lock();

@@ -1,6 +1,6 @@
 //! The stagehand: sets up one process after the other, and lets the world go on while they wait.
 
-use super::{Others, Scene, Stage};
+use super::{Done, Others, Scene, Stage};
 use crate::Volume;
 use crate::disk::Fleet;
 use crate::lsn::SlotSet;
@@ -14,7 +14,6 @@ use crate::volume::error::CloseError;
 use crate::volume::open::{Handle, build};
 use crate::volume::shared::{Clock, Driver, Shared};
 use parking_lot::Mutex;
-use std::error::Error;
 use std::sync::Arc;
 
 /// Attempts to open, with steps of the world between them.
@@ -37,7 +36,7 @@ impl Stagehand {
     pub fn play(
         self: &Arc<Self>,
         stage: &Stage,
-        process: &mut dyn FnMut(Volume, &Others) -> Result<(), Box<dyn Error>>,
+        process: &mut dyn FnMut(Volume, &Others) -> Done,
     ) -> Result<(), String> {
         let mut volume = self.create(stage)?;
         let others = Others(self.clone());

@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 pub use others::Others;
 
+/// What a process returns.
+type Done = Result<(), Box<dyn Error>>;
+
 /// Your own code on a simulated volume: [`play`](Stage::play) runs it as one process after another, under the faults of a
 /// seed.
 ///

@@ -3,8 +3,8 @@
 use super::hand::Stagehand;
 use super::scene::Scene;
 use crate::lsn::SlotSet;
-use crate::segment::recover::{self, Opened};
-use crate::sim::life::Rival;
+use crate::segment::recover;
+use crate::sim::life::{Attempt, Rival};
 use crate::sim::openers::{SimFleet, killed};
 use crate::volume::error::OpenError;
 use crate::{Reader, Volume};
@@ -47,7 +47,7 @@ impl Others {
         scene.sim.rival.replace(Rival::Called);
         let first = scene.sim.attempt(true);
         let second = match scene.sim.rival.replace(Rival::Nobody) {
-            Rival::Came(second) => Ok(second),
+            Rival::Came(second) => Ok(*second),
             _ => {
                 let first = self.exposed(&mut scene, first);
                 scene.make_room();
@@ -56,7 +56,7 @@ impl Others {
             }
         };
         // The younger one stands up last.
-        let number = |o: &Result<Result<(Opened, usize), OpenError>, String>| match o {
+        let number = |o: &Result<Attempt, String>| match o {
             Ok(Ok((opened, _))) => opened.number,
             _ => 0,
         };
@@ -72,11 +72,7 @@ impl Others {
     }
 
     /// A writer that has opened becomes the youngest one.
-    fn exposed(
-        &self,
-        scene: &mut MutexGuard<'_, Scene>,
-        opened: Result<Result<(Opened, usize), OpenError>, String>,
-    ) -> Result<Volume, OpenError> {
+    fn exposed(&self, scene: &mut MutexGuard<'_, Scene>, opened: Result<Attempt, String>) -> Result<Volume, OpenError> {
         let why = match opened {
             Ok(Ok((opened, process))) => {
                 let volume = Volume::from(self.0.stand_up(scene, opened, process));

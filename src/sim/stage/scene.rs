@@ -3,11 +3,10 @@
 use super::Stage;
 use crate::Volume;
 use crate::lsn::SLOTS;
-use crate::segment::recover::Opened;
 use crate::segment::superblock::Geometry;
 use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
-use crate::sim::life::{Rival, Running, Sim};
+use crate::sim::life::{Attempt, Rival, Running, Sim};
 use crate::sim::world::Weather;
 use crate::sim::{Failure, Report};
 use crate::volume::error::{CloseError, OpenError, ReadError, WriteError};
@@ -150,10 +149,12 @@ impl Scene {
     }
 
     /// One attempt to open for writing, beside which another may come: that one is gone again.
-    pub fn open(&mut self) -> Result<Result<(Opened, usize), OpenError>, String> {
+    pub fn open(&mut self) -> Result<Attempt, String> {
         let opened = self.sim.attempt(true);
-        if let Rival::Came(Ok((_, rival))) = self.sim.rival.replace(Rival::Nobody) {
-            self.sim.world.lock().kill(rival);
+        if let Rival::Came(rival) = self.sim.rival.replace(Rival::Nobody)
+            && let Ok((_, process)) = *rival
+        {
+            self.sim.world.lock().kill(process);
         }
         opened
     }
