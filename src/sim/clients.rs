@@ -28,7 +28,7 @@ impl Sim {
         let heavy = self.temper.heavy || near;
         if heavy && self.one_in(if near { 2 } else { 4 }) || self.temper.large && self.one_in(40) {
             // Several writes long, so that one lies across with its end still to come.
-            let (least, more) = if near { (600, 1200) } else { (100, 300) };
+            let (least, more) = if near { (300, 600) } else { (100, 300) };
             for _ in 0..least + self.below(more) {
                 self.put_again(&mut mtr, &mut state, &mut effects);
             }

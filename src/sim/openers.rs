@@ -100,7 +100,7 @@ impl Sim {
 
     /// As if the volume's first epoch began where few others do.
     fn begin_at_the_brink(&self, opened: &mut Opened, process: usize) -> Checked {
-        let begin = Lsn(BRINK.0 - 4096 * (8 + self.below(256)) as u64);
+        let begin = Lsn(BRINK.0 - 4096 * (8 + self.below(32)) as u64);
         opened.history = History::first(begin);
         (opened.begin, opened.recovered.history) = (begin, opened.history.clone());
         for superblock in opened.superblocks.iter_mut().flatten() {

@@ -85,7 +85,7 @@ impl Temper {
         let favourite = (odd && random.one_in(2)).then(|| random.below(9));
         let (races, large, lulls) = (random.one_in(2), !odd || random.one_in(2), random.one_in(6));
         let rare = random.below(1000);
-        let (heavy, brink, forgetful) = (rare == 0, (1..=5).contains(&rare), (6..=25).contains(&rare));
+        let (heavy, brink, forgetful) = (rare == 0, (1..=8).contains(&rare), (9..=28).contains(&rare));
         Temper { steps, total, races, favourite, large, lulls, heavy, brink, forgetful }
     }
 
