@@ -110,6 +110,8 @@ struct Group {
 /// One process, as the disks see it.
 pub(super) struct Process {
     alive: bool,
+    /// It writes nothing, and nobody waits for it.
+    reads_only: bool,
     /// It dies at the call after so many; of those that write, if it says so.
     dies_in: Option<u64>,
     dies_writing: bool,
@@ -261,11 +263,12 @@ impl Disks {
     }
 
     pub fn start_process(&mut self) -> usize {
-        let calm = self.flying.is_empty() && self.processes.iter().all(|p| !p.alive);
+        let calm = self.flying.is_empty() && self.processes.iter().all(|p| !p.alive || p.reads_only);
         self.laws.begins(calm);
         let jobs = Vec::new();
         self.processes.push(Process {
             alive: true,
+            reads_only: false,
             dies_in: None,
             dies_writing: false,
             done: Vec::new(),
@@ -276,6 +279,11 @@ impl Disks {
             knows: self.generations,
         });
         self.processes.len() - 1
+    }
+
+    /// The process opens for reading alone.
+    pub fn reads_only(&mut self, process: usize) {
+        self.processes[process].reads_only = true;
     }
 
     /// The process has opened the volume.
@@ -586,9 +594,9 @@ impl Disks {
         self.flying.is_empty() && self.processes.iter().all(|p| p.jobs.is_empty() && p.looks.is_empty())
     }
 
-    /// No other process is alive.
+    /// No other process is alive that could write.
     pub fn is_alone(&self, process: usize) -> bool {
-        self.processes.iter().enumerate().all(|(p, s)| p == process || !s.alive)
+        self.processes.iter().enumerate().all(|(p, s)| p == process || !s.alive || s.reads_only)
     }
 
     /// A process has jobs or looks that wait for their turn.

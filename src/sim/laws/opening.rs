@@ -4,7 +4,7 @@ use super::Vote;
 use crate::core::history::{self, History};
 use crate::core::vote::Join;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
-use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{PLACE, Superblock};
 use crate::sim::world::{Disks, Weather, newest_superblock};
@@ -23,7 +23,8 @@ impl Disks {
             acts.known = acts.known.max(highest.max().unwrap_or(0));
         }
         let decided = acts.has_decided().len();
-        if acts.claimed.len() >= WRITE_QUORUM && decided == 0 {
+        // Lists it again, when it looks for tail files: what has landed meanwhile is no part of its choice.
+        if acts.claimed.len() >= WRITE_QUORUM && decided == 0 && !acts.read.contains(slot) {
             acts.read.insert(slot);
             let decisions = names.iter().filter_map(|n| if let FileName::Epoch(n) = n { Some(*n) } else { None });
             acts.found[slot.index()] = decisions.max().unwrap_or(0);
@@ -228,6 +229,35 @@ impl Disks {
         let sound = |s: &&Slot| !self.atlas.hurt().contains(**s) && !self.laws.acts[p].failed.contains(**s);
         for slot in reach.iter().filter(sound).copied().collect::<Vec<_>>() {
             self.judge_choice(p, slot, previous, number);
+        }
+        for slot in reach {
+            self.judge_forgotten(p, slot, previous, begin);
+        }
+    }
+
+    /// On a slot whose newest decision is damaged the log tells of that epoch: nobody begins where it did, or an extent
+    /// before.
+    fn judge_forgotten(&mut self, p: usize, slot: Slot, previous: u64, begin: Lsn) {
+        let acts = &self.laws.acts[p];
+        let read = acts.calm && acts.read.contains(slot) && !acts.failed.contains(slot);
+        let Some(g) = self.laws.geometry.filter(|_| read) else { return };
+        let own = newest_superblock(&self.files[slot.index()]);
+        if own.is_none_or(|s| s.geometry.volume != g.volume || s.slot != slot) {
+            return;
+        }
+        for q in 0..p {
+            let (epoch, at) = (self.laws.acts[q].epoch, self.laws.acts[q].begin);
+            let Some(crc) = self.laws.blocks.get(&(epoch, at)).copied() else { continue };
+            let (name, offset) = FileName::segment_of(at, g.pg_size);
+            if epoch > previous
+                && (at == begin || at == begin + format::EXTENT)
+                && let Some(block) = self.files[slot.index()].get(&name).and_then(|f| f.block(offset))
+                && crc32fast::hash(block) == crc
+            {
+                self.laws.breaks(p, || {
+                    format!("begins at {begin} by decision {previous}, and slot {slot} has epoch {epoch} at {at}")
+                });
+            }
         }
     }
 
