@@ -185,8 +185,11 @@ fn read_around(file: &File, place: u64) -> Vec<u8> {
     }
     let mut bytes = Vec::new();
     for at in (0..PLACE).step_by(BLOCK) {
-        bytes.extend(file.read(place + at as u64, BLOCK).unwrap_or_default());
-        bytes.resize(at + BLOCK, 0);
+        match file.read(place + at as u64, BLOCK) {
+            Some(block) if block.is_empty() => break,
+            Some(block) => bytes.extend(block),
+            None => bytes.resize(at + BLOCK, 0),
+        }
     }
     bytes
 }
