@@ -255,6 +255,36 @@ impl SlotDir for FileDir {
         })
     }
 
+    fn scan(&self, name: FileName, offset: u64, most: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let fd = self.open(name, false)?;
+        let head = (offset % self.block as u64) as usize;
+        with_buffer((head + most).next_multiple_of(self.block), |buffer| {
+            let got = rustix::io::pread(&fd, &mut *buffer, offset - head as u64)?.saturating_sub(head).min(most);
+            self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
+            f(&buffer[head..head + got]);
+            Ok(())
+        })
+    }
+
+    fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        if let [(offset, bytes)] = writes {
+            return self.write_at(name, *offset, bytes);
+        }
+        let fd = self.open(name, true)?;
+        for (offset, bytes) in writes {
+            for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
+                with_buffer(chunk.len().next_multiple_of(self.block), |bounce| {
+                    bounce[..chunk.len()].copy_from_slice(chunk);
+                    bounce[chunk.len()..].fill(0);
+                    self.meter.wrote(1, bounce.len() as u64);
+                    write_whole(&fd, bounce, offset + (i * CHUNK) as u64, ReadWriteFlags::empty())
+                })?;
+            }
+        }
+        self.meter.wrote(1, 0);
+        Ok(rustix::fs::fdatasync(&fd)?)
+    }
+
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let fd = self.open(name, true)?;
         for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
@@ -327,10 +357,14 @@ impl SlotDir for FileDir {
 
 /// Writes all of it with `RWF_DSYNC`: durable when it returns.
 pub fn write_durably(fd: impl AsFd, bytes: &[u8], offset: u64) -> io::Result<()> {
+    write_whole(fd, bytes, offset, ReadWriteFlags::DSYNC)
+}
+
+fn write_whole(fd: impl AsFd, bytes: &[u8], offset: u64, flags: ReadWriteFlags) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let slice = [io::IoSlice::new(&bytes[done..])];
-        match rustix::io::pwritev2(&fd, &slice, offset + done as u64, ReadWriteFlags::DSYNC) {
+        match rustix::io::pwritev2(&fd, &slice, offset + done as u64, flags) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => done += n,
             Err(Errno::INTR) => (),

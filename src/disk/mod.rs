@@ -38,8 +38,17 @@ pub(crate) trait SlotDir: Send + Sync {
     fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<std::sync::Arc<Vec<u8>>> {
         self.read(name, offset, most).map(std::sync::Arc::new)
     }
+    /// Reads at most `most` bytes and hands them to `f`, as [`SlotDir::read`] does, in the time that it takes.
+    fn scan(&self, name: FileName, offset: u64, most: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        f(&*self.read_shared(name, offset, most)?);
+        Ok(())
+    }
     /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Writes several ranges. All are durable when it returns, and none need be before.
+    fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        writes.iter().try_for_each(|(offset, bytes)| self.write_at(name, *offset, bytes))
+    }
     /// Takes space for a range, which reads as zeros where it was not written; creates the file if it is missing.
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
     /// Makes durable what any process has written to the file so far.

@@ -211,9 +211,10 @@ impl Engine {
         let Some(working) = &mut self.healing.reading else { return };
         working.asked = working.asked.union(slots);
         working.waiting = slots;
-        let part = working.unit.part.clone();
+        let unit = working.unit.clone();
         for slot in slots.iter() {
-            self.give(slot, Job::Copy { part: part.clone(), geometry: self.geometry });
+            let (keep, flush) = (unit.keep.contains(slot), unit.counts(slot));
+            self.give(slot, Job::Copy { part: unit.part.clone(), geometry: self.geometry, keep, flush });
         }
     }
 
@@ -240,6 +241,10 @@ impl Engine {
         let idle = |s: &Slot| !self.jobs[s.index()].0[JobKind::Copy as usize];
         let others: SlotSet = self.writer.live().minus(working.asked).iter().filter(idle).collect();
         let lacks = !verdict.is_complete() || working.unit.why == Why::Fill && self.lacks_elsewhere(&working, &verdict);
+        if working.unit.is_survey() && (lacks || !verdict.suffices()) {
+            self.healing.plan.look_closely(&working.unit);
+            return;
+        }
         if lacks && others.len() > 0 {
             self.healing.reading = Some(working);
             self.read(others);
