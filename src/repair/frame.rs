@@ -1,12 +1,13 @@
 //! Frames of one slot: which groups in them verify, and putting in those that do not.
 
 use crate::core::history::Entry;
-use crate::disk::{SlotDir, job};
+use crate::disk::{self, SlotDir, job};
 use crate::log::group;
 use crate::lsn::{Lsn, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
 use crate::segment::tail;
+use bytes::Bytes;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::ops::Range;
@@ -29,7 +30,7 @@ pub struct Found {
     /// Of its bytes: two copies that verify should be equal, and are not held to be so.
     pub hash: u64,
     /// None where only what is there was asked for.
-    pub bytes: Option<Arc<Vec<u8>>>,
+    pub bytes: Option<Bytes>,
     pub range: Range<usize>,
     /// It stands in a tail file, and not where it belongs.
     pub in_tail: bool,
@@ -42,7 +43,7 @@ pub type Copy = Vec<Found>;
 #[derive(Clone, Debug)]
 pub struct Piece {
     pub at: Lsn,
-    pub bytes: Arc<Vec<u8>>,
+    pub bytes: Bytes,
     pub range: Range<usize>,
 }
 
@@ -78,21 +79,17 @@ pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, keep: bool, flu
     Ok(copy)
 }
 
-fn read_frame(dir: &dyn SlotDir, base: Lsn, geometry: &Geometry) -> Arc<Vec<u8>> {
+fn read_frame(dir: &dyn SlotDir, base: Lsn, geometry: &Geometry) -> Bytes {
     let (name, offset) = FileName::segment_of(base, geometry.pg_size);
-    // Where nothing can be read, writing will tell whether the device is well.
-    job::read_or_empty(dir, name, offset, format::FRAME as usize).unwrap_or_default()
+    let most = format::FRAME as usize;
+    dir.read_owned(name, offset, most).unwrap_or_else(|_| {
+        // Where nothing can be read, writing will tell whether the device is well.
+        job::read_or_empty(dir, name, offset, most).map(disk::owned).unwrap_or_default()
+    })
 }
 
 /// Finds the part's groups in the frame at `base`. False if some are not there.
-fn in_frame(
-    bytes: &[u8],
-    base: Lsn,
-    part: &Part,
-    geometry: &Geometry,
-    keep: Option<&Arc<Vec<u8>>>,
-    copy: &mut Copy,
-) -> bool {
+fn in_frame(bytes: &[u8], base: Lsn, part: &Part, geometry: &Geometry, keep: Option<&Bytes>, copy: &mut Copy) -> bool {
     let mut whole = true;
     for entry in part.entries.iter() {
         let from = part.from.max(entry.begin).max(base);
@@ -136,7 +133,7 @@ fn from_tails(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, keep: bool, c
             let Some(entry) = entry.filter(|_| part.from <= at && at < part.to && !known) else { continue };
             // A copy of the group alone: the file may be long.
             let found = found(group, 0, at, entry.epoch, geometry.seed());
-            let bytes = || keep.then(|| Arc::new(group.to_vec()));
+            let bytes = || keep.then(|| Bytes::copy_from_slice(group));
             copy.extend(found.map(|f| Found { in_tail: true, bytes: bytes(), ..f }));
         }
     }

@@ -6,7 +6,7 @@
 use crate::core::gaps::Gap;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::repair::frame::{Copy, Found, Part, Piece};
-use std::sync::Arc;
+use bytes::Bytes;
 
 /// Two slots hold different groups at one address, and both verify.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,9 +87,9 @@ fn next_in(copy: &Copy, at: Lsn) -> Option<Lsn> {
 }
 
 /// Adds a group; what follows on in the same bytes is one piece.
-fn add(pieces: &mut Vec<Piece>, group: &Found, bytes: &Arc<Vec<u8>>) {
+fn add(pieces: &mut Vec<Piece>, group: &Found, bytes: &Bytes) {
     if let Some(last) = pieces.last_mut()
-        && Arc::ptr_eq(&last.bytes, bytes)
+        && last.bytes.as_ptr() == bytes.as_ptr()
         && last.range.end == group.range.start
         && last.at + last.range.len() as u64 == group.at
     {
@@ -103,6 +103,7 @@ fn add(pieces: &mut Vec<Piece>, group: &Found, bytes: &Arc<Vec<u8>>) {
 mod tests {
     use super::*;
     use crate::core::history::Entry;
+    use std::sync::Arc;
 
     const BLOCK: u64 = 4096;
     const BEGIN: Lsn = Lsn(1 << 20);
@@ -114,7 +115,7 @@ mod tests {
 
     /// A letter a group: `a` verifies, `b` verifies and is another, `t` is `a` in a tail file, `.` is nothing.
     fn copy(letters: &str) -> Option<Copy> {
-        let bytes = Arc::new(vec![0; 1 << 20]);
+        let bytes = Bytes::from(vec![0; 1 << 20]);
         let found = |(i, letter): (usize, char)| {
             let at = BEGIN + i as u64 * BLOCK;
             let range = i * BLOCK as usize..(i + 1) * BLOCK as usize;

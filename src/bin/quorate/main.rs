@@ -244,6 +244,9 @@ enum Bench {
         /// Log of the volume
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
         gib: u64,
+        /// ... in MiB
+        #[arg(long, hide = true, conflicts_with = "gib")]
+        mib: Option<u64>,
         /// How often each side is measured; what is told are medians
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
         rounds: u32,
@@ -269,8 +272,8 @@ fn run(cli: Cli) -> Result<(), Fail> {
             replace::run(&io, &volume, slot, &directory, wait, Duration::from_secs(timeout))
         }
         Verb::Log { volume, from } => log::run(&io, &volume, from),
-        Verb::Bench { what: Some(Bench::Heal { under, gib, rounds, seconds }), .. } => {
-            bench::heal(&io, &under, gib, rounds, seconds)
+        Verb::Bench { what: Some(Bench::Heal { under, gib, mib, rounds, seconds }), .. } => {
+            bench::heal(&io, &under, mib.unwrap_or(gib << 10), rounds, seconds)
         }
         // Without a subcommand it is required.
         Verb::Bench { volume, seconds, .. } => volume.map_or(Ok(()), |volume| bench::run(&io, &volume, seconds)),

@@ -73,7 +73,8 @@ struct Figures {
 fn median(all: &[f64]) -> f64 {
     let mut all = all.to_vec();
     all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+    let at = |n: usize| all.get(n).copied().unwrap_or(f64::NAN);
+    (at(all.len() / 2) + at(all.len().saturating_sub(1) / 2)) / 2.0
 }
 
 /// The median of the rounds' own ratios.
@@ -147,15 +148,15 @@ struct Bench<'a> {
     figures: Figures,
 }
 
-/// Runs it on a volume of so many GiB, below the given directories.
-pub fn run(io: &Io, under: &At, gib: u64, rounds: u32, seconds: u64) -> Result<(), Fail> {
+/// Runs it on a volume of so many MiB, below the given directories.
+pub fn run(io: &Io, under: &At, mib: u64, rounds: u32, seconds: u64) -> Result<(), Fail> {
     let (places, at) = Places::make(under)?;
     close(Volume::create(at.0.clone(), &io.options)?);
-    child::fill(io, &at, gib << 10)?;
+    child::fill(io, &at, mib)?;
     let volume = io.open(&at)?;
     let page_size = volume.health().page_size as usize;
     let buffer = MmapMut::map_anon(CHUNK).map_err(|e| Fail::new(format!("memory: {e}")))?;
-    let pages = ((gib << 30) / page_size as u64).min(4096);
+    let pages = ((mib << 20) / page_size as u64).min(4096);
     let mut bench = Bench {
         volume: &volume,
         at: &at,
@@ -251,8 +252,11 @@ impl Bench<'_> {
         let alone = self.load()?;
         self.figures.p99_alone.push(alone.us(0.99));
         self.figures.per_s_alone.push(alone.per_s());
+        // It begins with the commits, and not before.
+        self.volume.pause_repair(true);
         self.wipe()?;
         let left = self.volume.health().repair.bytes_left;
+        self.volume.pause_repair(false);
         let begun = Instant::now();
         let beside = self.load()?;
         let done = left.saturating_sub(self.volume.health().repair.bytes_left);
