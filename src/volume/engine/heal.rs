@@ -166,6 +166,11 @@ impl Engine {
             jobs[JobKind::Copy as usize] || now < self.healing.unreadable_until[s.index()]
         };
         let able: SlotSet = self.writer.live().iter().filter(|s| !busy(s)).collect();
+        // Every commit comes by here.
+        if !self.wants_healing() {
+            (self.healing.since, self.healing.stuck) = (None, able == self.writer.live());
+            return false;
+        }
         let mut nothing = Vec::new();
         // Nothing is checked while something of an earlier process can still land there.
         let unchecked = if self.is_quiet() { self.unchecked } else { Gap::NONE };
