@@ -52,7 +52,7 @@ pub(crate) trait SlotDir: Send + Sync {
     /// Reads at most `most` bytes and hands them to `f`, as [`SlotDir::read`] does, however long it takes. Where all would
     /// be zeros it may hand out nothing.
     fn scan(&self, name: FileName, offset: u64, most: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        f(&*self.read_shared(name, offset, most)?);
+        f(&self.read_shared(name, offset, most)?);
         Ok(())
     }
     /// Reads as [`SlotDir::read`] does, into memory that may be written from without a copy.
