@@ -1,7 +1,9 @@
 //! Which part of the log is looked at next, and when. Pure: time and events come in, a unit of work goes out.
 //!
-//! First what a reader found wrong, then what no slot was read for since a writer died, then gaps, then the scrub. One
-//! frame at a time; while commits are made, healing rests between frames so that it takes its share of the time alone.
+//! First what a reader found wrong, then what no slot was read for since a writer died, then gaps, then the scrub.
+//! While commits are made it goes frame by frame, and rests between so that it takes its share of the time alone.
+//! Else some frames make a unit. What need not be copied is only surveyed, and its bytes are not kept: where a survey finds
+//! something wrong, those frames are read again one by one, with all bytes.
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
@@ -21,6 +23,8 @@ const PARKED_MAX: usize = 4096;
 const ACTIVE: Duration = Duration::from_millis(100);
 /// The longest rest between two frames.
 const REST_MAX: Duration = Duration::from_secs(1);
+/// Frames of a unit while no commits are made.
+pub const WIDE: u64 = 8;
 /// A scrub reads so much in one go, then waits until its pace wants it again.
 const BURST: u64 = format::EXTENT;
 
@@ -48,9 +52,23 @@ pub struct Unit {
     pub targets: SlotSet,
     /// Slots that are read at first.
     pub read: SlotSet,
+    /// Slots whose bytes are kept: all, or it is a survey.
+    pub keep: SlotSet,
     /// A slot is to have what lies below, as of now.
     pub limits: [Lsn; SLOTS],
     pub begun: Duration,
+}
+
+impl Unit {
+    /// Not all that is read is kept.
+    pub fn is_survey(&self) -> bool {
+        self.keep != SlotSet::ALL
+    }
+
+    /// What is found on the slot is counted from now on.
+    pub fn counts(&self, slot: Slot) -> bool {
+        matches!(self.why, Why::Check | Why::Fill) && self.targets.contains(slot)
+    }
 }
 
 /// What there is to choose from.
@@ -91,6 +109,8 @@ struct Round {
 pub struct Plan {
     wounds: VecDeque<Lsn>,
     parked: BTreeMap<Lsn, SlotSet>,
+    /// A survey found something wrong there.
+    closely: Gap,
     round: Option<Round>,
     pub mark: ScrubMark,
     pub paused: bool,
@@ -108,6 +128,7 @@ impl Plan {
         Plan {
             wounds: VecDeque::new(),
             parked: BTreeMap::new(),
+            closely: Gap::NONE,
             round: None,
             mark,
             paused: false,
@@ -147,6 +168,18 @@ impl Plan {
         if self.parked.len() < PARKED_MAX && !planted(Bug::HealForever) {
             self.parked.insert(part.from.floor(format::FRAME), read);
         }
+    }
+
+    /// A survey found something wrong: its frames are to be read one by one, with all bytes.
+    pub fn look_closely(&mut self, unit: &Unit) {
+        self.closely = Gap { from: unit.stretch.from.min(unit.part.from), to: unit.part.to };
+    }
+
+    /// Frames that are read at once from `from` on, and whether a survey is enough.
+    fn width(&self, from: Lsn, now: Duration) -> (u64, bool) {
+        let closely = self.closely.from <= from && from < self.closely.to;
+        let wide = !closely && self.parked.is_empty() && !self.gives_way(now);
+        (if wide { WIDE } else { 1 }, !closely)
     }
 
     /// Frames that could not be made whole.
@@ -218,12 +251,13 @@ impl Plan {
         let to = s.writer.vdl_group();
         let limits = Slot::ALL.map(|slot| s.writer.cursor(slot).unwrap_or(Lsn::NONE).min(to));
         let limits = if planted(Bug::FillAboveCursor) { [to; SLOTS] } else { limits };
-        let unit = |why, stretch: Gap, part, targets, read| {
-            Some(Unit { why, stretch, part, targets, read, limits, begun: s.now })
+        let unit = |why, stretch: Gap, part, targets, read, keep| {
+            Some(Unit { why, stretch, part, targets, read, keep, limits, begun: s.now })
         };
+        let kept = |survey: bool| if survey { SlotSet::NONE } else { SlotSet::ALL };
         while let Some(base) = self.wounds.pop_front() {
-            let Some(part) = part_at(s.history, base, (base + format::FRAME).min(to)) else { continue };
-            return unit(Why::Wound, Gap { from: part.from, to: part.to }, part, s.able, s.able);
+            let Some(part) = part_at(s.history, base, (base + format::FRAME).min(to), 1) else { continue };
+            return unit(Why::Wound, Gap { from: part.from, to: part.to }, part, s.able, s.able, SlotSet::ALL);
         }
         if self.paused {
             return None;
@@ -231,19 +265,20 @@ impl Plan {
         if !s.unchecked.is_empty() {
             let from = s.behind(Why::Check, s.unchecked.from);
             let stretch = |to| Gap { from, to };
-            return match part_at(s.history, from, s.unchecked.to.min(to)) {
-                Some(part) => unit(Why::Check, stretch(part.to), part, s.able, s.able),
+            let (frames, survey) = self.width(from, s.now);
+            return match part_at(s.history, from, s.unchecked.to.min(to), frames) {
+                Some(part) => unit(Why::Check, stretch(part.to), part, s.able, s.able, kept(survey)),
                 None => {
                     let empty = Part { from: s.unchecked.to, to: s.unchecked.to, entries: [].into() };
-                    unit(Why::Check, stretch(s.unchecked.to), empty, SlotSet::NONE, SlotSet::NONE)
+                    unit(Why::Check, stretch(s.unchecked.to), empty, SlotSet::NONE, SlotSet::NONE, SlotSet::ALL)
                 }
             };
         }
         self.fill(s, to, nothing)
-            .and_then(|(stretch, part, targets, read)| unit(Why::Fill, stretch, part, targets, read))
+            .and_then(|(stretch, part, targets, read, keep)| unit(Why::Fill, stretch, part, targets, read, keep))
             .or_else(|| {
-                let (stretch, part) = self.scrub(s, to)?;
-                unit(Why::Scrub, stretch, part, s.able, s.able)
+                let (stretch, part, survey) = self.scrub(s, to)?;
+                unit(Why::Scrub, stretch, part, s.able, s.able, kept(survey))
             })
     }
 
@@ -253,13 +288,18 @@ impl Plan {
         s: &Situation<'_>,
         to: Lsn,
         nothing: &mut Vec<(Slot, Gap)>,
-    ) -> Option<(Gap, Part, SlotSet, SlotSet)> {
-        let mut lowest: Option<(Gap, Part)> = None;
+    ) -> Option<(Gap, Part, SlotSet, SlotSet, SlotSet)> {
+        // One that is whole is read for all, in turn, so that no slot bears it alone.
+        let sources: Vec<Slot> = s.able.iter().filter(|slot| s.writer.past_gaps(*slot).is_empty()).collect();
+        let mut lowest: Option<(Gap, Part, bool)> = None;
         for slot in s.fillable.iter() {
             'gaps: for gap in s.writer.past_gaps(slot).as_slice() {
                 let mut from = s.behind(Why::Fill, gap.from);
-                let part = loop {
-                    let Some(part) = part_at(s.history, from, gap.to.min(to)) else {
+                let (part, survey) = loop {
+                    // Without a source all are asked, and their bytes are many.
+                    let (wide, survey) = self.width(from, s.now);
+                    let frames = if sources.is_empty() { 1 } else { wide };
+                    let Some(part) = part_at(s.history, from, gap.to.min(to), frames) else {
                         if from == gap.from && gap.to <= to {
                             nothing.push((slot, *gap));
                         }
@@ -271,34 +311,33 @@ impl Plan {
                         from = part.to;
                         continue;
                     }
-                    break part;
+                    break (part, survey);
                 };
                 let stretch = Gap { from, to: part.to };
-                if lowest.as_ref().is_none_or(|(_, low)| part.from < low.from) {
-                    lowest = Some((stretch, part));
+                if lowest.as_ref().is_none_or(|(_, low, _)| part.from < low.from) {
+                    lowest = Some((stretch, part, survey));
                 }
                 break;
             }
         }
-        let (stretch, part) = lowest?;
+        let (stretch, part, survey) = lowest?;
         let lacks = |s: &Slot, w: &Writer| w.past_gaps(*s).touches(part.from, part.to);
         let targets: SlotSet = s.fillable.iter().filter(|slot| lacks(slot, s.writer)).collect();
-        // One that is whole is read for all, in turn, so that no slot bears it alone.
-        let sources: Vec<Slot> = s.able.iter().filter(|slot| s.writer.past_gaps(*slot).is_empty()).collect();
-        let turn = (part.from.0 / format::FRAME) as usize;
-        let read = match sources.get(turn % sources.len().max(1)) {
-            Some(source) => targets.with(*source),
-            None => s.able,
+        let turn = (part.from.0 / (WIDE * format::FRAME)) as usize;
+        let (read, keep) = match sources.get(turn % sources.len().max(1)) {
+            Some(source) => (targets.with(*source), SlotSet::NONE.with(*source)),
+            None => (s.able, SlotSet::ALL),
         };
-        Some((stretch, part, targets, read))
+        Some((stretch, part, targets, read, if survey { keep } else { SlotSet::ALL }))
     }
 
-    fn scrub(&mut self, s: &Situation<'_>, to: Lsn) -> Option<(Gap, Part)> {
+    fn scrub(&mut self, s: &Situation<'_>, to: Lsn) -> Option<(Gap, Part, bool)> {
         let round = self.round?;
         let end = round.burst.min(to);
         let from = s.behind(Why::Scrub, self.mark.at);
-        match part_at(s.history, from, end) {
-            Some(part) => Some((Gap { from, to: part.to }, part)),
+        let (frames, survey) = self.width(from, s.now);
+        match part_at(s.history, from, end, frames) {
+            Some(part) => Some((Gap { from, to: part.to }, part, survey)),
             None if from > self.mark.at => None,
             None => {
                 self.mark.at = self.mark.at.max(end);
@@ -324,8 +363,8 @@ impl Plan {
     }
 }
 
-/// The first addresses of the log in `[from, to)`, up to the end of their frame.
-fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
+/// The first addresses of the log in `[from, to)`, up to the end of their frame, or of so many.
+fn part_at(history: &History, from: Lsn, to: Lsn, frames: u64) -> Option<Part> {
     let stretched = planted(Bug::MendAnnulled).then(|| up_to_the_next(history));
     let entries = stretched.as_deref().unwrap_or(history.entries());
     let first = entries.partition_point(|e| e.end <= from);
@@ -335,7 +374,7 @@ fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
     }
     // A group begins where a frame or an entry does.
     let from = from.floor(format::FRAME).max(entry.begin);
-    let to = to.min(from.floor(format::FRAME) + format::FRAME);
+    let to = to.min(from.floor(format::FRAME) + frames * format::FRAME);
     let overlap = |e: &&Entry| e.begin < to && from < e.end;
     (from < to).then(|| Part {
         from,
@@ -397,6 +436,8 @@ mod tests {
         in_hand: Option<(Why, Gap)>,
         now: Duration,
         nothing: Vec<(Slot, Gap)>,
+        /// Commits are made: it goes frame by frame.
+        busy: bool,
     }
 
     fn scene() -> Scene {
@@ -410,6 +451,7 @@ mod tests {
             in_hand: None,
             now: Duration::from_secs(100),
             nothing: Vec::new(),
+            busy: true,
         }
     }
 
@@ -417,6 +459,9 @@ mod tests {
         fn next(&mut self) -> Option<Unit> {
             let (unchecked, able, in_hand, now) = (self.unchecked, self.able, self.in_hand, self.now);
             let (history, writer) = (&self.history, &self.writer);
+            if self.busy {
+                self.plan.active_at = Some(now);
+            }
             let s = Situation { history, writer, unchecked, able, fillable: able, in_hand, now };
             self.plan.next(&s, &mut self.nothing)
         }
@@ -446,7 +491,7 @@ mod tests {
             (6 * MIB, u64::MAX, Some((OPEN.0, OPEN.0 + MIB))),
             (OPEN.0 + 1, OPEN.0 + 1, None),
         ] {
-            let part = part_at(&history, Lsn(from), Lsn(to));
+            let part = part_at(&history, Lsn(from), Lsn(to), 1);
             assert_eq!(part.as_ref().map(|p| (p.from.0, p.to.0)), want, "{from} to {to}");
             assert!(part.is_none_or(|p| p.entries.len() == 1));
         }
@@ -495,11 +540,11 @@ mod tests {
         s.writer.suspect(Slot(4), gap(MIB + 1, 3 * MIB));
         let unit = s.next().unwrap();
         assert_eq!((unit.part.from, unit.targets, unit.stretch), (Lsn(MIB), set(&[4]), gap(MIB + 1, 2 * MIB)));
-        // Sources take turns: 0, 2, 3, 5.
-        assert_eq!(unit.read, set(&[4, 2]));
+        // Sources take turns, 0, 2, 3, 5, every eighth frame.
+        assert_eq!(unit.read, set(&[4, 0]));
         s.in_hand = Some((Why::Fill, unit.stretch));
         let unit = s.next().unwrap();
-        assert_eq!((unit.part.from, unit.targets, unit.read), (Lsn(2 * MIB), set(&[1, 4]), set(&[1, 3, 4])));
+        assert_eq!((unit.part.from, unit.targets, unit.read), (Lsn(2 * MIB), set(&[1, 4]), set(&[0, 1, 4])));
         // Where none is whole all are read.
         (s.in_hand, s.able) = (None, set(&[1, 4]));
         assert_eq!(s.next().map(|u| u.read), Some(set(&[1, 4])));

@@ -176,15 +176,27 @@ pub fn nothing_is_mended_above_the_cursor() -> Checked {
 }
 
 /// x rots on E and F; while E is mended a blank disk comes in F's place.
-/// Rule: a directory that lost its superblock gets nothing before it is formatted; with a segment alone it would be nobody's.
+/// Rule: a directory that lost its superblock gets nothing before it is formatted: by its segment it would not be blank.
 pub fn a_blank_directory_is_not_mended() -> Checked {
     let (stage, w, x) = x_on_all()?;
     ["E", "F"].iter().for_each(|name| stage.rot_log(name, x.begin + 1000));
-    let inner = stage.clone();
-    as_it_mends(&w, "E", move || inner.blank("F"));
+    let (inner, mut blank) = (stage.clone(), false);
+    w.hook(move |c| {
+        if c.op != Op::Write || !matches!(c.name, Some(FileName::Segment(_))) {
+            return Act::Go;
+        }
+        if c.slot == slot("E") && !blank {
+            inner.blank("F");
+            blank = true;
+        } else if c.slot == slot("F") && blank && !inner.has("F", FileName::Epoch(1)) {
+            inner.keep(Err("L2: a blank directory is mended".into()));
+        }
+        Act::Go
+    });
     w.scrub();
     w.tick(10)?;
     w.heal()?;
+    stage.kept()?;
     w.lose_slot("F")?;
     w.heal()?;
     ensure(w.is_live("F"), "L2: F is not taken back")?;

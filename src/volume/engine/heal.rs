@@ -167,6 +167,11 @@ impl Engine {
             jobs[JobKind::Copy as usize] || now < self.healing.unreadable_until[s.index()]
         };
         let able: SlotSet = self.writer.live().iter().filter(|s| !busy(s)).collect();
+        // Every commit comes by here.
+        if !self.wants_healing() {
+            (self.healing.since, self.healing.stuck) = (None, able == self.writer.live());
+            return false;
+        }
         let mut nothing = Vec::new();
         // Nothing is checked while something of an earlier process can still land there.
         let unchecked = if self.is_quiet() { self.unchecked } else { Gap::NONE };
@@ -212,9 +217,10 @@ impl Engine {
         let Some(working) = &mut self.healing.reading else { return };
         working.asked = working.asked.union(slots);
         working.waiting = slots;
-        let part = working.unit.part.clone();
+        let unit = working.unit.clone();
         for slot in slots.iter() {
-            self.give(slot, Job::Copy { part: part.clone(), geometry: self.geometry });
+            let (keep, flush) = (unit.keep.contains(slot), unit.counts(slot));
+            self.give(slot, Job::Copy { part: unit.part.clone(), geometry: self.geometry, keep, flush });
         }
     }
 
@@ -241,6 +247,10 @@ impl Engine {
         let idle = |s: &Slot| !self.jobs[s.index()].0[JobKind::Copy as usize];
         let others: SlotSet = self.writer.live().minus(working.asked).iter().filter(idle).collect();
         let lacks = !verdict.is_complete() || working.unit.why == Why::Fill && self.lacks_elsewhere(&working, &verdict);
+        if working.unit.is_survey() && (lacks || !verdict.suffices()) {
+            self.healing.plan.look_closely(&working.unit);
+            return;
+        }
         if lacks && others.len() > 0 {
             self.healing.reading = Some(working);
             self.read(others);
