@@ -112,7 +112,7 @@ pub struct Returned {
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
 const RESERVE: u64 = 256 << 10;
 /// Blocks that are read, at most, to find out whose files without a superblock are.
-const PROBES: usize = 256;
+pub const PROBES: usize = 256;
 
 /// Does a job.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
@@ -355,7 +355,7 @@ fn is_zero(bytes: Option<Arc<Vec<u8>>>) -> bool {
 }
 
 /// Where groups begin for certain: each entry's begin, and each frame's within it; from `end` back.
-fn frames_back(history: &History, end: Lsn) -> impl Iterator<Item = (Lsn, u64)> {
+pub fn frames_back(history: &History, end: Lsn) -> impl Iterator<Item = (Lsn, u64)> {
     history.entries().iter().rev().flat_map(move |e| {
         let (first, behind) = (e.begin.0 / format::FRAME, e.end.min(end).0.div_ceil(format::FRAME));
         (first..behind).rev().map(|frame| (Lsn(frame * format::FRAME).max(e.begin), e.epoch))
