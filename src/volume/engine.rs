@@ -757,7 +757,10 @@ impl Engine {
 
     fn merge_now(&mut self, unused: (Lsn, Lsn)) {
         for slot in self.writer.live().iter().filter(|s| !self.merged.contains(*s)).collect::<Vec<_>>() {
-            self.give(slot, Job::Merge { geometry: self.geometry, history: self.history.clone(), unused });
+            let (geometry, history) = (self.geometry, self.history.clone());
+            let alone = planted(Bug::DrainTailAlone);
+            let doubted = self.writer.gaps(slot).iter().copied().chain([self.unchecked]).filter(|_| !alone).collect();
+            self.give(slot, Job::Merge { geometry, history, unused, doubted });
         }
     }
 

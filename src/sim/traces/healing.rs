@@ -1,8 +1,9 @@
 //! Healing: what is copied, from where and to where, what counts as whole, and that it comes to an end.
 
 use crate::core::vote::Join;
+use crate::lsn::Lsn;
 use crate::segment::name::FileName;
-use crate::sim::scenario::{Act, Checked, Made, Op, Stage, Writer, ensure, slot};
+use crate::sim::scenario::{Act, Checked, Made, Op, PG, Stage, Writer, ensure, slot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -278,6 +279,57 @@ pub fn what_a_late_write_spoils_is_filled_again() -> Checked {
     stage.power_cut();
     ensure(!stage.verifies("F", x.begin, 1), "stage: the late write has spoilt nothing")?;
     whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E, and in flight to F when its writer is killed; the next one, which F joins later, waits until x has landed, and
+/// checks; then the power cut. Rule: what was waited for is flushed before it counts as checked.
+pub fn what_landed_late_is_flushed() -> Checked {
+    let (stage, x) = x_in_flight_to_f(Lsn(4096))?;
+    let w = stage.open("ABCDE")?;
+    w.tick(200)?;
+    ensure(w.is_live("F") && !stage.has("F", FileName::Tail(2)), "stage: F is not back, or gets its tail copied")?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E, and in flight to F, whose writer goes on in the next segment, where it is killed; the next one heals F; then
+/// the power cut. Rule: wherever something may be missing, late writes are waited for before it counts as filled.
+pub fn what_is_late_in_another_segment_is_waited_for() -> Checked {
+    let (stage, x) = x_in_flight_to_f(Lsn(PG - (1 << 20)))?;
+    let w = stage.open("ABCDEF")?;
+    ensure(x.begin < Lsn(PG) && w.shared.engine().history.entries()[0].end > Lsn(PG), "stage: it is one segment")?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E, and in flight to F when its writer is killed; the next one, without F, closes clean before it has waited for
+/// anything; the one after that heals F; then the power cut.
+/// Rule: a clean end says nothing of what earlier writers have in flight.
+pub fn what_is_late_over_a_clean_end_is_waited_for() -> Checked {
+    let (stage, x) = x_in_flight_to_f(Lsn(4096))?;
+    let w = stage.open("ABCDE")?;
+    w.close("ABCDE")?;
+    let w = stage.open("ABCDEF")?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E, acknowledged, and in flight to F. Its writer, whose log began at `begin`, goes on for 2 MiB, and is killed.
+fn x_in_flight_to_f(begin: Lsn) -> Checked<(Stage, Made)> {
+    let stage = Stage::new();
+    let old = stage.create_at(begin)?;
+    let x = append_x(&old)?;
+    old.land_on("ABCDE")?;
+    ensure(old.acknowledged(x), "stage: x is not acknowledged")?;
+    for _ in 0..4 {
+        old.append(&[(2, 2); 200])?;
+        old.land_on("ABCDE")?;
+    }
+    old.kill();
+    Ok((stage, x))
 }
 
 /// x rots on E; while it is mended a blank disk comes in F's place, and is taken in.
