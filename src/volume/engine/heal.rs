@@ -316,7 +316,9 @@ impl Engine {
         }
         let complete = working.verdict.is_complete();
         if !complete {
-            self.healing.plan.park(&unit.part, working.asked);
+            // One that did not answer may have it.
+            let answered = |s: &Slot| working.copies[s.index()].is_some();
+            self.healing.plan.park(&unit.part, working.asked.iter().filter(answered).collect());
         }
         // Who was live all the time, was read, and has everything now.
         let live = self.writer.live();
