@@ -157,14 +157,16 @@ bugs! {
     OldImageTrusted,
     /// What was filled counts though late writes can still land on it. `what_a_late_write_spoils_is_filled_again`.
     WholeUndrained,
-    /// What late writes left in a device's cache is not flushed before it is checked. `what_landed_late_is_flushed`.
-    MergeUnflushed,
+    /// What late writes left in a device's cache is not flushed before it counts as checked. `what_landed_late_is_flushed`.
+    CheckUnflushed,
     /// Late writes are waited for at the log's end alone. `what_is_late_in_another_segment_is_waited_for`.
     DrainTailAlone,
     /// After a clean end no late write is waited for. `what_is_late_over_a_clean_end_is_waited_for`.
     QuietAfterClean,
     /// What was read of a slot counts though it has left. `what_was_read_of_a_slot_goes_with_it`.
     CopiesKeptOnLeave,
+    /// What a slot had acknowledged counts as there though it was not found again. `what_a_slot_had_and_lost_is_a_gap`.
+    LossForgotten,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.

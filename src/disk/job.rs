@@ -390,8 +390,7 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) 
     Ok(at)
 }
 
-/// Merges the slot's tail files. Every earlier process is gone; what it had in flight is waited for, and flushed: it may be
-/// no further than the device's cache, and healing counts what it reads.
+/// Merges the slot's tail files. Every earlier process is gone; what it had in flight is waited for.
 fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn), doubted: &[Gap]) -> io::Result<()> {
     let names = dir.list()?;
     let mut drained = Vec::new();
@@ -399,9 +398,6 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
         if names.contains(&name) && !drained.contains(&name) {
             if !planted(Bug::MergeUndrained) {
                 dir.drain(name)?;
-            }
-            if !planted(Bug::MergeUnflushed) {
-                dir.flush(name)?;
             }
             drained.push(name);
         }
@@ -425,6 +421,7 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
             if !whole(&there) || planted(Bug::MergeRewrites) {
                 dir.write_at(segment, offset, bytes)?;
             }
+            dir.flush(segment)?;
         }
         dir.remove(tail)?;
     }

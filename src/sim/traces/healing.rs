@@ -349,6 +349,33 @@ pub fn what_was_read_of_a_slot_goes_with_it() -> Checked {
     whole(&stage, &w, "EF", x)
 }
 
+/// x: acknowledged to F alone, whose disk is replaced; while the blank one is read back, x and more comes to A to E.
+/// Rule: what a slot had before it left, and is not found again, is a gap.
+pub fn what_a_slot_had_and_lost_is_a_gap() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    w.land_on("F")?;
+    ensure(!w.acknowledged(x), "stage: x is acknowledged on one")?;
+    stage.blank("F");
+    w.lose_slot("F")?;
+    let (inner, writer) = (stage.clone(), w.clone());
+    let mut act = Some(move || {
+        inner.keep(writer.append(&[(2, 2)]).map(drop));
+        inner.keep(writer.land_on("ABCDE"));
+    });
+    w.hook(move |c| {
+        if let Some(act) = act.take_if(|_| c.slot == slot("F") && c.op == Op::Write) {
+            act();
+        }
+        Act::Go
+    });
+    w.tick(200)?;
+    stage.kept()?;
+    ensure(w.acknowledged(x) && w.is_live("F"), "stage: x is not acknowledged, or F is not back")?;
+    whole(&stage, &w, "F", x)
+}
+
 /// E and F lack x; E is mended, and F does not answer. Rule: who did not say that it has it is not filled.
 pub fn silence_fills_nothing() -> Checked {
     let (stage, w, x) = x_missed_by_e_and_f()?;

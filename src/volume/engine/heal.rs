@@ -219,7 +219,7 @@ impl Engine {
         working.waiting = slots;
         let unit = working.unit.clone();
         for slot in slots.iter() {
-            let (keep, flush) = (unit.keep.contains(slot), unit.counts(slot));
+            let (keep, flush) = (unit.keep.contains(slot), unit.counts(slot) && !planted(Bug::CheckUnflushed));
             self.give(slot, Job::Copy { part: unit.part.clone(), geometry: self.geometry, keep, flush });
         }
     }
