@@ -167,6 +167,8 @@ bugs! {
     CopiesKeptOnLeave,
     /// What a slot had acknowledged counts as there though it was not found again. `what_a_slot_had_and_lost_is_a_gap`.
     LossForgotten,
+    /// What a slow slot is yet to get below redo is nowhere written down. `what_a_slow_slot_lacks_outlives_a_crash`.
+    LagForgotten,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.

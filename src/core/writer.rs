@@ -149,6 +149,17 @@ impl Writer {
         gaps.as_slice().to_vec()
     }
 
+    /// ... and, of a live one, what it is yet to get below `redo`: further back than that nobody looks after a kill.
+    pub fn gaps_below(&self, slot: Slot, redo: Lsn) -> Vec<Gap> {
+        let mut gaps = self.slots[slot.index()].gaps.clone();
+        match self.cursor(slot) {
+            Some(cursor) if cursor < redo && !planted(Bug::LagForgotten) => gaps.add(Gap { from: cursor, to: redo }),
+            Some(_) => (),
+            None => return self.gaps(slot),
+        }
+        gaps.as_slice().to_vec()
+    }
+
     /// What a slot may lack from before it was away, or came back last.
     pub fn past_gaps(&self, slot: Slot) -> &Gaps {
         &self.slots[slot.index()].gaps

@@ -657,7 +657,9 @@ impl Engine {
     }
 
     fn superblock(&self, slot: Slot) -> Superblock {
-        let gaps = Slot::ALL.into_iter().flat_map(|s| self.writer.gaps(s).into_iter().map(move |g| (s, g)));
+        let redo = self.superblocks[slot.index()].redo;
+        let lacks = |s: Slot| self.writer.gaps_below(s, redo).into_iter().map(move |g| (s, g));
+        let gaps = Slot::ALL.into_iter().flat_map(lacks);
         let gaps = gaps.filter(|_| !planted(Bug::GapForgotten)).collect();
         let (unchecked, scrub) = (self.unchecked, self.healing.plan.mark);
         Superblock { gaps, unchecked, scrub, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }

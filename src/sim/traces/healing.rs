@@ -231,6 +231,21 @@ pub fn a_gap_outlives_a_crash() -> Checked {
     whole(&stage, &stage.open("ABCDEF")?, "EF", x)
 }
 
+/// x: A to E, and in flight to F, which is slow; a checkpoint, and redo begins behind x; killed; open.
+/// Rule: superblocks tell what slots are yet to get.
+pub fn what_a_slow_slot_lacks_outlives_a_crash() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    (0..2).try_for_each(|_| w.append(&[(1, 2); 200]).map(drop))?;
+    w.land_on("ABCDE")?;
+    w.checkpoint("ABCDE")?;
+    ensure(w.shared.engine().manifest().1 > x.begin && w.is_live("F"), "stage: redo begins before x, or F is away")?;
+    w.kill();
+    stage.lose(&w, "F");
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
 /// E and F are full while x is written, and come back. Rule: what was written meanwhile is a gap.
 pub fn what_was_missed_is_a_gap() -> Checked {
     let (stage, w, x) = x_missed_by_e_and_f()?;
