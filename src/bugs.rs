@@ -169,6 +169,8 @@ bugs! {
     LossForgotten,
     /// What a slow slot is yet to get below redo is nowhere written down. `what_a_slow_slot_lacks_outlives_a_crash`.
     LagForgotten,
+    /// What was read before a scrub was asked for counts in it. `what_rots_behind_a_scrub_is_found_by_the_next`.
+    ScrubbedBefore,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.

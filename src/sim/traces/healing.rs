@@ -391,6 +391,21 @@ pub fn what_a_slot_had_and_lost_is_a_gap() -> Checked {
     whole(&stage, &w, "F", x)
 }
 
+/// x rots on E, and on F when a scrub has read it and mends E; somebody asks for a scrub.
+/// Rule: what was read before it was asked for counts in none.
+pub fn what_rots_behind_a_scrub_is_found_by_the_next() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    stage.rot_log("E", x.begin + 1000);
+    let (inner, writer) = (stage.clone(), w.clone());
+    as_it_mends(&w, "E", move || {
+        inner.rot_log("F", x.begin + 1000);
+        writer.scrub();
+    });
+    w.scrub();
+    w.tick(10)?;
+    whole(&stage, &w, "EF", x)
+}
+
 /// E and F lack x; E is mended, and F does not answer. Rule: who did not say that it has it is not filled.
 pub fn silence_fills_nothing() -> Checked {
     let (stage, w, x) = x_missed_by_e_and_f()?;

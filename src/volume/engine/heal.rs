@@ -175,7 +175,7 @@ impl Engine {
         let mut nothing = Vec::new();
         // Nothing is checked while something of an earlier process can still land there.
         let unchecked = if self.is_quiet() { self.unchecked } else { Gap::NONE };
-        let in_hand = self.healing.mending.as_ref().map(|w| (w.unit.why, w.unit.stretch));
+        let in_hand = self.healing.mending.as_ref().map(|w| &w.unit);
         let room = |s: &Slot| now >= self.healing.no_room_until[s.index()];
         let fillable = able.iter().filter(room).collect();
         let situation =
