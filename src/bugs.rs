@@ -171,6 +171,8 @@ bugs! {
     LagForgotten,
     /// What was read before a scrub was asked for counts in it. `what_rots_behind_a_scrub_is_found_by_the_next`.
     ScrubbedBefore,
+    /// A slot that was busy when a scrub came by is not read for it any more. `who_was_not_asked_is_asked_later`.
+    ScrubForgets,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.

@@ -1,7 +1,8 @@
 //! Healing: what is copied, from where and to where, what counts as whole, and that it comes to an end.
 
 use crate::core::vote::Join;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, format};
+use crate::repair::plan::WIDE;
 use crate::segment::name::FileName;
 use crate::sim::scenario::{Act, Checked, Made, Op, PG, Stage, Writer, ensure, slot};
 use std::sync::Arc;
@@ -404,6 +405,27 @@ pub fn what_rots_behind_a_scrub_is_found_by_the_next() -> Checked {
     w.scrub();
     w.tick(10)?;
     whole(&stage, &w, "EF", x)
+}
+
+/// x rots on F, which does not answer while a scrub reads what lies before, nor is asked for x.
+/// Rule: a scrub comes back to who was not read.
+pub fn who_was_not_asked_is_asked_later() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    for _ in 0..11 {
+        w.append(&[(2, 2); 200])?;
+        w.land_on("ABCDEF")?;
+    }
+    let x = append_x(&w)?;
+    w.land_on("ABCDEF")?;
+    ensure(x.begin > Lsn(WIDE * format::FRAME), "stage: one unit of the scrub has it all")?;
+    stage.rot_log("F", x.begin + 1000);
+    w.idle("F");
+    w.scrub();
+    (0..3).try_for_each(|_| w.tick(11_000))?;
+    ensure(w.is_live("F"), "stage: F has left")?;
+    w.idle("");
+    whole(&stage, &w, "F", x)
 }
 
 /// E and F lack x; E is mended, and F does not answer. Rule: who did not say that it has it is not filled.

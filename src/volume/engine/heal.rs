@@ -330,8 +330,9 @@ impl Engine {
             if read && complete && unit.targets.contains(slot) {
                 self.filled(slot, Gap { from: unit.stretch.from, to });
             } else if matches!(unit.why, Why::Check | Why::Scrub) && !(read && complete) {
-                // Known when the others are: it was not read with them.
-                if unit.why == Why::Check || working.failed.contains(slot) {
+                // What the others have is known, and it was not read with them.
+                let asked = working.asked.contains(slot) || planted(Bug::ScrubForgets);
+                if unit.why == Why::Check || working.failed.contains(slot) || !asked {
                     self.writer.suspect(slot, Gap { from: unit.part.from, to });
                 }
             }
