@@ -463,3 +463,19 @@ fn the_bench_tells_each_figure_and_its_floor() {
         "{left:?}"
     );
 }
+
+/// A pipe into `head`.
+#[cfg(feature = "sim")]
+#[test]
+fn who_reads_the_lines_may_have_enough() {
+    let child = command(&["sim", "--seed", "5", "--steps", "5000", "--verbose"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().is_some());
+    drop(lines);
+    let ended = ran(child.wait_with_output().unwrap());
+    assert_eq!((ended.code, ended.err.as_str()), (141, ""));
+}

@@ -1,6 +1,6 @@
 //! `quorate bugs`, under `--cfg quorate_bugs` alone: does the simulator see each planted bug, and after how many lives?
 
-use crate::common::{Fail, Io};
+use crate::common::{Fail, Io, out};
 use quorate::bugs::{Bug, with};
 use quorate::sim::{Life, Mode};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,11 +29,11 @@ pub fn run(io: &Io, lives: u64, only: &[String]) -> Result<(), Fail> {
         let found = seen(*bug, lives);
         if io.json {
             let (lives, what) = found.clone().unzip();
-            println!("{}", serde_json::json!({ "bug": name, "lives": lives, "what": what }));
+            out!("{}", serde_json::json!({ "bug": name, "lives": lives, "what": what }));
         } else {
             match &found {
-                Some((n, what)) => println!("{name:<24} {n:>6}  {}", what.chars().take(120).collect::<String>()),
-                None => println!("{name:<24}      -  not in {lives} lives"),
+                Some((n, what)) => out!("{name:<24} {n:>6}  {}", what.chars().take(120).collect::<String>()),
+                None => out!("{name:<24}      -  not in {lives} lives"),
             }
         }
         missed.extend(found.is_none().then_some(name));

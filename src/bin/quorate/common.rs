@@ -7,6 +7,21 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// Writes a line. Who reads them may have had enough: then it ends as SIGPIPE would end it.
+pub fn line(text: std::fmt::Arguments<'_>) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(141);
+    }
+}
+
+/// `println!` for what may be piped into `head`.
+macro_rules! out {
+    ($($text:tt)*) => {
+        crate::common::line(format_args!($($text)*))
+    };
+}
+pub(crate) use out;
+
 /// Why a verb ended without success, in one line.
 #[derive(Debug)]
 pub struct Fail {

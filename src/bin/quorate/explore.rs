@@ -1,6 +1,6 @@
 //! `quorate explore`: every interleaving within bounds, through the real decision code.
 
-use crate::common::{Fail, Io};
+use crate::common::{Fail, Io, out};
 use quorate::explore::{self, Bounds, Report};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub fn run(io: &Io, size: Size, only: Option<&str>, most: Option<Duration>) -> R
         }
         None => {
             if !io.json {
-                println!("{scenarios} scenarios, {states} states: nothing broke");
+                out!("{scenarios} scenarios, {states} states: nothing broke");
             }
             Ok(())
         }
@@ -48,13 +48,13 @@ fn tell(io: &Io, r: &Report) {
             "exhausted": r.exhausted, "end": r.end, "seconds": r.took.as_secs_f64(),
             "broken": r.broken.as_ref().map(|(_, what)| what), "way": way,
         });
-        println!("{facts}");
+        out!("{facts}");
         return;
     }
     let (states, depth, whole, seconds) = (r.states, r.depth, r.whole, r.took.as_secs_f64());
-    println!("{:<24} {states:>9} states, depth {depth:>2} ({whole:>2} whole), {seconds:>6.1} s, {}", r.scenario, r.end);
+    out!("{:<24} {states:>9} states, depth {depth:>2} ({whole:>2} whole), {seconds:>6.1} s, {}", r.scenario, r.end);
     if let Some((way, what)) = &r.broken {
-        way.iter().enumerate().for_each(|(n, line)| println!("  {:>3}  {line}", n + 1));
-        println!("  => {what}");
+        way.iter().enumerate().for_each(|(n, line)| out!("  {:>3}  {line}", n + 1));
+        out!("  => {what}");
     }
 }

@@ -1,6 +1,6 @@
 //! `quorate sim`: lifetimes of simulated volumes under seeds. A seed that breaks something is one command to repeat.
 
-use crate::common::{Fail, Io};
+use crate::common::{Fail, Io, out};
 use quorate::sim::{Failure, Fault, Life, Mode, Report};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -95,9 +95,9 @@ fn shortened(runs: &Runs, seed: u64) -> String {
     std::panic::set_hook(hook);
     let Some((life, failure)) = short else { return format!("{command} --steps {}", runs.steps) };
     if !runs.verbose {
-        println!("seed {seed}, shortened:");
-        failure.trace.iter().for_each(|line| println!("{line}"));
-        println!("{}", failure.what);
+        out!("seed {seed}, shortened:");
+        failure.trace.iter().for_each(|line| out!("{line}"));
+        out!("{}", failure.what);
     }
     let left_out: Vec<String> = life.left_out().iter().map(u64::to_string).collect();
     command.push_str(&format!(" --steps {}", life.length()));
@@ -129,7 +129,7 @@ fn note(found: &Mutex<Found>, seed: u64, runs: &Runs, result: Option<Result<Repo
         None => (Vec::new(), Some("it panicked".to_string())),
     };
     if runs.verbose {
-        trace.iter().for_each(|line| println!("{line}"));
+        trace.iter().for_each(|line| out!("{line}"));
     }
     found.failures.extend(what.map(|what| (seed, what)));
 }
@@ -146,17 +146,17 @@ fn tell(io: &Io, runs: &Runs, found: &Found, took: Duration) {
             "hash": format!("{:016x}", found.hash), "totals": totals, "faults": faults,
             "failed": failed,
         });
-        println!("{facts}");
+        out!("{facts}");
         return;
     }
     let (from, seconds) = (runs.seeds.start, took.as_secs_f64());
-    println!("{} lives from seed {from}, {seconds:.1} s, {per_s:.0} a second, hash {:016x}", found.lives, found.hash);
+    out!("{} lives from seed {from}, {seconds:.1} s, {per_s:.0} a second, hash {:016x}", found.lives, found.hash);
     for (name, count) in &found.totals {
-        println!("  {name:<20} {count:>10}");
+        out!("  {name:<20} {count:>10}");
     }
-    println!("faults:");
+    out!("faults:");
     for (fault, count) in &found.faults {
-        println!("  {:<20} {count:>10}", fault.name());
+        out!("  {:<20} {count:>10}", fault.name());
     }
-    found.failures.iter().for_each(|(seed, what)| println!("seed {seed}: {what}"));
+    found.failures.iter().for_each(|(seed, what)| out!("seed {seed}: {what}"));
 }
