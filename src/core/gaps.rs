@@ -120,6 +120,7 @@ mod tests {
         gaps.remove(gap(35, 90));
         assert_eq!(gaps.as_slice(), [gap(10, 12), gap(14, 25), gap(30, 35)]);
         assert_eq!((gaps.touches(Lsn(12), Lsn(14)), gaps.touches(Lsn(0), Lsn(11))), (false, true));
+        assert!(!gaps.is_empty());
         gaps.remove(gap(0, 99));
         assert!(gaps.is_empty());
     }
