@@ -507,11 +507,12 @@ mod tests {
         let entry = |epoch, begin, end| Entry { epoch, begin: Lsn(begin), end: Lsn(end) };
         let entries = vec![
             entry(1, 4096, 9000),
-            // An epoch without a record.
+            // Epochs without a record; the second as no writer leaves one.
             entry(2, 20_000, 20_000),
-            entry(3, 40_000, 2 * MIB),
-            entry(4, 2 * MIB, 2 * MIB + 5),
-            entry(5, 3 * MIB, u64::MAX),
+            entry(3, 40_000, 40_000),
+            entry(4, 40_000, 2 * MIB),
+            entry(5, 2 * MIB, 2 * MIB + 5),
+            entry(6, 3 * MIB, u64::MAX),
         ];
         let history = History::from_entries(entries).unwrap();
         let told = |from, to, frames| {
@@ -519,12 +520,12 @@ mod tests {
             Some((part.from.0, part.to.0, part.entries.iter().map(|e| e.epoch).collect::<Vec<_>>()))
         };
         for (from, to, frames, want) in [
-            (0, u64::MAX, 1, Some((4096, MIB, vec![1, 2, 3]))),
-            (9000, u64::MAX, 1, Some((40_000, MIB, vec![3]))),
+            (0, u64::MAX, 1, Some((4096, MIB, vec![1, 2, 3, 4]))),
+            (9000, u64::MAX, 1, Some((40_000, MIB, vec![4]))),
             (9000, 40_000, 1, None),
-            (MIB, 2 * MIB, 2, Some((MIB, 2 * MIB, vec![3]))),
-            (MIB, u64::MAX, 2, Some((MIB, 3 * MIB, vec![3, 4]))),
-            (MIB, u64::MAX, 3, Some((MIB, 4 * MIB, vec![3, 4, 5]))),
+            (MIB, 2 * MIB, 2, Some((MIB, 2 * MIB, vec![4]))),
+            (MIB, u64::MAX, 2, Some((MIB, 3 * MIB, vec![4, 5]))),
+            (MIB, u64::MAX, 3, Some((MIB, 4 * MIB, vec![4, 5, 6]))),
         ] {
             assert_eq!(told(from, to, frames), want, "{from} to {to}");
         }
@@ -833,6 +834,7 @@ mod tests {
         let mut s = scene();
         s.plan.mark.begun_us = 5 * us;
         assert_eq!(s.plan.pace(&s.history, OPEN, us, hour), hour);
+        assert_eq!(s.plan.pace(&s.history, OPEN, 2 * us, hour), Duration::ZERO);
     }
 
     #[test]
