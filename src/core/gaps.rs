@@ -80,7 +80,7 @@ impl Gaps {
         let left = self.0.iter().flat_map(|g| {
             let before = Gap { from: g.from, to: g.to.min(filled.from) };
             let behind = Gap { from: g.from.max(filled.to), to: g.to };
-            if before.to >= behind.from { [*g, Gap::NONE] } else { [before, behind] }
+            [before, behind]
         });
         self.0 = left.filter(|g| !g.is_empty()).collect();
         while self.0.len() > GAPS_MAX {
@@ -120,8 +120,29 @@ mod tests {
         gaps.remove(gap(35, 90));
         assert_eq!(gaps.as_slice(), [gap(10, 12), gap(14, 25), gap(30, 35)]);
         assert_eq!((gaps.touches(Lsn(12), Lsn(14)), gaps.touches(Lsn(0), Lsn(11))), (false, true));
+        assert!(!gaps.is_empty());
         gaps.remove(gap(0, 99));
         assert!(gaps.is_empty());
+    }
+
+    #[test]
+    fn of_too_many_the_two_that_lie_closest_become_one() {
+        let all: Vec<Gap> = (1..=GAPS_MAX as u64).map(|n| gap(100 * n, 100 * n + 10)).collect();
+        let mut gaps = Gaps::from(all.clone());
+        assert_eq!(gaps.as_slice(), all, "so many are told apart");
+        gaps.add(gap(870, 880));
+        let mut want = all.clone();
+        want[8].from = Lsn(870);
+        assert_eq!(gaps.as_slice(), want);
+        // One whose midst is filled makes one more: the first two become one.
+        gaps.remove(gap(1602, 1604));
+        want.splice(0..2, [gap(100, 210)]);
+        want.pop();
+        want.extend([gap(1600, 1602), gap(1604, 1610)]);
+        assert_eq!(gaps.as_slice(), want);
+        gaps.remove(gap(1604, 1605));
+        want[GAPS_MAX - 1].from = Lsn(1605);
+        assert_eq!(gaps.as_slice(), want, "not one more: all stay");
     }
 
     proptest! {

@@ -153,7 +153,8 @@ impl Writer {
     pub fn gaps_below(&self, slot: Slot, redo: Lsn) -> Vec<Gap> {
         let mut gaps = self.slots[slot.index()].gaps.clone();
         match self.cursor(slot) {
-            Some(cursor) if cursor < redo && !planted(Bug::LagForgotten) => gaps.add(Gap { from: cursor, to: redo }),
+            // Nothing, where it is past redo.
+            Some(cursor) if !planted(Bug::LagForgotten) => gaps.add(Gap { from: cursor, to: redo }),
             Some(_) => (),
             None => return self.gaps(slot),
         }
@@ -520,6 +521,30 @@ mod tests {
         look(&mut w);
         assert!(w.rejoin(Slot(0), read.from));
         assert_eq!(w.gaps(Slot(0)), [Gap { from: read.from, to: w.vdl_group() }]);
+    }
+
+    #[test]
+    fn what_a_slot_is_yet_to_get_below_redo_is_told() {
+        let mut w = writer();
+        let first = group(&mut w, true);
+        let second = group(&mut w, true);
+        (0..5).for_each(|s| while write(&mut w, s) {});
+        w.suspect(Slot(5), Gap { from: Lsn(100), to: Lsn(200) });
+        let told = Gap { from: Lsn(100), to: Lsn(200) };
+        for (slot, redo, want) in [
+            (0, second, vec![]),
+            (0, first, vec![]),
+            (5, Lsn(B), vec![told]),
+            (5, first, vec![told, Gap { from: Lsn(B), to: first }]),
+        ] {
+            assert_eq!(w.gaps_below(Slot(slot), redo), want, "{slot} below {redo}");
+        }
+        w.leave(Slot(5), Away::Error);
+        assert_eq!(
+            w.gaps_below(Slot(5), first),
+            [told, Gap { from: Lsn(B), to: second }],
+            "it is away: whatever it misses"
+        );
     }
 
     #[test]

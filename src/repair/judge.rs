@@ -189,6 +189,7 @@ mod tests {
         };
         let verdict = judged("aaaa", "a..a");
         assert!(verdict.suffices() && verdict.mends[1].len() == 1);
+        assert_eq!(verdict.mended(), SlotSet::NONE.with(Slot(1)));
         assert_eq!(verdict.mends[1][0].range, 4096..12288);
         // The source lacks what the target has.
         let verdict = judged("aa.a", "aaaa");

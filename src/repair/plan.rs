@@ -384,12 +384,8 @@ fn part_at(history: &History, from: Lsn, to: Lsn, frames: u64) -> Option<Part> {
     // A group begins where a frame or an entry does.
     let from = from.floor(format::FRAME).max(entry.begin);
     let to = to.min(from.floor(format::FRAME) + frames * format::FRAME);
-    let overlap = |e: &&Entry| e.begin < to && from < e.end;
-    (from < to).then(|| Part {
-        from,
-        to,
-        entries: entries[first..].iter().take_while(|e| e.begin < to).filter(overlap).copied().collect(),
-    })
+    let within = entries[first..].iter().take_while(|e| e.begin < to).filter(|e| from < e.end);
+    Some(Part { from, to, entries: within.copied().collect() })
 }
 
 /// What [`Bug::MendAnnulled`] takes for the entries.
@@ -507,13 +503,63 @@ mod tests {
     }
 
     #[test]
+    fn a_part_has_all_entries_that_lie_in_it() {
+        let entry = |epoch, begin, end| Entry { epoch, begin: Lsn(begin), end: Lsn(end) };
+        let entries = vec![
+            entry(1, 4096, 9000),
+            // Epochs without a record; the second as no writer leaves one.
+            entry(2, 20_000, 20_000),
+            entry(3, 40_000, 40_000),
+            entry(4, 40_000, 2 * MIB),
+            entry(5, 2 * MIB, 2 * MIB + 5),
+            entry(6, 3 * MIB, u64::MAX),
+        ];
+        let history = History::from_entries(entries).unwrap();
+        let told = |from, to, frames| {
+            let part = part_at(&history, Lsn(from), Lsn(to), frames)?;
+            Some((part.from.0, part.to.0, part.entries.iter().map(|e| e.epoch).collect::<Vec<_>>()))
+        };
+        for (from, to, frames, want) in [
+            (0, u64::MAX, 1, Some((4096, MIB, vec![1, 2, 3, 4]))),
+            (9000, u64::MAX, 1, Some((40_000, MIB, vec![4]))),
+            (9000, 40_000, 1, None),
+            (MIB, 2 * MIB, 2, Some((MIB, 2 * MIB, vec![4]))),
+            (MIB, u64::MAX, 2, Some((MIB, 3 * MIB, vec![4, 5]))),
+            (MIB, u64::MAX, 3, Some((MIB, 4 * MIB, vec![4, 5, 6]))),
+        ] {
+            assert_eq!(told(from, to, frames), want, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_the_log_are_counted_within_epochs() {
+        let history = scene().history;
+        let first = END - BEGIN;
+        for (from, to, bytes) in [
+            (0, MIB, MIB - BEGIN.0),
+            (MIB, 2 * MIB, MIB),
+            (0, OPEN.0, first),
+            (END.0, OPEN.0, 0),
+            (2 * MIB, OPEN.0 + 7, END.0 - 2 * MIB + 7),
+        ] {
+            assert_eq!(bytes_in(&history, gap(from, to)), bytes, "{from} to {to}");
+        }
+        for (bytes, at) in [(0, BEGIN), (7, BEGIN + 7), (first, END), (first + 1, OPEN + 1), (first + MIB, OPEN + MIB)]
+        {
+            assert_eq!(address_of(&history, bytes), at, "{bytes}");
+        }
+    }
+
+    #[test]
     fn first_wounds_then_the_unchecked_then_gaps_then_the_scrub() {
         let mut s = scene();
         s.plan.scrub_now(OPEN, 1);
         s.writer.suspect(Slot(3), gap(2 * MIB, 3 * MIB));
         s.unchecked = gap(MIB, 2 * MIB);
         s.plan.wound(Lsn(4 * MIB + 5));
+        assert!(s.plan.has_wounds());
         assert_eq!(s.told(), Some((Why::Wound, gap(4 * MIB, 5 * MIB))));
+        assert!(!s.plan.has_wounds());
         assert_eq!(s.told(), Some((Why::Check, gap(MIB, 2 * MIB))));
         s.unchecked = Gap::NONE;
         assert_eq!(s.told(), Some((Why::Fill, gap(2 * MIB, 3 * MIB))));
@@ -562,6 +608,70 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_hand_is_passed_over_and_what_lies_below_it_is_not() {
+        let mut s = scene();
+        s.writer.suspect(Slot(1), gap(2 * MIB, 3 * MIB));
+        let unit = s.next().unwrap();
+        assert!(unit.counts(Slot(1)) && !unit.counts(Slot(0)), "it is filled on one");
+        s.in_hand = Some(unit);
+        assert!(s.next().is_none());
+        s.writer.suspect(Slot(4), gap(MIB, 2 * MIB));
+        assert_eq!(s.told(), Some((Why::Fill, gap(MIB, 2 * MIB))));
+        // What is in hand for a gap is looked at all the same for something else.
+        s.unchecked = gap(2 * MIB, 3 * MIB);
+        assert_eq!(s.told(), Some((Why::Check, gap(2 * MIB, 3 * MIB))));
+        // Two that lack one frame: the first one's stretch, which is all that it lacks there.
+        let mut s = scene();
+        s.writer.suspect(Slot(1), gap(2 * MIB + 9, 3 * MIB));
+        s.writer.suspect(Slot(4), gap(2 * MIB + 5, 3 * MIB));
+        let unit = s.next().unwrap();
+        assert_eq!((unit.stretch, unit.targets), (gap(2 * MIB + 9, 3 * MIB), set(&[1, 4])));
+        // The rest of a gap has no log, and its first part is in hand: nothing is known of it as a whole.
+        let mut s = scene();
+        s.writer.suspect(Slot(1), Gap { from: Lsn(5 * MIB), to: OPEN });
+        s.in_hand = s.next();
+        assert!(s.next().is_none() && s.nothing.is_empty());
+    }
+
+    #[test]
+    fn sources_take_turns() {
+        let mut s = scene();
+        s.writer = Writer::new(OPEN + 20 * MIB, SlotSet::ALL);
+        s.writer.suspect(Slot(5), Gap { from: OPEN + 8 * MIB, to: OPEN + 9 * MIB });
+        // The ninth stretch of eight frames, five sources.
+        assert_eq!(s.next().map(|u| (u.read, u.keep)), Some((set(&[4, 5]), set(&[4]))));
+    }
+
+    #[test]
+    fn idle_it_surveys_some_frames_and_reads_closely_where_something_is_wrong() {
+        let mut s = scene();
+        let told = |s: &mut Scene, from, to| {
+            s.unchecked = gap(from, to);
+            s.next().map(|u| (u.part.to.0 / MIB, u.is_survey()))
+        };
+        assert_eq!(told(&mut s, MIB, 4 * MIB), Some((2, true)), "commits are made");
+        s.busy = false;
+        s.now += ACTIVE;
+        assert_eq!(told(&mut s, MIB, 4 * MIB), Some((4, true)));
+        assert_eq!(told(&mut s, 0, OPEN.0), Some((WIDE, true)));
+        s.unchecked = gap(MIB, 3 * MIB);
+        let unit = s.next().unwrap();
+        assert_eq!((unit.keep, unit.read, unit.counts(Slot(0))), (SlotSet::NONE, SlotSet::ALL, true));
+        s.plan.look_closely(&unit);
+        assert_eq!(told(&mut s, MIB, 3 * MIB), Some((2, false)));
+        assert_eq!(told(&mut s, 2 * MIB, 3 * MIB), Some((3, false)));
+        assert_eq!(told(&mut s, 3 * MIB, 5 * MIB), Some((5, true)), "behind it");
+        assert_eq!(told(&mut s, 0, 3 * MIB), Some((3, true)), "before it");
+        // Where something cannot be made whole a survey would pass over too much.
+        s.plan.park(&unit.part, SlotSet::ALL);
+        assert_eq!(told(&mut s, 3 * MIB, 5 * MIB), Some((4, true)));
+        s.unchecked = Gap::NONE;
+        s.plan.scrub_now(OPEN, 1);
+        let unit = s.next().unwrap();
+        assert!(unit.is_survey() && !unit.counts(Slot(0)), "what a scrub reads was counted before");
+    }
+
+    #[test]
     fn a_gap_without_a_log_is_none() {
         let mut s = scene();
         s.writer.suspect(Slot(2), Gap { from: END, to: OPEN });
@@ -590,6 +700,10 @@ mod tests {
         s.able = set(&[0, 1, 2]);
         s.plan.unpark();
         assert_eq!(s.told(), Some((Why::Fill, gap(MIB, 2 * MIB))));
+        for n in 0..PARKED_MAX as u64 + 5 {
+            s.plan.park(&Part { from: Lsn(n * MIB), to: Lsn((n + 1) * MIB), entries: [].into() }, s.able);
+        }
+        assert_eq!(s.plan.parked(), PARKED_MAX);
     }
 
     #[test]
@@ -628,6 +742,26 @@ mod tests {
     }
 
     #[test]
+    fn commits_are_being_made_for_a_while_after_the_tail_moved() {
+        let mut s = scene();
+        s.plan.scrub_now(OPEN, 1);
+        let unit = s.next().unwrap();
+        s.plan.saw_tail(OPEN, s.now);
+        let moved = s.now + ACTIVE;
+        s.plan.saw_tail(OPEN + 1, moved);
+        // It stands still, or another one's is told late.
+        s.plan.saw_tail(OPEN + 1, moved + ACTIVE / 2);
+        s.plan.saw_tail(OPEN, moved + ACTIVE / 2);
+        for (now, gives_way) in
+            [(moved, true), (moved + ACTIVE - Duration::from_nanos(1), true), (moved + ACTIVE, false)]
+        {
+            assert_eq!(s.plan.gives_way(now), gives_way, "{now:?}");
+            s.plan.ended(&unit, now);
+            assert_eq!(s.plan.due(now).is_some(), gives_way, "{now:?}");
+        }
+    }
+
+    #[test]
     fn a_scrub_reads_each_frame_once_and_ends() {
         let mut s = scene();
         s.plan.scrub_now(OPEN, 7);
@@ -645,6 +779,32 @@ mod tests {
         }
         assert_eq!(read, [0, 1, 2, 3, 4, 5]);
         assert_eq!((s.plan.rounds, s.plan.is_urgent(), s.plan.mark), (1, false, ScrubMark::default()));
+        assert_eq!(s.plan.scrub_left(), None);
+    }
+
+    #[test]
+    fn a_scrub_ends_when_what_is_in_hand_has_ended() {
+        let mut s = scene();
+        s.writer.suspect(Slot(1), gap(2 * MIB, 3 * MIB));
+        s.in_hand = s.next();
+        s.plan.scrub_now(Lsn(MIB), 7);
+        assert!(s.plan.is_urgent());
+        // What is being filled was begun before the scrub, and is no part of it.
+        let unit = s.next().unwrap();
+        assert_eq!((unit.why, unit.stretch), (Why::Scrub, gap(0, MIB)));
+        assert_eq!(s.plan.scrub_left(), Some(gap(0, MIB)));
+        s.writer.filled(Slot(1), gap(2 * MIB, 3 * MIB));
+        s.in_hand = Some(unit.clone());
+        assert!(s.next().is_none());
+        assert_eq!((s.plan.rounds, s.plan.is_urgent()), (0, true), "it is being mended");
+        s.in_hand = None;
+        // Something else that ends is no progress of it.
+        s.plan.ended(&Unit { why: Why::Check, ..unit.clone() }, s.now);
+        assert_eq!(s.plan.scrub_left(), Some(gap(0, MIB)));
+        s.plan.ended(&unit, s.now);
+        assert_eq!(s.plan.scrub_left(), Some(gap(MIB, MIB)));
+        assert!(s.next().is_none());
+        assert_eq!((s.plan.rounds, s.plan.is_urgent()), (1, false));
     }
 
     #[test]
@@ -674,5 +834,32 @@ mod tests {
         let mut s = scene();
         s.plan.mark.begun_us = 5 * us;
         assert_eq!(s.plan.pace(&s.history, OPEN, us, hour), hour);
+        assert_eq!(s.plan.pace(&s.history, OPEN, 2 * us, hour), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_long_log_is_scrubbed_in_bursts() {
+        let mut s = scene();
+        let (hour, us) = (Duration::from_secs(3600), 3_600_000_000);
+        // Four bursts: one in each quarter.
+        let to = OPEN + (4 * BURST - (END - BEGIN));
+        s.writer = Writer::new(to, SlotSet::ALL);
+        assert_eq!(s.plan.pace(&s.history, to, us, hour), hour / 4);
+        assert_eq!(s.plan.pace(&s.history, to, us + us / 4, hour), Duration::ZERO);
+        let burst = address_of(&s.history, BURST).ceil(MIB);
+        assert_eq!(s.plan.round.map(|r| (r.to, r.burst, r.urgent)), Some((to, burst, false)));
+        // Until it is read there is no other, however late it is.
+        s.plan.mark.at = Lsn(burst.0 - MIB);
+        assert_eq!(s.plan.pace(&s.history, to, 9 * us, hour), REST_MAX);
+        assert_eq!(s.told(), Some((Why::Scrub, Gap { from: Lsn(burst.0 - MIB), to: burst })));
+        s.plan.mark.at = burst;
+        assert_eq!((s.told(), s.plan.rounds), (None, 0));
+        // The next one is due by what was read, up to a frame's end.
+        let due = s.plan.pace(&s.history, to, us + us / 4, hour);
+        assert!(due > hour / 4 && due < hour / 4 + hour / 200, "{due:?}");
+        // One that is asked for knows no pace.
+        s.plan.scrub_now(to, 2 * us);
+        s.plan.mark.at = to;
+        assert_eq!(s.plan.pace(&s.history, to, 9 * us, hour), REST_MAX);
     }
 }
