@@ -2,6 +2,7 @@
 
 use crate::disk::bounded::Reads;
 use crate::disk::{SPACE_LEAST, SlotDir};
+use crate::lsn::format;
 use crate::segment::name::FileName;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -311,6 +312,22 @@ impl SlotDir for FileDir {
         let got = rustix::io::pread(&fd, &mut map[..], offset)?;
         self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
         Ok(Bytes::from_owner(map).slice(..got))
+    }
+
+    fn read_frames(&self, name: FileName, offset: u64, count: usize) -> io::Result<Vec<Bytes>> {
+        let fd = self.open(name, false)?;
+        let frame = format::FRAME as usize;
+        let map = || memmap2::MmapOptions::new().len(frame).populate().map_anon();
+        let mut maps = (0..count).map(|_| map()).collect::<io::Result<Vec<_>>>()?;
+        let mut slices: Vec<io::IoSliceMut<'_>> = maps.iter_mut().map(|m| io::IoSliceMut::new(m)).collect();
+        let got = rustix::io::preadv(&fd, &mut slices, offset)?;
+        self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
+        let read = |(i, map): (usize, memmap2::MmapMut)| match got >= (i + 1) * frame {
+            true => Ok(Bytes::from_owner(map)),
+            // Behind the file's end, or at a bad sector.
+            false => self.read_owned(name, offset + (i * frame) as u64, frame),
+        };
+        maps.into_iter().enumerate().map(read).collect()
     }
 
     fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {

@@ -13,7 +13,7 @@ pub(crate) mod worker;
 
 use crate::core::writer::Look;
 use crate::log::ring::Frame;
-use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::sync::Arc;
 use std::io;
@@ -58,6 +58,11 @@ pub(crate) trait SlotDir: Send + Sync {
     /// Reads as [`SlotDir::read`] does, into memory that may be written from without a copy.
     fn read_owned(&self, name: FileName, offset: u64, most: usize) -> io::Result<bytes::Bytes> {
         self.read_shared(name, offset, most).map(owned)
+    }
+    /// Reads frames that follow each other, in one call where it can: beside writes, calls that wait for each other wait long.
+    fn read_frames(&self, name: FileName, offset: u64, count: usize) -> io::Result<Vec<bytes::Bytes>> {
+        let frame = |i| self.read_owned(name, offset + i as u64 * format::FRAME, format::FRAME as usize);
+        (0..count).map(frame).collect()
     }
     /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;

@@ -54,11 +54,12 @@ pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, keep: bool, flu
     let mut copy = Copy::new();
     let (mut whole, mut names) = (true, Vec::new());
     let mut base = part.from.floor(format::FRAME);
+    let mut ahead = if keep { read_ahead(dir, part, geometry) } else { Vec::new() }.into_iter();
     while base < part.to {
         let before = copy.len();
         let (name, _) = FileName::segment_of(base, geometry.pg_size);
         if keep {
-            let bytes = read_frame(dir, base, geometry);
+            let bytes = ahead.next().unwrap_or_else(|| read_frame(dir, base, geometry));
             whole &= in_frame(&bytes, base, part, geometry, Some(&bytes), &mut copy);
         } else {
             let (_, offset) = FileName::segment_of(base, geometry.pg_size);
@@ -78,6 +79,14 @@ pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, keep: bool, flu
         from_tails(dir, part, geometry, keep, &mut copy)?;
     }
     Ok(copy)
+}
+
+/// The part's first frames, up to the end of their file; nothing if one of them cannot be read.
+fn read_ahead(dir: &dyn SlotDir, part: &Part, geometry: &Geometry) -> Vec<Bytes> {
+    let base = part.from.floor(format::FRAME);
+    let (name, offset) = FileName::segment_of(base, geometry.pg_size);
+    let frames = (part.to - base).div_ceil(format::FRAME).min((geometry.pg_size - offset) / format::FRAME);
+    if frames > 1 { dir.read_frames(name, offset, frames as usize).unwrap_or_default() } else { Vec::new() }
 }
 
 fn read_frame(dir: &dyn SlotDir, base: Lsn, geometry: &Geometry) -> Bytes {
