@@ -8,6 +8,7 @@ use crate::core::writer::RejoinRead;
 use crate::disk::SlotDir;
 use crate::log::group;
 use crate::lsn::{Lsn, format};
+use crate::reclaim::freed::Run;
 use crate::repair::frame::{self, Copy, Part, Piece};
 use crate::segment::doubt;
 use crate::segment::name::FileName;
@@ -39,6 +40,8 @@ pub enum Job {
     Copy { part: Part, geometry: Geometry },
     /// Put groups in that do not verify there.
     Mend { pieces: Vec<Piece>, geometry: Geometry, epoch: u64 },
+    /// Give these extents' space back, and remove protection groups of which nothing is left.
+    Free { runs: Vec<Run>, pg_size: u64 },
     /// Is this epoch's superblock good in both places, and the claim there? Writes them anew if not.
     Marks(Box<Superblock>),
 }
@@ -56,10 +59,11 @@ pub enum JobKind {
     Copy,
     Mend,
     Marks,
+    Free,
 }
 
 impl JobKind {
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 }
 
 impl Job {
@@ -75,6 +79,7 @@ impl Job {
             Job::Copy { .. } => JobKind::Copy,
             Job::Mend { .. } => JobKind::Mend,
             Job::Marks(_) => JobKind::Marks,
+            Job::Free { .. } => JobKind::Free,
         }
     }
 }
@@ -95,6 +100,7 @@ pub enum Output {
     Mended(u64),
     /// Whether anything had to be written.
     Marks(bool),
+    Freed,
 }
 
 /// A slot that can come back.
@@ -147,6 +153,7 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
         Job::Copy { part, geometry } => Ok(Output::Copied(part.from, frame::read(dir, &part, &geometry)?)),
         Job::Mend { pieces, geometry, epoch } => frame::write(dir, &pieces, &geometry, epoch).map(Output::Mended),
         Job::Marks(superblock) => marks(dir, *superblock).map(Output::Marks),
+        Job::Free { runs, pg_size } => free(dir, &runs, pg_size).map(|()| Output::Freed),
     }
 }
 
@@ -427,6 +434,24 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
             dir.punch(segment, offset, len)?;
         }
         at = at + len;
+    }
+    Ok(())
+}
+
+/// Gives space back, in files that are there.
+fn free(dir: &dyn SlotDir, runs: &[Run], pg_size: u64) -> io::Result<()> {
+    for name in dir.list()? {
+        let FileName::Segment(pg) = name else { continue };
+        let begin = Lsn(u64::from(pg) * pg_size);
+        let end = begin + pg_size;
+        for run in runs.iter().filter(|r| r.from < end && begin < r.to) {
+            let (from, to) = (run.from.max(begin), run.to.min(end));
+            // Also where the whole file goes: a reader may have it open, and would keep its space.
+            dir.punch(name, from - begin, to - from)?;
+            if (from, to) == (begin, end) {
+                dir.remove(name)?;
+            }
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! frame at a time; while commits are made, healing rests between frames so that it takes its share of the time alone.
 
 use crate::core::gaps::Gap;
-use crate::core::history::{Entry, History};
+use crate::core::history::Entry;
 use crate::core::writer::Writer;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::repair::frame::Part;
@@ -54,7 +54,8 @@ pub struct Unit {
 
 /// What there is to choose from.
 pub struct Situation<'a> {
-    pub history: &'a History,
+    /// The history without what was given back.
+    pub history: &'a [Entry],
     pub writer: &'a Writer,
     pub unchecked: Gap,
     /// Live slots that have nothing of ours in hand.
@@ -182,7 +183,7 @@ impl Plan {
 
     /// Begins the scrub's next burst if its pace wants one: the log up to `to` in each `period`. Returns how long until it is to be
     /// asked again.
-    pub fn pace(&mut self, history: &History, to: Lsn, wall_us: u64, period: Duration) -> Duration {
+    pub fn pace(&mut self, history: &[Entry], to: Lsn, wall_us: u64, period: Duration) -> Duration {
         if self.round.is_some_and(|r| r.urgent || self.mark.at < r.burst) {
             return REST_MAX;
         }
@@ -323,8 +324,7 @@ impl Plan {
 }
 
 /// The first addresses of the log in `[from, to)`, up to the end of their frame.
-fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
-    let entries = history.entries();
+fn part_at(entries: &[Entry], from: Lsn, to: Lsn) -> Option<Part> {
     let first = entries.partition_point(|e| e.end <= from);
     let entry = entries.get(first..)?.iter().find(|e| e.begin < e.end)?;
     if from.max(entry.begin) >= to {
@@ -342,15 +342,15 @@ fn part_at(history: &History, from: Lsn, to: Lsn) -> Option<Part> {
 }
 
 /// Bytes of the log in a stretch.
-pub fn bytes_in(history: &History, gap: Gap) -> u64 {
+pub fn bytes_in(entries: &[Entry], gap: Gap) -> u64 {
     let in_entry = |e: &Entry| e.end.min(gap.to).0.saturating_sub(e.begin.max(gap.from).0);
-    history.entries().iter().map(in_entry).sum()
+    entries.iter().map(in_entry).sum()
 }
 
 /// The address below which there are so many bytes of the log.
-fn address_of(history: &History, bytes: u64) -> Lsn {
+fn address_of(entries: &[Entry], bytes: u64) -> Lsn {
     let mut left = bytes;
-    for e in history.entries() {
+    for e in entries {
         let len = e.end.0 - e.begin.0;
         if left <= len {
             return e.begin + left;

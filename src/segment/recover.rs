@@ -5,7 +5,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
-use crate::core::history::History;
+use crate::core::history::{Entry, History};
 use crate::core::recovery::{self, Ruling, Sightings};
 use crate::core::vote::{self, Choice, Join};
 use crate::core::writer::Look;
@@ -44,6 +44,13 @@ pub struct Recovered {
     pub clean: bool,
     /// Bytes of log that were read.
     pub bytes_read: u64,
+}
+
+impl Recovered {
+    /// The history without what was given back.
+    pub fn kept(&self) -> Vec<Entry> {
+        self.manifest.freed.kept(&self.history)
+    }
 }
 
 /// A volume that is open for writing.

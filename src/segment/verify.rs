@@ -141,7 +141,7 @@ pub fn verify<F: Fleet>(fleet: &F, recovered: &Recovered, settled: Lsn) -> Verif
         pg_size: recovered.survey.geometry.pg_size,
         patient: true,
     };
-    for entry in recovered.history.entries() {
+    for entry in &recovered.kept() {
         let mut at = entry.begin;
         while at < entry.end.min(settled) {
             at = comparing.step(*entry, at, &mut found);
@@ -379,7 +379,7 @@ pub fn log<F: Fleet>(
     let geometry = recovered.survey.geometry;
     let slots = recovered.survey.ours();
     let mut walk = Walk::new(fleet, geometry, slots);
-    for entry in recovered.history.entries() {
+    for entry in &recovered.kept() {
         // No group crosses a frame, so one begins where a frame does.
         let mut at = entry.begin.max(from.floor(crate::lsn::format::FRAME));
         let end = entry.end.min(to);

@@ -101,12 +101,41 @@ impl Shared {
     pub fn check_expected(&self, content: &Content) -> Result<(), WriteError> {
         for (page, seen) in &content.expected {
             match self.read_newest(*page) {
-                Ok(now) if now.lsn() == *seen => (),
+                Ok(now) if now.lsn() == *seen || self.stands_for(*page, now.lsn())? == *seen => (),
                 Ok(_) | Err(ReadError::NoSuchPage(_)) => return Err(WriteError::Conflict(*page)),
                 Err(e) => return Err(e.into()),
             }
         }
         Ok(())
+    }
+
+    /// The record for which a page's newest one stands: reclaiming has written the page anew. None of any, else.
+    fn stands_for(&self, page: PageId, head: Lsn) -> Result<Lsn, ReadError> {
+        Ok(self.reads.pages.record(page, head, record::HEADER)?.fields.was)
+    }
+
+    /// The newest records of expected pages: those that were seen, or that reclaiming wrote over them.
+    fn expected_heads(
+        &self,
+        content: &Content,
+        heads: &HashMap<PageId, Option<Head>>,
+    ) -> Result<Vec<(PageId, Lsn)>, NotAppended> {
+        let mut good = Vec::with_capacity(content.expected.len());
+        for (page, seen) in &content.expected {
+            let conflict = WriteError::Conflict(*page);
+            let Some(head) = heads.get(page).copied().flatten() else { return Err(conflict.into()) };
+            if head.lsn != *seen {
+                // Of a record that is not filled yet nothing can be said.
+                if head.lsn >= self.front.published() {
+                    return Err(NotAppended::Again);
+                }
+                if self.stands_for(*page, head.lsn)? != *seen {
+                    return Err(conflict.into());
+                }
+            }
+            good.push((*page, head.lsn));
+        }
+        Ok(good)
     }
 
     /// The newest version of a page under the append lock: layers first, then what the table said before.
@@ -129,6 +158,7 @@ impl Shared {
             }
         }
         let (images, freed) = (self.images_for_deep(content, &heads)?, content.freed());
+        let expected = self.expected_heads(content, &heads)?;
 
         let mut append = self.front.lock();
         self.check_open()?;
@@ -139,9 +169,13 @@ impl Shared {
         for (page, head) in &mut heads {
             *head = Self::newest(&map_now, *page, *head);
         }
-        for (page, seen) in &content.expected {
-            if heads.get(page).copied().flatten().map(|h| h.lsn) != Some(*seen) {
-                return Err(WriteError::Conflict(*page).into());
+        // What came in between is a conflict, or was moved: that is seen when it is looked at again.
+        if expected.iter().any(|(page, good)| heads.get(page).copied().flatten().map(|h| h.lsn) != Some(*good)) {
+            return Err(NotAppended::Again);
+        }
+        for (page, moved) in &content.moved {
+            if let (Some(base), Some(head)) = (moved.base, heads.get_mut(page)) {
+                *head = Some(Head { lsn: base, base, depth: 0 });
             }
         }
         let mut planned = Vec::with_capacity(content.changes.len());
@@ -180,7 +214,14 @@ impl Shared {
             let fields = Fields { kind, offset, page: change.page.0, ..Fields::filler() };
             planned.push(Planned { fields, payload });
         }
-        self.place(&mut append, planned, &heads, &map_now, TABLE_ROOM)
+        for (page, moved) in &content.moved {
+            if let Some(last) = planned.iter_mut().rfind(|p| p.fields.page == page.0) {
+                last.fields.was = moved.was;
+            }
+        }
+        // Reclaiming makes room: it may use the last of it.
+        let left = if content.moved.is_empty() { TABLE_ROOM } else { 0 };
+        self.place(&mut append, planned, &heads, &map_now, left)
     }
 
     /// Folds an MTR's changes of a page into one image where its chain would grow too long, and where the page is cached.
@@ -190,6 +231,9 @@ impl Shared {
         heads: &HashMap<PageId, Option<Head>>,
     ) -> Result<HashMap<PageId, Folded>, NotAppended> {
         let mut images = HashMap::new();
+        if !content.moved.is_empty() {
+            return Ok(images);
+        }
         let mut spare = FOLDED_MAX;
         for (page, depths) in content.depths() {
             let head = heads.get(&page).copied().flatten();

@@ -2,13 +2,14 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gaps;
-use crate::core::history::History;
+use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, job};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
+use crate::reclaim::freed;
 use crate::repair::plan::bytes_in;
 use crate::segment::placement::{self, Azs, Placement};
 use crate::segment::recover::{self, Recovered};
@@ -17,8 +18,10 @@ use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, ReplaceError, Unknown};
 use crate::volume::health::{DURABILITY, Health, RepairHealth, SlotHealth};
+use crate::volume::open::device_bytes;
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
+use crate::volume::reclaim::Space;
 use crate::volume::view::{Reads, View};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -195,6 +198,12 @@ impl Reader {
         replacement.carry_out()
     }
 
+    fn space(&self) -> Space {
+        // Nothing is sampled here.
+        let allocated = freed::bytes_in(&self.recovered.kept(), Lsn::NONE, self.recovered.ruling.end);
+        Space { allocated, live: allocated, ..Space::default() }
+    }
+
     /// What the slots say, as plain numbers.
     pub fn health(&self) -> Health {
         let r = &self.recovered;
@@ -252,9 +261,11 @@ impl Reader {
             durability: DURABILITY,
             memory_bytes: self.reads.pages.cached_bytes(),
             memory_bytes_max: 0,
+            space: self.space(),
+            device_bytes: Slot::ALL.iter().map(|s| device_bytes(&self.azs.slot(*s))).sum(),
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
-            repair: newest.map(|s| as_told(s, &slots, &r.history)).unwrap_or_default(),
+            repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),
             recovery_bytes: r.bytes_read,
             ended: None,
         }
@@ -262,7 +273,7 @@ impl Reader {
 }
 
 /// How far healing is, as far as a superblock tells.
-fn as_told(superblock: &Superblock, slots: &[SlotHealth], history: &History) -> RepairHealth {
+fn as_told(superblock: &Superblock, slots: &[SlotHealth], history: &[Entry]) -> RepairHealth {
     let of_slots: u64 = slots.iter().flat_map(|s| &s.gaps).map(|gap| bytes_in(history, *gap)).sum();
     let of_all = bytes_in(history, superblock.unchecked) * SLOTS as u64;
     RepairHealth {

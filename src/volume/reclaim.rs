@@ -1,0 +1,454 @@
+//! Reclaiming, carried out in steps beside commits: extents are sampled, the one that is worth most is emptied by writing
+//! its pages anew as ordinary MTRs, and the next checkpoint gives it back.
+//!
+//! A step never waits. A crash anywhere costs nothing but what was written anew: pages are what they were, and an extent
+//! is given back by a manifest alone.
+
+use crate::core::history::Entry;
+use crate::log::record::{self, Kind};
+use crate::lsn::{Lsn, PageId, format};
+use crate::page::read::{Brief, Head};
+use crate::reclaim::census::{self, Census, Stock, Sum};
+use crate::reclaim::freed::{self, Freed, Run};
+use crate::reclaim::moves::{self, Chain, Link, Move};
+use crate::volume::append::{NotAppended, Prepared};
+use crate::volume::error::{ReadError, WriteError};
+use crate::volume::mtr::{Change, Content, Moved, What};
+use crate::volume::shared::Shared;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Extents are emptied while more is kept than this share of what is live, and the slack beside.
+const KEPT_PER_LIVE: (u64, u64) = (6, 5);
+const SLACK: u64 = format::EXTENT;
+/// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for it.
+const LEAST_DEAD: u64 = 8;
+const LEAST_DEAD_ASKED: u64 = 32;
+/// Content of one MTR.
+const BATCH_BYTES: usize = 512 << 10;
+/// Pages looked at in one step.
+const PAGES_A_STEP: usize = 32;
+/// While commits are made it rests so many times as long as a step took.
+const REST: u32 = 3;
+/// What could not be read, or moved on, is tried again then.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Extents that are emptied wait for a checkpoint, at most so many.
+const EMPTIED_MAX: usize = 8;
+/// Pages of an extent that are remembered as done.
+const SEEN_MAX: usize = 128 << 10;
+
+/// What is under way.
+#[derive(Default)]
+pub struct Reclaim {
+    census: Census,
+    emptying: Option<Emptying>,
+    emptied: Vec<Emptied>,
+    /// Parts of these could not be read: they stay.
+    unreadable: BTreeSet<u64>,
+    /// Somebody asked for all that can be had.
+    asked: bool,
+    rests_until: Duration,
+    /// Draws the frames that are sampled.
+    turn: u64,
+    appended: Lsn,
+    told: Sum,
+    /// Log written to empty extents, and bytes given back, since the volume was opened.
+    pub moved_bytes: u64,
+    pub given_back_bytes: u64,
+}
+
+/// An extent that is gone through.
+struct Emptying {
+    run: Run,
+    /// Parts of frames that are still to be read, the next one last.
+    parts: Vec<(Lsn, Lsn)>,
+    pages: Vec<PageId>,
+    seen: HashSet<PageId>,
+    batch: Batch,
+}
+
+#[derive(Default)]
+struct Batch {
+    content: Content,
+    bytes: usize,
+}
+
+/// No page's chain comes there any more, from an address on.
+struct Emptied {
+    run: Run,
+    since: Lsn,
+}
+
+/// What a step came to.
+enum Step {
+    /// There is more to do.
+    More,
+    /// Something else must move first.
+    Wait,
+    /// What it waits for may take long.
+    Later,
+    /// A checkpoint gives back what is emptied.
+    Checkpoint,
+    /// Nothing is to be done.
+    Idle,
+}
+
+impl Reclaim {
+    /// Extents that a checkpoint whose redo begins at `redo` can give back: whoever reads at `oldest` or above comes there
+    /// no more.
+    pub fn ready(&mut self, redo: Lsn, oldest: Option<Lsn>) -> Vec<Run> {
+        let done = |e: &&Emptied| e.since <= redo && oldest.is_none_or(|view| view >= e.since);
+        self.emptied.iter().filter(done).map(|e| e.run).collect()
+    }
+
+    pub fn given_back(&mut self, runs: &[Run], freed: &Freed) {
+        self.given_back_bytes += runs.iter().map(|r| r.to - r.from).sum::<u64>();
+        self.emptied.retain(|e| !runs.contains(&e.run));
+        self.census.forget(freed);
+    }
+}
+
+/// What the log takes, as far as samples tell; bytes of one copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Space {
+    /// Of the log that was written and not given back.
+    pub allocated: u64,
+    /// What the newest state needs, and what is too young to be given back: a bound from above.
+    pub live: u64,
+    /// What could be given back, now or once more of it is dead.
+    pub dead: u64,
+    /// Emptied, and held by open views.
+    pub pinned: u64,
+    /// Written anew to empty extents since the volume was opened.
+    pub moved: u64,
+    /// Given back since the volume was opened.
+    pub given_back: u64,
+}
+
+impl Shared {
+    pub fn space(&self) -> Space {
+        let kept = self.engine().freeing.kept.clone();
+        let allocated = freed::bytes_in(&kept, Lsn::NONE, self.front.tail());
+        let r = self.reclaim.lock();
+        let held = r.emptied.iter().map(|e| freed::bytes_in(&kept, e.run.from, e.run.to)).sum::<u64>();
+        let dead = r.told.kept.saturating_sub(r.told.live).min(allocated.saturating_sub(held));
+        let live = allocated.saturating_sub(dead + held);
+        Space { allocated, live, dead, pinned: held, moved: r.moved_bytes, given_back: r.given_back_bytes }
+    }
+
+    /// Gives back all that can be had, or as much as this time is enough for. True if nothing is left to be had.
+    pub fn compact(&self, most: Duration) -> bool {
+        let deadline = self.clock.now() + most;
+        // Only what lies below redo's begin can be given back.
+        let from = self.appended().0;
+        while self.redo_from.load(Ordering::Relaxed) < from {
+            let turn = self.progress.turn();
+            self.begin_checkpoint();
+            self.background.wake();
+            if self.clock.now() >= deadline || self.tickets.is_over() {
+                return false;
+            }
+            self.wait_for_word(turn, Duration::from_millis(5));
+        }
+        {
+            let mut reclaim = self.reclaim.lock();
+            (reclaim.asked, reclaim.census) = (true, Census::default());
+            reclaim.unreadable.clear();
+        }
+        loop {
+            let turn = self.progress.turn();
+            self.background.wake_now();
+            let done = !self.reclaim.lock().asked && !self.engine().owes_space();
+            if done || self.clock.now() >= deadline || self.tickets.is_over() {
+                return done;
+            }
+            self.wait_for_word(turn, Duration::from_millis(5));
+        }
+    }
+
+    /// Goes on with reclaiming. Returns how long until there is more to do; none if there is nothing.
+    pub fn reclaim(&self, now: Duration) -> Option<Duration> {
+        if !self.options.reclaim || self.tickets.is_over() || self.reads.closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut reclaim = self.reclaim.lock();
+        if now < reclaim.rests_until {
+            return Some(reclaim.rests_until - now);
+        }
+        let busy = std::mem::replace(&mut reclaim.appended, self.appended()) < self.appended();
+        let step = self.reclaim_step(&mut reclaim);
+        let took = self.clock.now().saturating_sub(now);
+        let rest = match step {
+            Ok(Step::More) if busy => took * REST,
+            Ok(Step::More) => Duration::ZERO,
+            Ok(Step::Idle) => return None,
+            Ok(Step::Wait | Step::Checkpoint) => Duration::from_millis(5).max(took * REST),
+            Ok(Step::Later) | Err(_) => AGAIN,
+        };
+        reclaim.rests_until = self.clock.now() + rest;
+        drop(reclaim);
+        if matches!(step, Ok(Step::Checkpoint)) {
+            self.begin_checkpoint();
+        }
+        Some(rest.max(Duration::from_millis(1)))
+    }
+
+    fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
+        if let Some(emptying) = r.emptying.take() {
+            return self.go_on(r, emptying);
+        }
+        let (kept, redo, quiet) = {
+            let engine = self.engine();
+            (engine.freeing.kept.clone(), engine.manifest().1, engine.is_quiet())
+        };
+        // What an earlier process has in flight may still land, and tail files are no segments.
+        if !quiet {
+            return Ok(Step::Later);
+        }
+        let waits = |s: &Stock| r.emptied.iter().any(|e| e.run == s.run());
+        let stocks: Vec<Stock> = census::stocks(&kept, redo).into_iter().filter(|s| !waits(s)).collect();
+        let page_size = u64::from(self.geometry.page_size);
+        let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
+        if let Some(stock) = r.census.due(&stocks, progress) {
+            r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
+            r.census.record(stock.extent, of, live, progress);
+            return Ok(Step::More);
+        }
+        let sum = r.census.sum(&stocks);
+        r.told = sum;
+        let (share, slack, least) = match r.asked {
+            true => ((1, 1), 0, LEAST_DEAD_ASKED),
+            false => (KEPT_PER_LIVE, SLACK, LEAST_DEAD),
+        };
+        let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
+        let full = r.emptied.len() >= EMPTIED_MAX;
+        let freed = self.freed();
+        let may = |s: &Stock| !r.unreadable.contains(&s.extent) && !freed.is_full_for(s.run());
+        match r.census.victim(&stocks, least, may).filter(|_| wanted && !full) {
+            Some(stock) => {
+                r.emptying = Some(Emptying {
+                    run: stock.run(),
+                    parts: parts(&kept, stock.run()),
+                    pages: Vec::new(),
+                    seen: HashSet::new(),
+                    batch: Batch::default(),
+                });
+                Ok(Step::More)
+            }
+            None if r.emptied.is_empty() => {
+                r.asked = false;
+                Ok(Step::Idle)
+            }
+            None => {
+                let oldest = self.reads.views.lock().pins().first().copied();
+                let ready = !r.ready(self.front.tail(), oldest).is_empty();
+                Ok(if ready { Step::Checkpoint } else { Step::Later })
+            }
+        }
+    }
+
+    /// A frame of the extent: how many bytes were looked at, and how many are live.
+    fn sample(&self, kept: &[Entry], stock: Stock, draw: u64) -> Option<(u64, u64)> {
+        let parts = parts(kept, stock.run());
+        let (from, to) = *parts.get((draw % parts.len().max(1) as u64) as usize)?;
+        let records = self.reads.pages.reader.part(from, to).ok()?;
+        let mut chains: HashMap<u64, Option<Vec<Lsn>>> = HashMap::new();
+        let (mut of, mut live) = (0, 0);
+        for r in &records {
+            of += r.len;
+            if !is_of_page(r) {
+                // Nodes that are live are few, and a page's frees are not.
+                continue;
+            }
+            let chain = chains.entry(r.fields.page).or_insert_with(|| {
+                let chain = self.chain(PageId(r.fields.page), to).ok().flatten()?;
+                Some(chain.chain.deltas.iter().map(|d| d.lsn).chain([chain.chain.image]).collect())
+            });
+            live += if chain.as_ref().is_some_and(|c| c.contains(&r.lsn)) { r.len } else { 0 };
+        }
+        Some((of.max(1), live))
+    }
+
+    /// Goes on with emptying an extent.
+    fn go_on(&self, r: &mut Reclaim, mut e: Emptying) -> Result<Step, WriteError> {
+        let full = e.batch.bytes >= BATCH_BYTES;
+        if full || e.pages.is_empty() && !e.batch.content.changes.is_empty() {
+            let tail = self.front.tail();
+            let step = match self.prepare(&e.batch.content) {
+                Ok(prepared) => {
+                    self.finish_moved(prepared, &e.batch.content);
+                    e.batch = Batch::default();
+                    r.moved_bytes += self.front.tail().0.saturating_sub(tail.0);
+                    Step::More
+                }
+                // A page has changed meanwhile: all are looked at again.
+                Err(NotAppended::Wrong(WriteError::Conflict(_) | WriteError::NoSuchPage(_)) | NotAppended::Again) => {
+                    e.pages.extend(std::mem::take(&mut e.batch).content.moved.into_keys());
+                    Step::Wait
+                }
+                Err(NotAppended::RingFull) => {
+                    self.pump();
+                    Step::Wait
+                }
+                Err(NotAppended::Space(end)) => {
+                    self.engine().want_space(end, self.clock.now());
+                    Step::Wait
+                }
+                Err(NotAppended::Wrong(other)) => return Err(other),
+            };
+            r.emptying = Some(e);
+            return Ok(step);
+        }
+        if !e.pages.is_empty() {
+            for _ in 0..PAGES_A_STEP {
+                let Some(page) = e.pages.pop() else { break };
+                match self.plan_move(page, e.run, &mut e.batch) {
+                    Ok(true) => (),
+                    // Somebody's reservation is not filled yet.
+                    Ok(false) => {
+                        e.pages.push(page);
+                        break;
+                    }
+                    Err(error) => {
+                        r.unreadable.insert(e.run.from.0 / format::EXTENT);
+                        return Err(error.into());
+                    }
+                }
+                if e.batch.bytes >= BATCH_BYTES {
+                    break;
+                }
+            }
+            r.emptying = Some(e);
+            return Ok(Step::More);
+        }
+        let Some((from, to)) = e.parts.pop() else {
+            r.emptied.push(Emptied { run: e.run, since: self.front.tail() });
+            return Ok(Step::More);
+        };
+        let records = match self.reads.pages.reader.part(from, to) {
+            Ok(records) => records,
+            Err(_) => {
+                // Healing may bring it back; until then nothing says what is live there.
+                r.unreadable.insert(e.run.from.0 / format::EXTENT);
+                return Ok(Step::More);
+            }
+        };
+        for record in records.iter().filter(|r| is_of_page(r)) {
+            let page = PageId(record.fields.page);
+            if e.seen.len() >= SEEN_MAX {
+                e.seen.clear();
+            }
+            if e.seen.insert(page) {
+                e.pages.push(page);
+            }
+        }
+        r.emptying = Some(e);
+        Ok(Step::More)
+    }
+
+    /// Adds to the batch what has to be written anew of a page. False: it cannot be told now.
+    fn plan_move(&self, page: PageId, extent: Run, batch: &mut Batch) -> Result<bool, ReadError> {
+        let Some(found) = self.chain(page, extent.to)? else { return Ok(true) };
+        if found.head.lsn >= self.front.published() {
+            return Ok(false);
+        }
+        let (head, page_size) = (found.head, self.geometry.page_size as usize);
+        let mut base = None;
+        let changes: Vec<What> = match moves::plan(found.chain, extent, page_size) {
+            Move::Nothing => return Ok(true),
+            Move::Image => {
+                let bytes = self.reads.pages.version(page, head.lsn)?;
+                batch.bytes += page_size;
+                vec![if bytes.iter().all(|b| *b == 0) { What::Zero } else { What::Put(bytes) }]
+            }
+            Move::Deltas { base: image, deltas } => {
+                base = Some(image);
+                batch.bytes += deltas.iter().map(|d| d.bytes.len() + 64).sum::<usize>();
+                deltas.into_iter().map(|d| What::Patch { offset: d.offset, bytes: d.bytes }).collect()
+            }
+        };
+        batch.content.changes.extend(changes.into_iter().map(|what| Change { page, what, fresh: false }));
+        batch.content.expected.push((page, head.lsn));
+        batch.content.moved.insert(page, Moved { was: found.was, base });
+        Ok(true)
+    }
+
+    /// The page's chain; none if the page is no more. One that lies above an address as a whole may be cut short.
+    fn chain(&self, page: PageId, above: Lsn) -> Result<Option<Found>, ReadError> {
+        let pages = &self.reads.pages;
+        let Some(head) = pages.newest(page, Lsn::MAX)? else { return Ok(None) };
+        let mut found = Found { head, was: head.lsn, chain: Chain { deltas: Vec::new(), image: head.lsn } };
+        if head.lsn >= self.front.published() {
+            return Ok(Some(found));
+        }
+        let mut at = head.lsn;
+        loop {
+            // An image's address is all that is needed, but for what it stands for.
+            let record = pages.record(page, at, record::HEADER)?;
+            let fields = record.fields;
+            if at == head.lsn && !fields.was.is_none() {
+                found.was = fields.was;
+            }
+            if fields.kind != Kind::Delta || fields.page != page.0 {
+                found.chain.image = at;
+                return Ok(Some(found));
+            }
+            found.chain.deltas.push(Link { lsn: at, offset: fields.offset, bytes: record.payload });
+            if fields.depth == 1 {
+                found.chain.image = fields.prev;
+                return Ok(Some(found));
+            }
+            // Nothing of it lies so low, nor where its image is.
+            if !fields.base.is_none() && fields.base >= above {
+                found.chain.image = fields.base;
+                return Ok(Some(found));
+            }
+            if fields.prev.is_none() || fields.prev >= at {
+                return Err(ReadError::Corrupt { page, lsn: at, what: "its chain has no image" });
+            }
+            at = fields.prev;
+        }
+    }
+
+    /// Publishes pages that were moved. A cached version stays cached.
+    fn finish_moved(&self, prepared: Prepared, content: &Content) {
+        let mut last: HashMap<PageId, usize> = HashMap::new();
+        last.extend(content.changes.iter().enumerate().map(|(i, c)| (c.page, i)));
+        let new: HashMap<PageId, Lsn> = last.into_iter().map(|(page, i)| (page, prepared.lsn(i))).collect();
+        self.finish(prepared);
+        for (page, head) in &content.expected {
+            if let (Some(bytes), Some(lsn)) = (self.reads.pages.cached(*head), new.get(page)) {
+                self.reads.pages.insert(*lsn, bytes);
+            }
+        }
+    }
+}
+
+struct Found {
+    head: Head,
+    /// What a record that stands for it has to name.
+    was: Lsn,
+    chain: Chain,
+}
+
+fn is_of_page(r: &Brief) -> bool {
+    matches!(r.fields.kind, Kind::Image | Kind::Delta)
+}
+
+/// Parts of frames of an extent that belong to one epoch each.
+fn parts(kept: &[Entry], run: Run) -> Vec<(Lsn, Lsn)> {
+    let mut parts = Vec::new();
+    let first = kept.partition_point(|e| e.end <= run.from);
+    for entry in kept[first..].iter().take_while(|e| e.begin < run.to) {
+        let (mut from, to) = (entry.begin.max(run.from), entry.end.min(run.to));
+        while from < to {
+            let next = (from.floor(format::FRAME) + format::FRAME).min(to);
+            parts.push((from, next));
+            from = next;
+        }
+    }
+    parts
+}
