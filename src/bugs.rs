@@ -129,6 +129,42 @@ bugs! {
     StallByTheClock,
     /// A slot is tidied whatever it holds. `an_old_image_keeps_its_superblock`.
     TidyBlindly,
+    /// Healing takes the first copy for right, whether it verifies or not. `a_worse_copy_is_no_source`.
+    WorseCopyAsSource,
+    /// Healing copies what has a header, and checks no record. `what_is_copied_verifies`.
+    FillUnverified,
+    /// Healing does not ask for the address that a group says of itself. `a_misdirected_write_is_no_copy`.
+    MendMisdirected,
+    /// Healing takes an epoch for all addresses up to the next begin. `what_was_annulled_stays_away`.
+    MendAnnulled,
+    /// Healing writes over what verifies. `what_verifies_is_not_mended`.
+    MendGood,
+    /// Of two that verify and differ, the other is written over. `what_differs_stays`.
+    DiffersMended,
+    /// Mends without a look before. `a_zombie_mends_nothing`.
+    MendWithoutLook,
+    /// Healing goes beyond a slot's cursor. `nothing_is_mended_above_the_cursor`.
+    FillAboveCursor,
+    /// Healing goes on in a directory that has lost its superblock. `a_blank_directory_is_not_mended`.
+    MendBlank,
+    /// Superblocks do not tell of gaps. `a_gap_outlives_a_crash`.
+    GapForgotten,
+    /// What a slot missed while it was away is no gap. `what_was_missed_is_a_gap`.
+    AbsenceForgotten,
+    /// After a kill nothing is unchecked. `after_a_kill_the_tail_is_checked`.
+    UncheckedForgotten,
+    /// A slot that was lost comes back with what its superblock says. `an_old_image_is_filled`.
+    OldImageTrusted,
+    /// What was filled counts though late writes can still land on it. `what_a_late_write_spoils_is_filled_again`.
+    WholeUndrained,
+    /// What was read of a slot counts though it has left. `what_was_read_of_a_slot_goes_with_it`.
+    CopiesKeptOnLeave,
+    /// A slot that does not answer counts as mended. `silence_fills_nothing`.
+    SilenceFills,
+    /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.
+    WholeWithGaps,
+    /// What has no good copy is tried again and again. `what_nobody_has_comes_to_an_end`.
+    HealForever,
 }
 
 /// Whether the bug is switched on: never, in this build.

@@ -61,6 +61,28 @@ fn child_main() {
                 common::patch(&volume, PageId::ROOT, 8, &n.to_le_bytes());
             }
         }
+        "heals" => {
+            let before = resident();
+            let most = AtomicU64::new(before);
+            let done = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        most.fetch_max(resident(), Ordering::Relaxed);
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+                let volume = Volume::open(at, &options()).unwrap();
+                assert!(volume.wait_repaired(Duration::from_secs(120)), "{:#?}", volume.health());
+                volume.scrub();
+                assert!(volume.wait_repaired(Duration::from_secs(120)), "{:#?}", volume.health());
+                let repair = volume.health().repair;
+                say(format!("healed {} {}", repair.mended_bytes, repair.scrubs));
+                volume.close().unwrap();
+                done.store(true, Ordering::Relaxed);
+            });
+            say(format!("took {}", most.into_inner() - before));
+        }
         what => panic!("{what}"),
     }
 }
@@ -132,6 +154,38 @@ fn an_empty_volume_is_small() {
     let clean = on_disk(dir.path());
     println!("{} KiB after 8 clean turns", clean >> 10);
     assert!(clean < 8 * MIB, "{clean} bytes of disk");
+}
+
+/// From before the open on, with all that an open volume takes.
+#[test]
+fn healing_and_scrubbing_take_less_than_32_mib() {
+    let dir = common::dir();
+    let volume = Volume::create(dir.path(), &options()).unwrap();
+    let page = vec![7; volume.health().page_size as usize];
+    for _ in 0..96 {
+        let mut mtr = volume.begin();
+        for _ in 0..64 {
+            let id = mtr.alloc().unwrap();
+            mtr.put(id, page.clone());
+        }
+        mtr.commit().unwrap().wait().unwrap();
+    }
+    volume.close().unwrap();
+    for slot in ["slot-0", "slot-1"] {
+        fs::remove_dir_all(dir.path().join("az-0").join(slot)).unwrap();
+    }
+    // One more lacks a part, so that frames are read with all their bytes, too.
+    let segment = dir.path().join("az-2/slot-4/seg-00000000");
+    let cut = fs::OpenOptions::new().write(true).open(segment).unwrap();
+    cut.set_len(48 * MIB).unwrap();
+    let lines = child(dir.path(), "heals").join(Duration::from_secs(240));
+    let number = |what: &str| -> u64 {
+        let line = lines.iter().find_map(|l| l.strip_prefix(what)).expect("the child says so");
+        line.split(' ').next().unwrap().parse().unwrap()
+    };
+    println!("{} bytes were mended, in {} bytes of memory", number("healed "), number("took "));
+    assert!(number("healed ") > 2 * 96 * MIB + 40 * MIB);
+    assert!(number("took ") < 32 * MIB, "{} bytes of memory", number("took "));
 }
 
 #[test]

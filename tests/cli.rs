@@ -425,6 +425,18 @@ fn reading_beside_a_busy_writer_never_sees_damage() {
 }
 
 #[test]
+fn the_healing_bench_tells_each_figure_and_leaves_nothing() {
+    let dir = dir();
+    let args = ["bench", "heal", text(dir.path()), "--mib", "128", "--rounds", "1", "--seconds", "1", "--json"];
+    let all = json(&ok(&args));
+    for key in ["rebuild_x", "scrub_x", "commit_p99_x", "whole_after_s", "rebuild_beside_per_s", "memory_bytes"] {
+        assert!(all[key].as_f64().unwrap() > 0.0, "{key}: {all}");
+    }
+    assert!(all["log_bytes"].as_u64().unwrap() > 128 << 20, "{all}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn the_bench_tells_each_figure_and_its_floor() {
     let dir = dir();
     let at = volume(dir.path());

@@ -479,8 +479,8 @@ fn a_slot_without_superblocks_comes_back_unless_its_bytes_may_be_somebodys() {
     let garbage: fn(&Path) = |segment| {
         fs::File::options().write(true).open(segment).unwrap().write_all_at(&[7; 1 << 20], 0).unwrap();
     };
-    let cases: [(&str, fn(&Path), bool); 3] =
-        [("its log", |_| (), true), ("nothing", zeros, true), ("what nobody knows", garbage, false)];
+    let as_it_is: fn(&Path) = |_| ();
+    let cases = [("its log", as_it_is, true), ("nothing", zeros, true), ("what nobody knows", garbage, false)];
     let fixture = Fixture::new();
     for (what, make, back) in cases {
         let at = fixture.fresh("killed");
@@ -488,7 +488,7 @@ fn a_slot_without_superblocks_comes_back_unless_its_bytes_may_be_somebodys() {
         files(&slot(&at, 3), "seg-").iter().for_each(|f| make(f));
         let before = contents(&slot(&at, 3));
         let volume = open(&at).unwrap();
-        let away = || volume.health().slots[3].away.clone();
+        let away = || volume.health().slots[3].away;
         if back {
             assert!(volume.wait_repaired(Duration::from_secs(60)), "{what}: {:?}", volume.health().repair);
             assert_eq!(away(), None, "{what}");

@@ -3,6 +3,7 @@
 use crate::disk::bounded::Reads;
 use crate::disk::{SPACE_LEAST, SlotDir};
 use crate::segment::name::FileName;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags, RawDir};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -148,6 +149,29 @@ impl FileDir {
         Ok(())
     }
 
+    fn lies_well(&self, bytes: &[u8]) -> bool {
+        bytes.as_ptr().addr().is_multiple_of(self.block) && bytes.len().is_multiple_of(self.block)
+    }
+
+    fn write_chunks(&self, fd: &OwnedFd, offset: u64, bytes: &[u8], flags: ReadWriteFlags) -> io::Result<()> {
+        for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
+            let at = offset + (i * CHUNK) as u64;
+            let len = chunk.len().next_multiple_of(self.block);
+            self.meter.wrote(1, len as u64);
+            // Bytes that lie as the device wants them need no copy.
+            if self.lies_well(chunk) {
+                write_whole(fd, chunk, at, flags)?;
+                continue;
+            }
+            with_buffer(len, |bounce| {
+                bounce[..chunk.len()].copy_from_slice(chunk);
+                bounce[chunk.len()..].fill(0);
+                write_whole(fd, bounce, at, flags)
+            })?;
+        }
+        Ok(())
+    }
+
     fn open_new(&self, name: FileName, create: bool) -> io::Result<OwnedFd> {
         let dir = if create { self.directory_or_new()? } else { self.directory()? };
         let path = name.to_string();
@@ -171,6 +195,14 @@ impl FileDir {
             }
             other => Ok(other?),
         }
+    }
+}
+
+/// Nothing was written there: all would be read as zeros. A file system that does not know says that there is something.
+fn is_hole(fd: &OwnedFd, offset: u64, len: usize) -> bool {
+    match rustix::fs::seek(fd, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data) => data >= offset + len as u64,
+        Err(e) => e == Errno::NXIO,
     }
 }
 
@@ -255,17 +287,56 @@ impl SlotDir for FileDir {
         })
     }
 
+    fn scan(&self, name: FileName, offset: u64, most: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let fd = self.open(name, false)?;
+        if is_hole(&fd, offset, most) {
+            f(&[]);
+            return Ok(());
+        }
+        let head = (offset % self.block as u64) as usize;
+        with_buffer((head + most).next_multiple_of(self.block), |buffer| {
+            let got = rustix::io::pread(&fd, &mut *buffer, offset - head as u64)?.saturating_sub(head).min(most);
+            self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
+            f(&buffer[head..head + got]);
+            Ok(())
+        })
+    }
+
+    fn read_owned(&self, name: FileName, offset: u64, most: usize) -> io::Result<Bytes> {
+        let fd = self.open(name, false)?;
+        if !offset.is_multiple_of(self.block as u64) || !most.is_multiple_of(self.block) {
+            return self.read(name, offset, most).map(Bytes::from);
+        }
+        let mut map = memmap2::MmapOptions::new().len(most).populate().map_anon()?;
+        let got = rustix::io::pread(&fd, &mut map[..], offset)?;
+        self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
+        Ok(Bytes::from_owner(map).slice(..got))
+    }
+
+    fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        let fd = self.open(name, true)?;
+        // What lies side by side, as the device wants it, goes in one call: a thread that waits for each piece of it waits
+        // for the processor each time, too.
+        let lies_well = |bytes: &[u8]| self.lies_well(bytes);
+        let follows =
+            |a: &(u64, &[u8]), b: &(u64, &[u8])| a.0 + a.1.len() as u64 == b.0 && lies_well(a.1) && lies_well(b.1);
+        for run in writes.chunk_by(follows) {
+            let [(offset, bytes)] = run else {
+                let mut slices: Vec<io::IoSlice<'_>> = run.iter().map(|(_, bytes)| io::IoSlice::new(bytes)).collect();
+                let len: usize = run.iter().map(|(_, bytes)| bytes.len()).sum();
+                self.meter.wrote(1, len as u64);
+                write_slices(&fd, &mut slices, run[0].0, ReadWriteFlags::empty())?;
+                continue;
+            };
+            self.write_chunks(&fd, *offset, bytes, ReadWriteFlags::empty())?;
+        }
+        self.meter.wrote(1, 0);
+        Ok(rustix::fs::fdatasync(&fd)?)
+    }
+
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let fd = self.open(name, true)?;
-        for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
-            with_buffer(chunk.len().next_multiple_of(self.block), |bounce| {
-                bounce[..chunk.len()].copy_from_slice(chunk);
-                bounce[chunk.len()..].fill(0);
-                self.meter.wrote(1, bounce.len() as u64);
-                write_durably(&fd, bounce, offset + (i * CHUNK) as u64)
-            })?;
-        }
-        Ok(())
+        self.write_chunks(&fd, offset, bytes, ReadWriteFlags::DSYNC)
     }
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
@@ -327,12 +398,26 @@ impl SlotDir for FileDir {
 
 /// Writes all of it with `RWF_DSYNC`: durable when it returns.
 pub fn write_durably(fd: impl AsFd, bytes: &[u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        let slice = [io::IoSlice::new(&bytes[done..])];
-        match rustix::io::pwritev2(&fd, &slice, offset + done as u64, ReadWriteFlags::DSYNC) {
+    write_whole(fd, bytes, offset, ReadWriteFlags::DSYNC)
+}
+
+fn write_whole(fd: impl AsFd, bytes: &[u8], offset: u64, flags: ReadWriteFlags) -> io::Result<()> {
+    write_slices(fd, &mut [io::IoSlice::new(bytes)], offset, flags)
+}
+
+fn write_slices(
+    fd: impl AsFd,
+    mut slices: &mut [io::IoSlice<'_>],
+    mut offset: u64,
+    flags: ReadWriteFlags,
+) -> io::Result<()> {
+    while slices.iter().any(|s| !s.is_empty()) {
+        match rustix::io::pwritev2(&fd, slices, offset, flags) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => done += n,
+            Ok(n) => {
+                io::IoSlice::advance_slices(&mut slices, n);
+                offset += n as u64;
+            }
             Err(Errno::INTR) => (),
             Err(e) => return Err(e.into()),
         }
@@ -361,6 +446,36 @@ mod tests {
         }
         assert_eq!(dir.read(FileName::Segment(1), 4096 + bytes.len() as u64 - 30, 100).unwrap().len(), 30);
         assert_eq!(dir.list().unwrap(), vec![FileName::Segment(1)]);
+    }
+
+    #[test]
+    fn many_writes_land_and_come_back_and_a_hole_is_nothing() {
+        let (_temp, dir) = dir();
+        let name = FileName::Segment(3);
+        dir.allocate(name, 0, 8 << 20).unwrap();
+        let owned: Bytes = {
+            let bytes: Vec<u8> = (0..1 << 20).map(|i| (i / 5) as u8).collect();
+            dir.write_at(name, 2 << 20, &bytes).unwrap();
+            dir.read_owned(name, 2 << 20, 1 << 20).unwrap()
+        };
+        // As they lie, with a head that lies askew, and longer than a call.
+        let askew = [&owned[8..4104], &owned[..], &owned[..]].concat();
+        let (half, rest) = owned.split_at(1 << 19);
+        dir.write_many(name, &[(3 << 20, half), ((3 << 20) + (1 << 19), rest), (4 << 20, &owned)]).unwrap();
+        assert!(dir.read(name, 3 << 20, 2 << 20).unwrap() == [&owned[..], &owned[..]].concat());
+        dir.punch(name, 3 << 20, 2 << 20).unwrap();
+        dir.write_many(name, &[(0, &owned), (5 << 20, &askew[..(2 << 20) - 4096])]).unwrap();
+        assert!(dir.read(name, 0, 1 << 20).unwrap() == owned);
+        assert!(dir.read(name, 5 << 20, (2 << 20) - 4096).unwrap() == askew[..(2 << 20) - 4096]);
+        let scanned = |at: u64, len: usize| {
+            let mut all = Vec::new();
+            dir.scan(name, at, len, &mut |bytes| all = bytes.to_vec()).unwrap();
+            all
+        };
+        assert!(scanned(2 << 20, 1 << 20) == owned && scanned((2 << 20) + 10, 100) == owned[10..110]);
+        assert!(scanned(3 << 20, 1 << 20).iter().all(|b| *b == 0));
+        assert_eq!((scanned(1 << 20, (1 << 20) + 4096).len(), scanned(9 << 20, 4096).len()), ((1 << 20) + 4096, 0));
+        assert_eq!(dir.read_owned(name, (8 << 20) - 4096, 8192).unwrap().len(), 4096);
     }
 
     #[test]

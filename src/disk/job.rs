@@ -36,8 +36,8 @@ pub enum Job {
     Reserve,
     /// Remove claims, epochs below this number: they were decided past.
     Tidy { below: u64 },
-    /// Which groups of a part verify.
-    Copy { part: Part, geometry: Geometry },
+    /// Which groups of a part verify; with their bytes if it is to `keep` them, durable with `flush`.
+    Copy { part: Part, geometry: Geometry, keep: bool, flush: bool },
     /// Put groups in that do not verify there.
     Mend { pieces: Vec<Piece>, geometry: Geometry, epoch: u64 },
     /// Give these extents' space back, and remove protection groups of which nothing is left.
@@ -150,7 +150,9 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
             Ok(Output::Reserved)
         }
         Job::Tidy { below } => tidy(dir, below).map(|()| Output::Tidied),
-        Job::Copy { part, geometry } => Ok(Output::Copied(part.from, frame::read(dir, &part, &geometry)?)),
+        Job::Copy { part, geometry, keep, flush } => {
+            Ok(Output::Copied(part.from, frame::read(dir, &part, &geometry, keep, flush)?))
+        }
         Job::Mend { pieces, geometry, epoch } => frame::write(dir, &pieces, &geometry, epoch).map(Output::Mended),
         Job::Marks(superblock) => marks(dir, *superblock).map(Output::Marks),
         Job::Free { runs, pg_size } => free(dir, &runs, pg_size).map(|()| Output::Freed),

@@ -21,6 +21,17 @@ use std::io;
 /// The least space that is asked for at once; more is refused where it would leave less than as much to others.
 pub(crate) const SPACE_LEAST: u64 = 256 << 10;
 
+/// Shared bytes, as they are.
+pub(crate) fn owned(bytes: std::sync::Arc<Vec<u8>>) -> bytes::Bytes {
+    struct Whole(std::sync::Arc<Vec<u8>>);
+    impl AsRef<[u8]> for Whole {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    bytes::Bytes::from_owner(Whole(bytes))
+}
+
 /// One slot's directory. Every call may block as long as the device likes; none is retried here.
 pub(crate) trait SlotDir: Send + Sync {
     /// The slot's files; names that are none of ours are left out.
@@ -38,8 +49,22 @@ pub(crate) trait SlotDir: Send + Sync {
     fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<std::sync::Arc<Vec<u8>>> {
         self.read(name, offset, most).map(std::sync::Arc::new)
     }
+    /// Reads at most `most` bytes and hands them to `f`, as [`SlotDir::read`] does, however long it takes. Where all would
+    /// be zeros it may hand out nothing.
+    fn scan(&self, name: FileName, offset: u64, most: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        f(&self.read_shared(name, offset, most)?);
+        Ok(())
+    }
+    /// Reads as [`SlotDir::read`] does, into memory that may be written from without a copy.
+    fn read_owned(&self, name: FileName, offset: u64, most: usize) -> io::Result<bytes::Bytes> {
+        self.read_shared(name, offset, most).map(owned)
+    }
     /// Writes durably; creates the file if it is missing, durably too. Offset and length are multiples of the block.
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Writes several ranges. All are durable when it returns, and none need be before.
+    fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        writes.iter().try_for_each(|(offset, bytes)| self.write_at(name, *offset, bytes))
+    }
     /// Takes space for a range, which reads as zeros where it was not written; creates the file if it is missing.
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
     /// Makes durable what any process has written to the file so far.

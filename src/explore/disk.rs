@@ -1,6 +1,8 @@
 //! One slot, as the exploration sees it: files by what they mean, not by their bytes.
 
+use crate::core::recovery::Ruling;
 use crate::core::vote::Join;
+use crate::explore::rules::{Rule, Setting};
 use crate::lsn::{Lsn, format};
 
 /// A group, by its place in [`World::groups`](super::state::World).
@@ -51,6 +53,8 @@ pub struct Super {
 pub struct Tail {
     pub by: OpenerId,
     pub groups: Vec<GroupId>,
+    /// It landed after its opener was gone, and was not flushed: a power cut may take it.
+    pub cached: bool,
 }
 
 /// A slot's files.
@@ -103,6 +107,19 @@ impl Disk {
         }
     }
 
+    /// `recover::flush_all`.
+    pub fn flush_what_was_read(&mut self, ruling: &Ruling, setting: &Setting) {
+        ruling.tail.iter().for_each(|(at, _)| self.flush(*at));
+        if !setting.breaks(Rule::FlushTailFiles) {
+            self.tails.iter_mut().for_each(|t| t.cached = false);
+        }
+    }
+
+    /// Something is there that a power cut may take.
+    pub fn has_cached(&self) -> bool {
+        self.log.iter().any(|c| c.cached.is_some()) || self.tails.iter().any(|t| t.cached)
+    }
+
     /// Writes a version of an epoch's superblock.
     pub fn put_super(&mut self, new: Super) {
         match self.supers.iter_mut().find(|s| s.by == new.by) {
@@ -112,11 +129,11 @@ impl Disk {
         self.supers.sort_by_key(|s| s.by);
     }
 
-    /// Adds to a tail file, or makes it.
-    pub fn put_tail(&mut self, by: OpenerId, groups: &[GroupId]) {
+    /// Adds to a tail file, or makes it. An opener writes its own once, so all of it is in a cache, or none.
+    pub fn put_tail(&mut self, by: OpenerId, groups: &[GroupId], cached: bool) {
         let i = self.tails.partition_point(|t| t.by < by);
         if self.tails.get(i).is_none_or(|t| t.by != by) {
-            self.tails.insert(i, Tail { by, groups: Vec::new() });
+            self.tails.insert(i, Tail { by, groups: Vec::new(), cached });
         }
         let all = &mut self.tails[i].groups;
         all.extend(groups.iter().filter(|g| !all.contains(g)).copied().collect::<Vec<_>>());

@@ -34,8 +34,7 @@ impl State {
         self.cut = true;
         let world = self.world.clone();
         for slot in Slot::ALL {
-            let cached = self.slot(slot).disk.log.iter().any(|c| c.cached.is_some());
-            if self.slot(slot).late.is_empty() && !cached {
+            if self.slot(slot).late.is_empty() && !self.slot(slot).disk.has_cached() {
                 continue;
             }
             let slot = self.slot_mut(slot);
@@ -45,7 +44,9 @@ impl State {
                     late.push(l);
                 }
             };
-            for whole in std::mem::take(&mut slot.late) {
+            let lost = slot.disk.tails.extract_if(.., |t| t.cached).map(|t| Late::Tail(Tail { cached: false, ..t }));
+            let lost: Vec<Late> = lost.collect();
+            for whole in std::mem::take(&mut slot.late).into_iter().chain(lost) {
                 match whole {
                     // A write of several groups may arrive in part.
                     Late::Groups { by, from, to } => {
@@ -54,8 +55,8 @@ impl State {
                             add(Late::Groups { by, from: g.begin, to: g.end });
                         }
                     }
-                    Late::Tail(Tail { by, groups }) => {
-                        groups.iter().for_each(|g| add(Late::Tail(Tail { by, groups: vec![*g] })));
+                    Late::Tail(Tail { by, groups, cached }) => {
+                        groups.iter().for_each(|g| add(Late::Tail(Tail { by, groups: vec![*g], cached })));
                     }
                     Late::Super(_) => add(whole),
                 }
@@ -93,7 +94,7 @@ impl State {
                 }
             }
             Late::Super(new) => slot.disk.put_super(new),
-            Late::Tail(Tail { by, groups }) => slot.disk.put_tail(by, &groups),
+            Late::Tail(Tail { by, groups, .. }) => slot.disk.put_tail(by, &groups, !cut),
         }
     }
 

@@ -104,7 +104,7 @@ impl State {
         if !setting.breaks(Rule::ReaderFlushes) {
             for slot in ours.iter() {
                 let disk = &mut self.slot_mut(slot).disk;
-                found.ruling.tail.iter().for_each(|(at, _)| disk.flush(*at));
+                disk.flush_what_was_read(&found.ruling, setting);
             }
         }
         let unclaimed = || {

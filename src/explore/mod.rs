@@ -13,7 +13,7 @@
 //! functions: what is read, ruled and settled, and every file that an open or a job leaves.
 //!
 //! **Checked** in every step: S1 to S4, S6 and A1, as the module `ledger` says them. A slot that was damaged counts as bad
-//! for good: nothing repairs it yet. That the search would find what it looks for is a test: eighteen rules are broken in
+//! for good: nothing repairs it yet. That the search would find what it looks for is a test: nineteen rules are broken in
 //! turn, and each shows.
 //!
 //! **Left out**: clocks, space, checkpoints and manifests, the overlay, groups of more than a block (so the LAL never

@@ -181,8 +181,7 @@ impl State {
             }
         }
         // Worth it only where something is in flight, or in a cache.
-        let afoot =
-            |s: &Slot| !self.slot(*s).late.is_empty() || self.slot(*s).disk.log.iter().any(|c| c.cached.is_some());
+        let afoot = |s: &Slot| !self.slot(*s).late.is_empty() || self.slot(*s).disk.has_cached();
         let in_flight = self.alive() > 0 || Slot::ALL.iter().any(afoot);
         if self.used.cuts < setting.bounds.cuts && !self.cut && in_flight {
             out.push(Move::PowerCut);

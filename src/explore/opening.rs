@@ -204,10 +204,10 @@ impl State {
         if setting.breaks(Rule::TailInFilesOfItsOwn) {
             groups.iter().for_each(|g| disk.put_stable(world.group(*g).begin, Held::Whole(*g)));
         } else if !groups.is_empty() {
-            disk.put_tail(o.by, groups);
+            disk.put_tail(o.by, groups, false);
         }
         if !setting.breaks(Rule::FlushWhatCounts) {
-            found.ruling.tail.iter().for_each(|(at, _)| disk.flush(*at));
+            disk.flush_what_was_read(&found.ruling, setting);
         }
         true
     }
@@ -249,7 +249,7 @@ impl State {
         let late = |slot: Slot| match o.phase {
             Phase::Tail => {
                 let groups = self.copies_for(o, found, slot).filter(|g| !g.is_empty())?;
-                Some((slot, Late::Tail(Tail { by: o.by, groups })))
+                Some((slot, Late::Tail(Tail { by: o.by, groups, cached: false })))
             }
             Phase::Decide => Some((slot, Late::Super(self.decision_for(o, found, slot)?))),
             _ => None,

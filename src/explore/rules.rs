@@ -55,6 +55,8 @@ pub enum Rule {
     TailInFilesOfItsOwn,
     /// It counts copies that may sit in a cache.
     FlushWhatCounts,
+    /// ... and among them those in tail files of openers that died.
+    FlushTailFiles,
     /// An epoch ends behind the highest MTR, not behind the last group.
     EndAtCpl,
     /// The next epoch begins beyond what may be in flight.

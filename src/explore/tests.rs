@@ -39,6 +39,9 @@ fn holes() -> Vec<Hole> {
     // 14, and caches: two copies of four are a killed writer's, and nothing has made them durable.
     let mut cached = vec![Append(0, Whole), Write(0, Slot(0)), Write(0, Slot(1))];
     cached.extend([Submit(0, Slot(2)), Submit(0, Slot(3)), Kill(0), Land(Slot(2), 0), Land(Slot(3), 0)]);
+    // The same with tail files: an opener died in the midst of writing them.
+    let mut tails = vec![Append(0, Whole), Write(0, Slot(0)), Kill(0), Open(set("ABCD")), Steps(0, set("ABCD"))];
+    tails.extend([Read(0), Kill(0)]);
     let half_written = vec![Append(0, Whole), Write(0, Slot(0)), Submit(0, Slot(1)), Kill(0)];
     let in_flight = vec![Append(0, Whole), Submit(0, Slot(0)), Kill(0)];
     let mut merging = half_written.clone();
@@ -56,6 +59,7 @@ fn holes() -> Vec<Hole> {
         (Rule::TailBeforeDecision, "A1", Bounds { opens: 2, kills: 2, ..b }, vec![]),
         (Rule::TailInFilesOfItsOwn, "A1", Bounds { reads: 1, ..cut }, half_written),
         (Rule::FlushWhatCounts, "A1", Bounds { reads: 1, ..cut }, in_flight),
+        (Rule::FlushTailFiles, "A1", Bounds { opens: 2, kills: 2, reads: 1, ..cut }, tails),
         (Rule::EndAtCpl, "S3", Bounds { halves: true, ..b }, vec![]),
         (Rule::BeginBeyondReach, "S1", Bounds { mtrs: 2, flight: true, reads: 1, kills: 2, ..b }, overtaken),
         (Rule::RejoinAtVdl, "S1", Bounds { opens: 0, reads: 1, leaves: 1, rejoins: 1, ..b }, vec![]),

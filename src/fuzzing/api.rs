@@ -1,8 +1,10 @@
 //! A script of API calls on a simulated volume against a map of pages, process after process. The input's bytes are the
 //! script from the first on; from the last on they are what the simulated world does, its faults included.
 
+mod beside;
+
 use super::PAGE;
-use crate::sim::Stage;
+use crate::sim::{Failure, Others, Report, Stage};
 use crate::{Lsn, Mtr, Page, PageId, ReadError, Unknown, View, Volume, WriteError};
 use arbitrary::Unstructured;
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ struct Model {
     views: Vec<(View, Pages)>,
     /// Pages that were read, perhaps long ago.
     seen: Vec<Page>,
+    /// What readers have said of commits' outcomes.
+    foretold: Vec<(Unknown, bool)>,
 }
 
 impl Model {
@@ -41,6 +45,9 @@ impl Model {
 
     /// A process begins: what was acknowledged is there, and of the rest all up to some commit.
     fn settle(&mut self, volume: &Volume) -> Done<()> {
+        for (commit, survives) in self.foretold.drain(..) {
+            assert_eq!(volume.outcome(commit)?, survives, "a reader said otherwise of {commit:?}");
+        }
         let mut survived = 1;
         for (at, (commit, _)) in self.states.iter().enumerate().skip(1) {
             if volume.outcome(*commit)? {
@@ -211,7 +218,7 @@ fn check_view(view: &View, pages: &Pages) -> Done<()> {
 }
 
 /// One process: it checks what it finds, and goes on with the script.
-fn process(u: &mut Unstructured<'_>, volume: Volume, model: &mut Model) -> Done<()> {
+fn process(u: &mut Unstructured<'_>, mut volume: Volume, others: &Others, model: &mut Model) -> Done<()> {
     model.views.clear();
     model.settle(&volume)?;
     check(&volume, model)?;
@@ -241,6 +248,8 @@ fn process(u: &mut Unstructured<'_>, volume: Volume, model: &mut Model) -> Done<
                 return Ok(());
             }
             6 => return Ok(()),
+            14 => beside::take_over(u, &mut volume, others, model)?,
+            15 => beside::read_only(others, model)?,
             _ => mtr(u, &volume, model)?,
         }
     }
@@ -249,18 +258,47 @@ fn process(u: &mut Unstructured<'_>, volume: Volume, model: &mut Model) -> Done<
 
 /// A script of calls; each answer is the model's.
 pub fn api(data: &[u8]) {
+    if let Err(failure) = play(data) {
+        panic!("{failure}");
+    }
+}
+
+fn play(data: &[u8]) -> Result<Report, Box<Failure>> {
     let mut script = Unstructured::new(data);
     let root = BTreeMap::from([(PageId::ROOT, vec![0; PAGE])]);
     let first = (Unknown { lsn: Lsn::NONE, epoch: 1 }, root);
-    let mut model = Model { states: vec![first], told: 1, views: Vec::new(), seen: Vec::new() };
+    let mut model = Model { states: vec![first], told: 1, views: Vec::new(), seen: Vec::new(), foretold: Vec::new() };
     let steps = (STEPS_PER_BYTE * data.len() as u64).min(STEPS_MAX);
     let stage = Stage::new(data.first().copied().unwrap_or(0).into()).given(data).steps(steps);
-    let played = stage.play(|volume| match process(&mut script, volume, &mut model) {
+    stage.play_beside(|volume, others| match process(&mut script, volume, others, &mut model) {
         // A script that ends in the middle of a call is a script all the same.
         Err(e) if e.is::<arbitrary::Error>() => Ok(()),
         result => result,
-    });
-    if let Err(failure) = played {
-        panic!("{failure}");
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An MTR that puts page 0; the last byte is how it is waited for.
+    const WAITS: &[u8] = &[7, 0, 0, 1, 9, 3, 0];
+    const DOES_NOT: &[u8] = &[7, 0, 0, 1, 8, 3, 2];
+    const READER: &[u8] = &[15];
+    const TAKES_OVER: &[u8] = &[14, 1];
+    const RACE: &[u8] = &[14, 0];
+
+    fn count(parts: &[&[u8]], name: &str) -> u64 {
+        // The world's choices: by a byte with all kinds of remainders, and never one of a thousand.
+        let data = [parts.concat().repeat(10), (0..600).map(|n| (n * 37 % 251) as u8).collect()].concat();
+        let report = play(&data).unwrap_or_else(|failure| panic!("{failure}"));
+        report.counts.iter().find(|(n, _)| *n == name).unwrap().1
+    }
+
+    #[test]
+    fn scripts_reach_readers_zombies_and_rivals() {
+        assert!(count(&[WAITS, DOES_NOT, READER], "read-only opens") > 5);
+        assert!(count(&[DOES_NOT, TAKES_OVER, WAITS, READER], "take-overs") > 3);
+        assert!(count(&[DOES_NOT, RACE, WAITS, READER], "take-overs") > 3);
     }
 }

@@ -312,13 +312,21 @@ pub struct Map {
 #[derive(Clone)]
 struct ByLength;
 
-impl Weighter<Lsn, Bytes> for ByLength {
-    fn weight(&self, _: &Lsn, bytes: &Bytes) -> u64 {
-        bytes.len() as u64 + 64
+/// A page's version or a node, by the address of its record.
+#[derive(Clone)]
+struct Cached {
+    bytes: Bytes,
+    /// The record for which this one stands, if reclaiming wrote it; 0 else.
+    was: Lsn,
+}
+
+impl Weighter<Lsn, Cached> for ByLength {
+    fn weight(&self, _: &Lsn, cached: &Cached) -> u64 {
+        cached.bytes.len() as u64 + 72
     }
 }
 
-type PageCache = Cache<Lsn, Bytes, ByLength, foldhash::fast::FixedState>;
+type PageCache = Cache<Lsn, Cached, ByLength, foldhash::fast::FixedState>;
 
 /// The reading side of an open volume.
 pub struct Pages {
@@ -366,11 +374,26 @@ impl Pages {
 
     /// A version that was just appended over a cached one.
     pub fn insert(&self, lsn: Lsn, bytes: Bytes) {
-        self.cache.insert(lsn, bytes);
+        self.insert_for(lsn, bytes, Lsn::NONE);
+    }
+
+    /// ... which stands for the record at `was`.
+    pub fn insert_for(&self, lsn: Lsn, bytes: Bytes, was: Lsn) {
+        self.cache.insert(lsn, Cached { bytes, was });
     }
 
     pub fn cached(&self, lsn: Lsn) -> Option<Bytes> {
-        self.cache.get(&lsn)
+        self.cache.get(&lsn).map(|c| c.bytes)
+    }
+
+    /// The version that the record at `head` is, by which users know it: its own address, or that of the record for which
+    /// it stands.
+    pub fn known_as(&self, page: PageId, head: Lsn) -> Result<Lsn, ReadError> {
+        let was = match self.cache.get(&head) {
+            Some(cached) => cached.was,
+            None => self.record(page, head, record::HEADER)?.fields.was,
+        };
+        Ok(if was.is_none() { head } else { was })
     }
 
     /// [`Pages::head`] in the newest map. The layers are asked without holding on to it.
@@ -409,14 +432,14 @@ impl Pages {
 
     /// A node of the table, through the cache.
     pub fn node(&self, page: PageId, lsn: Lsn) -> Result<Bytes, ReadError> {
-        if let Some(node) = self.cache.get(&lsn) {
+        if let Some(node) = self.cached(lsn) {
             return Ok(node);
         }
         let record = self.record(page, lsn, table::FANOUT as usize * 8 + 96)?;
         if record.fields.kind != Kind::Table || !table::is_node(&record.payload) {
             return Err(ReadError::Corrupt { page, lsn, what: "it is no node of the page table" });
         }
-        self.cache.insert(lsn, record.payload.clone());
+        self.insert(lsn, record.payload.clone());
         Ok(record.payload)
     }
 
@@ -430,20 +453,30 @@ impl Pages {
 
     /// The page as its record at `head` left it.
     pub fn version(&self, page: PageId, head: Lsn) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = self.cache.get(&head) {
-            return Ok(bytes);
+        self.known_version(page, head).map(|(bytes, _)| bytes)
+    }
+
+    /// ... and as what version users know it.
+    pub fn known_version(&self, page: PageId, head: Lsn) -> Result<(Bytes, Lsn), ReadError> {
+        let known = |was: Lsn| if was.is_none() { head } else { was };
+        if let Some(cached) = self.cache.get(&head) {
+            return Ok((cached.bytes, known(cached.was)));
         }
+        let mut was = Lsn::NONE;
         let page_size = self.reader.geometry.page_size as usize;
         let corrupt = |lsn, what| ReadError::Corrupt { page, lsn, what };
         let mut deltas: Vec<Owned> = Vec::new();
         let mut at = head;
         let image = loop {
             if at != head
-                && let Some(bytes) = self.cache.get(&at)
+                && let Some(bytes) = self.cached(at)
             {
                 break bytes;
             }
             let record = self.record(page, at, page_size + 96)?;
+            if at == head {
+                was = record.fields.was;
+            }
             if record.fields.page != page.0 {
                 return Err(corrupt(at, "it is of another page"));
             }
@@ -478,8 +511,8 @@ impl Pages {
             }
             page.freeze()
         };
-        self.cache.insert(head, bytes.clone());
-        Ok(bytes)
+        self.insert_for(head, bytes.clone(), was);
+        Ok((bytes, known(was)))
     }
 }
 

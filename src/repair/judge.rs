@@ -3,10 +3,11 @@
 //! A copy that verifies wins over one that does not. Where two verify and differ nothing is touched: whichever was
 //! written over might have been the right one.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::repair::frame::{Copy, Found, Part, Piece};
-use std::sync::Arc;
+use bytes::Bytes;
 
 /// Two slots hold different groups at one address, and both verify.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,12 +24,19 @@ pub struct Verdict {
     pub differs: Vec<Differs>,
     /// On none of the slots that were read.
     pub nowhere: Vec<Gap>,
+    /// Some slot lacks something that is there, and its bytes were not kept.
+    pub unkept: bool,
 }
 
 impl Verdict {
     /// Slots that get something.
     pub fn mended(&self) -> SlotSet {
         Slot::ALL.into_iter().filter(|s| !self.mends[s.index()].is_empty()).collect()
+    }
+
+    /// Nothing is wrong that the bytes that were kept do not mend.
+    pub fn suffices(&self) -> bool {
+        self.is_complete() && !self.unkept
     }
 
     /// Every group of the part is on every slot that it is to be on, once the mends are written.
@@ -54,15 +62,22 @@ pub fn judge(part: &Part, copies: &[Option<Copy>; SLOTS], limits: &[Lsn; SLOTS])
                 at = next;
                 continue;
             };
-            if let Some((other, _)) = good.find(|(_, f)| (f.len, f.hash) != (group.len, group.hash)) {
+            let differs = |f: &Found| (f.len, f.hash) != (group.len, group.hash);
+            let first_wins = planted(Bug::DiffersMended) || planted(Bug::WorseCopyAsSource);
+            if let Some((other, _)) = good.find(|(_, f)| differs(f) && !first_wins) {
                 verdict.differs.push(Differs { at, slots: (first, other) });
                 at = at + group.len;
                 continue;
             }
+            let kept = here.iter().flatten().find_map(|f| Some((*f, f.bytes.as_ref()?)));
             for slot in Slot::ALL {
-                let lacks = here[slot.index()].is_none_or(|f| f.in_tail);
+                let lacks = here[slot.index()].is_none_or(|f| f.in_tail || first_wins && differs(f));
+                let lacks = lacks || planted(Bug::MendGood);
                 if copies[slot.index()].is_some() && lacks && at < limits[slot.index()] {
-                    add(&mut verdict.mends[slot.index()], group);
+                    match kept {
+                        Some((found, bytes)) => add(&mut verdict.mends[slot.index()], found, bytes),
+                        None => verdict.unkept = true,
+                    }
                 }
             }
             at = at + group.len;
@@ -76,22 +91,23 @@ fn next_in(copy: &Copy, at: Lsn) -> Option<Lsn> {
 }
 
 /// Adds a group; what follows on in the same bytes is one piece.
-fn add(pieces: &mut Vec<Piece>, group: &Found) {
+fn add(pieces: &mut Vec<Piece>, group: &Found, bytes: &Bytes) {
     if let Some(last) = pieces.last_mut()
-        && Arc::ptr_eq(&last.bytes, &group.bytes)
+        && last.bytes.as_ptr() == bytes.as_ptr()
         && last.range.end == group.range.start
         && last.at + last.range.len() as u64 == group.at
     {
         last.range.end = group.range.end;
         return;
     }
-    pieces.push(Piece { at: group.at, bytes: group.bytes.clone(), range: group.range.clone() });
+    pieces.push(Piece { at: group.at, bytes: bytes.clone(), range: group.range.clone() });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::history::Entry;
+    use std::sync::Arc;
 
     const BLOCK: u64 = 4096;
     const BEGIN: Lsn = Lsn(1 << 20);
@@ -103,7 +119,7 @@ mod tests {
 
     /// A letter a group: `a` verifies, `b` verifies and is another, `t` is `a` in a tail file, `.` is nothing.
     fn copy(letters: &str) -> Option<Copy> {
-        let bytes = Arc::new(vec![0; 1 << 20]);
+        let bytes = Bytes::from(vec![0; 1 << 20]);
         let found = |(i, letter): (usize, char)| {
             let at = BEGIN + i as u64 * BLOCK;
             let range = i * BLOCK as usize..(i + 1) * BLOCK as usize;
@@ -113,7 +129,7 @@ mod tests {
                 't' => (1, true),
                 _ => return None,
             };
-            Some(Found { at, len: BLOCK, hash, bytes: bytes.clone(), range, in_tail })
+            Some(Found { at, len: BLOCK, hash, bytes: Some(bytes.clone()), range, in_tail })
         };
         Some(letters.chars().enumerate().filter_map(found).collect())
     }
@@ -159,6 +175,25 @@ mod tests {
                 assert_eq!(mends, want.0, "{copies:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_kept_mends_the_others_and_what_was_not_is_told() {
+        let without = |letters: &str| {
+            let copy = copy(letters)?.into_iter().map(|f| Found { bytes: None, ..f });
+            Some(copy.collect::<Copy>())
+        };
+        let judged = |source: &str, target: &str| {
+            let copies = [None, without(target), copy(source), None, None, None];
+            judge(&part(4), &copies, &[Lsn::MAX; SLOTS])
+        };
+        let verdict = judged("aaaa", "a..a");
+        assert!(verdict.suffices() && verdict.mends[1].len() == 1);
+        assert_eq!(verdict.mends[1][0].range, 4096..12288);
+        // The source lacks what the target has.
+        let verdict = judged("aa.a", "aaaa");
+        assert!(verdict.unkept && verdict.is_complete() && !verdict.suffices());
+        assert!(!judged("aa.a", "aa.a").suffices());
     }
 
     #[test]

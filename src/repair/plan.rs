@@ -1,8 +1,11 @@
 //! Which part of the log is looked at next, and when. Pure: time and events come in, a unit of work goes out.
 //!
-//! First what a reader found wrong, then what no slot was read for since a writer died, then gaps, then the scrub. One
-//! frame at a time; while commits are made, healing rests between frames so that it takes its share of the time alone.
+//! First what a reader found wrong, then what no slot was read for since a writer died, then gaps, then the scrub.
+//! While commits are made it goes frame by frame, and rests between so that it takes its share of the time alone.
+//! Else some frames make a unit. What need not be copied is only surveyed, and its bytes are not kept: where a survey finds
+//! something wrong, those frames are read again one by one, with all bytes.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::core::history::Entry;
 use crate::core::writer::Writer;
@@ -20,6 +23,8 @@ const PARKED_MAX: usize = 4096;
 const ACTIVE: Duration = Duration::from_millis(100);
 /// The longest rest between two frames.
 const REST_MAX: Duration = Duration::from_secs(1);
+/// Frames of a unit while no commits are made.
+pub const WIDE: u64 = 8;
 /// A scrub reads so much in one go, then waits until its pace wants it again.
 const BURST: u64 = format::EXTENT;
 
@@ -47,9 +52,23 @@ pub struct Unit {
     pub targets: SlotSet,
     /// Slots that are read at first.
     pub read: SlotSet,
+    /// Slots whose bytes are kept: all, or it is a survey.
+    pub keep: SlotSet,
     /// A slot is to have what lies below, as of now.
     pub limits: [Lsn; SLOTS],
     pub begun: Duration,
+}
+
+impl Unit {
+    /// Not all that is read is kept.
+    pub fn is_survey(&self) -> bool {
+        self.keep != SlotSet::ALL
+    }
+
+    /// What is found on the slot is counted from now on.
+    pub fn counts(&self, slot: Slot) -> bool {
+        matches!(self.why, Why::Check | Why::Fill) && self.targets.contains(slot)
+    }
 }
 
 /// What there is to choose from.
@@ -91,6 +110,8 @@ struct Round {
 pub struct Plan {
     wounds: VecDeque<Lsn>,
     parked: BTreeMap<Lsn, SlotSet>,
+    /// A survey found something wrong there.
+    closely: Gap,
     round: Option<Round>,
     pub mark: ScrubMark,
     pub paused: bool,
@@ -108,6 +129,7 @@ impl Plan {
         Plan {
             wounds: VecDeque::new(),
             parked: BTreeMap::new(),
+            closely: Gap::NONE,
             round: None,
             mark,
             paused: false,
@@ -144,9 +166,21 @@ impl Plan {
 
     /// The part could not be made whole from these slots.
     pub fn park(&mut self, part: &Part, read: SlotSet) {
-        if self.parked.len() < PARKED_MAX {
+        if self.parked.len() < PARKED_MAX && !planted(Bug::HealForever) {
             self.parked.insert(part.from.floor(format::FRAME), read);
         }
+    }
+
+    /// A survey found something wrong: its frames are to be read one by one, with all bytes.
+    pub fn look_closely(&mut self, unit: &Unit) {
+        self.closely = Gap { from: unit.stretch.from.min(unit.part.from), to: unit.part.to };
+    }
+
+    /// Frames that are read at once from `from` on, and whether a survey is enough.
+    fn width(&self, from: Lsn, now: Duration) -> (u64, bool) {
+        let closely = self.closely.from <= from && from < self.closely.to;
+        let wide = !closely && self.parked.is_empty() && !self.gives_way(now);
+        (if wide { WIDE } else { 1 }, !closely)
     }
 
     /// Frames that could not be made whole.
@@ -217,12 +251,14 @@ impl Plan {
         }
         let to = s.writer.vdl_group();
         let limits = Slot::ALL.map(|slot| s.writer.cursor(slot).unwrap_or(Lsn::NONE).min(to));
-        let unit = |why, stretch: Gap, part, targets, read| {
-            Some(Unit { why, stretch, part, targets, read, limits, begun: s.now })
+        let limits = if planted(Bug::FillAboveCursor) { [to; SLOTS] } else { limits };
+        let unit = |why, stretch: Gap, part, targets, read, keep| {
+            Some(Unit { why, stretch, part, targets, read, keep, limits, begun: s.now })
         };
+        let kept = |survey: bool| if survey { SlotSet::NONE } else { SlotSet::ALL };
         while let Some(base) = self.wounds.pop_front() {
-            let Some(part) = part_at(s.history, base, (base + format::FRAME).min(to)) else { continue };
-            return unit(Why::Wound, Gap { from: part.from, to: part.to }, part, s.able, s.able);
+            let Some(part) = part_at(s.history, base, (base + format::FRAME).min(to), 1) else { continue };
+            return unit(Why::Wound, Gap { from: part.from, to: part.to }, part, s.able, s.able, SlotSet::ALL);
         }
         if self.paused {
             return None;
@@ -230,19 +266,20 @@ impl Plan {
         if !s.unchecked.is_empty() {
             let from = s.behind(Why::Check, s.unchecked.from);
             let stretch = |to| Gap { from, to };
-            return match part_at(s.history, from, s.unchecked.to.min(to)) {
-                Some(part) => unit(Why::Check, stretch(part.to), part, s.able, s.able),
+            let (frames, survey) = self.width(from, s.now);
+            return match part_at(s.history, from, s.unchecked.to.min(to), frames) {
+                Some(part) => unit(Why::Check, stretch(part.to), part, s.able, s.able, kept(survey)),
                 None => {
                     let empty = Part { from: s.unchecked.to, to: s.unchecked.to, entries: [].into() };
-                    unit(Why::Check, stretch(s.unchecked.to), empty, SlotSet::NONE, SlotSet::NONE)
+                    unit(Why::Check, stretch(s.unchecked.to), empty, SlotSet::NONE, SlotSet::NONE, SlotSet::ALL)
                 }
             };
         }
         self.fill(s, to, nothing)
-            .and_then(|(stretch, part, targets, read)| unit(Why::Fill, stretch, part, targets, read))
+            .and_then(|(stretch, part, targets, read, keep)| unit(Why::Fill, stretch, part, targets, read, keep))
             .or_else(|| {
-                let (stretch, part) = self.scrub(s, to)?;
-                unit(Why::Scrub, stretch, part, s.able, s.able)
+                let (stretch, part, survey) = self.scrub(s, to)?;
+                unit(Why::Scrub, stretch, part, s.able, s.able, kept(survey))
             })
     }
 
@@ -252,13 +289,18 @@ impl Plan {
         s: &Situation<'_>,
         to: Lsn,
         nothing: &mut Vec<(Slot, Gap)>,
-    ) -> Option<(Gap, Part, SlotSet, SlotSet)> {
-        let mut lowest: Option<(Gap, Part)> = None;
+    ) -> Option<(Gap, Part, SlotSet, SlotSet, SlotSet)> {
+        // One that is whole is read for all, in turn, so that no slot bears it alone.
+        let sources: Vec<Slot> = s.able.iter().filter(|slot| s.writer.past_gaps(*slot).is_empty()).collect();
+        let mut lowest: Option<(Gap, Part, bool)> = None;
         for slot in s.fillable.iter() {
             'gaps: for gap in s.writer.past_gaps(slot).as_slice() {
                 let mut from = s.behind(Why::Fill, gap.from);
-                let part = loop {
-                    let Some(part) = part_at(s.history, from, gap.to.min(to)) else {
+                let (part, survey) = loop {
+                    // Without a source all are asked, and their bytes are many.
+                    let (wide, survey) = self.width(from, s.now);
+                    let frames = if sources.is_empty() { 1 } else { wide };
+                    let Some(part) = part_at(s.history, from, gap.to.min(to), frames) else {
                         if from == gap.from && gap.to <= to {
                             nothing.push((slot, *gap));
                         }
@@ -270,34 +312,33 @@ impl Plan {
                         from = part.to;
                         continue;
                     }
-                    break part;
+                    break (part, survey);
                 };
                 let stretch = Gap { from, to: part.to };
-                if lowest.as_ref().is_none_or(|(_, low)| part.from < low.from) {
-                    lowest = Some((stretch, part));
+                if lowest.as_ref().is_none_or(|(_, low, _)| part.from < low.from) {
+                    lowest = Some((stretch, part, survey));
                 }
                 break;
             }
         }
-        let (stretch, part) = lowest?;
+        let (stretch, part, survey) = lowest?;
         let lacks = |s: &Slot, w: &Writer| w.past_gaps(*s).touches(part.from, part.to);
         let targets: SlotSet = s.fillable.iter().filter(|slot| lacks(slot, s.writer)).collect();
-        // One that is whole is read for all, in turn, so that no slot bears it alone.
-        let sources: Vec<Slot> = s.able.iter().filter(|slot| s.writer.past_gaps(*slot).is_empty()).collect();
-        let turn = (part.from.0 / format::FRAME) as usize;
-        let read = match sources.get(turn % sources.len().max(1)) {
-            Some(source) => targets.with(*source),
-            None => s.able,
+        let turn = (part.from.0 / (WIDE * format::FRAME)) as usize;
+        let (read, keep) = match sources.get(turn % sources.len().max(1)) {
+            Some(source) => (targets.with(*source), SlotSet::NONE.with(*source)),
+            None => (s.able, SlotSet::ALL),
         };
-        Some((stretch, part, targets, read))
+        Some((stretch, part, targets, read, if survey { keep } else { SlotSet::ALL }))
     }
 
-    fn scrub(&mut self, s: &Situation<'_>, to: Lsn) -> Option<(Gap, Part)> {
+    fn scrub(&mut self, s: &Situation<'_>, to: Lsn) -> Option<(Gap, Part, bool)> {
         let round = self.round?;
         let end = round.burst.min(to);
         let from = s.behind(Why::Scrub, self.mark.at);
-        match part_at(s.history, from, end) {
-            Some(part) => Some((Gap { from, to: part.to }, part)),
+        let (frames, survey) = self.width(from, s.now);
+        match part_at(s.history, from, end, frames) {
+            Some(part) => Some((Gap { from, to: part.to }, part, survey)),
             None if from > self.mark.at => None,
             None => {
                 self.mark.at = self.mark.at.max(end);
@@ -323,8 +364,10 @@ impl Plan {
     }
 }
 
-/// The first addresses of the log in `[from, to)`, up to the end of their frame.
-fn part_at(entries: &[Entry], from: Lsn, to: Lsn) -> Option<Part> {
+/// The first addresses of the log in `[from, to)`, up to the end of their frame, or of so many.
+fn part_at(entries: &[Entry], from: Lsn, to: Lsn, frames: u64) -> Option<Part> {
+    let stretched = planted(Bug::MendAnnulled).then(|| up_to_the_next(entries));
+    let entries = stretched.as_deref().unwrap_or(entries);
     let first = entries.partition_point(|e| e.end <= from);
     let entry = entries.get(first..)?.iter().find(|e| e.begin < e.end)?;
     if from.max(entry.begin) >= to {
@@ -332,13 +375,22 @@ fn part_at(entries: &[Entry], from: Lsn, to: Lsn) -> Option<Part> {
     }
     // A group begins where a frame or an entry does.
     let from = from.floor(format::FRAME).max(entry.begin);
-    let to = to.min(from.floor(format::FRAME) + format::FRAME);
+    let to = to.min(from.floor(format::FRAME) + frames * format::FRAME);
     let overlap = |e: &&Entry| e.begin < to && from < e.end;
     (from < to).then(|| Part {
         from,
         to,
         entries: entries[first..].iter().take_while(|e| e.begin < to).filter(overlap).copied().collect(),
     })
+}
+
+/// What [`Bug::MendAnnulled`] takes for the entries.
+fn up_to_the_next(entries: &[Entry]) -> Vec<Entry> {
+    let mut entries = entries.to_vec();
+    for i in 1..entries.len() {
+        entries[i - 1].end = entries[i].begin;
+    }
+    entries
 }
 
 /// Bytes of the log in a stretch.
@@ -358,4 +410,249 @@ fn address_of(entries: &[Entry], bytes: u64) -> Lsn {
         left -= len;
     }
     Lsn(format::NUMBER_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::history::History;
+    use crate::core::writer::Away;
+
+    const MIB: u64 = format::FRAME;
+    const BEGIN: Lsn = Lsn(4096);
+    /// Of the first epoch.
+    const END: Lsn = Lsn(5 * MIB + 100);
+    /// Of the second.
+    const OPEN: Lsn = Lsn(format::EXTENT);
+
+    fn gap(from: u64, to: u64) -> Gap {
+        Gap { from: Lsn(from), to: Lsn(to) }
+    }
+
+    struct Scene {
+        plan: Plan,
+        history: History,
+        writer: Writer,
+        unchecked: Gap,
+        able: SlotSet,
+        in_hand: Option<(Why, Gap)>,
+        now: Duration,
+        nothing: Vec<(Slot, Gap)>,
+        /// Commits are made: it goes frame by frame.
+        busy: bool,
+    }
+
+    fn scene() -> Scene {
+        let entry = |epoch, begin, end| Entry { epoch, begin, end };
+        Scene {
+            plan: Plan::new(25, ScrubMark::default()),
+            history: History::from_entries(vec![entry(1, BEGIN, END), entry(2, OPEN, Lsn::MAX)]).unwrap(),
+            writer: Writer::new(OPEN, SlotSet::ALL),
+            unchecked: Gap::NONE,
+            able: SlotSet::ALL,
+            in_hand: None,
+            now: Duration::from_secs(100),
+            nothing: Vec::new(),
+            busy: true,
+        }
+    }
+
+    impl Scene {
+        fn next(&mut self) -> Option<Unit> {
+            let (unchecked, able, in_hand, now) = (self.unchecked, self.able, self.in_hand, self.now);
+            let (history, writer) = (self.history.entries(), &self.writer);
+            if self.busy {
+                self.plan.active_at = Some(now);
+            }
+            let s = Situation { history, writer, unchecked, able, fillable: able, in_hand, now };
+            self.plan.next(&s, &mut self.nothing)
+        }
+
+        /// Why, and which part.
+        fn told(&mut self) -> Option<(Why, Gap)> {
+            self.next().map(|u| (u.why, Gap { from: u.part.from, to: u.part.to }))
+        }
+    }
+
+    fn set(slots: &[u8]) -> SlotSet {
+        slots.iter().map(|s| Slot(*s)).collect()
+    }
+
+    #[test]
+    fn parts_lie_within_frames_and_touch_an_entry() {
+        let history = scene().history;
+        for (from, to, want) in [
+            (0, MIB, Some((BEGIN.0, MIB))),
+            (0, u64::MAX, Some((BEGIN.0, MIB))),
+            (MIB + 7, 2 * MIB, Some((MIB, 2 * MIB))),
+            // It begins where a group can, and ends where it is asked to.
+            (3 * MIB + 7, 3 * MIB + 9, Some((3 * MIB, 3 * MIB + 9))),
+            (5 * MIB, u64::MAX, Some((5 * MIB, 6 * MIB))),
+            // Between the epochs there is nothing.
+            (END.0, OPEN.0, None),
+            (6 * MIB, u64::MAX, Some((OPEN.0, OPEN.0 + MIB))),
+            (OPEN.0 + 1, OPEN.0 + 1, None),
+        ] {
+            let part = part_at(history.entries(), Lsn(from), Lsn(to), 1);
+            assert_eq!(part.as_ref().map(|p| (p.from.0, p.to.0)), want, "{from} to {to}");
+            assert!(part.is_none_or(|p| p.entries.len() == 1));
+        }
+    }
+
+    #[test]
+    fn first_wounds_then_the_unchecked_then_gaps_then_the_scrub() {
+        let mut s = scene();
+        s.plan.scrub_now(OPEN, 1);
+        s.writer.suspect(Slot(3), gap(2 * MIB, 3 * MIB));
+        s.unchecked = gap(MIB, 2 * MIB);
+        s.plan.wound(Lsn(4 * MIB + 5));
+        assert_eq!(s.told(), Some((Why::Wound, gap(4 * MIB, 5 * MIB))));
+        assert_eq!(s.told(), Some((Why::Check, gap(MIB, 2 * MIB))));
+        s.unchecked = Gap::NONE;
+        assert_eq!(s.told(), Some((Why::Fill, gap(2 * MIB, 3 * MIB))));
+        s.writer.filled(Slot(3), gap(2 * MIB, 3 * MIB));
+        assert_eq!(s.told(), Some((Why::Scrub, gap(BEGIN.0, MIB))));
+        // What a reader needs is mended all the same; nobody is asked where nobody is able.
+        s.plan.paused = true;
+        assert_eq!(s.told(), None);
+        s.plan.wound(Lsn(5));
+        s.able = SlotSet::NONE;
+        assert_eq!(s.told(), None);
+        s.able = SlotSet::ALL;
+        assert_eq!(s.told(), Some((Why::Wound, gap(BEGIN.0, MIB))));
+    }
+
+    #[test]
+    fn wounds_are_frames_each_once_and_bounded() {
+        let mut s = scene();
+        for _ in 0..2 {
+            (0..WOUNDS_MAX as u64 + 5).for_each(|n| s.plan.wound(Lsn(n * MIB + n)));
+        }
+        assert_eq!(s.plan.wounds.len(), WOUNDS_MAX);
+        // Those without an address of the log are passed over.
+        let mended: Vec<_> = std::iter::from_fn(|| s.told()).collect();
+        assert_eq!(mended.len(), 6, "{mended:?}");
+        assert!(!s.plan.has_wounds());
+    }
+
+    #[test]
+    fn the_lowest_gap_is_filled_on_all_that_lack_it_from_one_that_is_whole() {
+        let mut s = scene();
+        s.writer.suspect(Slot(1), gap(2 * MIB, 4 * MIB));
+        s.writer.suspect(Slot(4), gap(MIB + 1, 3 * MIB));
+        let unit = s.next().unwrap();
+        assert_eq!((unit.part.from, unit.targets, unit.stretch), (Lsn(MIB), set(&[4]), gap(MIB + 1, 2 * MIB)));
+        // Sources take turns, 0, 2, 3, 5, every eighth frame.
+        assert_eq!(unit.read, set(&[4, 0]));
+        s.in_hand = Some((Why::Fill, unit.stretch));
+        let unit = s.next().unwrap();
+        assert_eq!((unit.part.from, unit.targets, unit.read), (Lsn(2 * MIB), set(&[1, 4]), set(&[0, 1, 4])));
+        // Where none is whole all are read.
+        (s.in_hand, s.able) = (None, set(&[1, 4]));
+        assert_eq!(s.next().map(|u| u.read), Some(set(&[1, 4])));
+        s.able = set(&[0, 2, 3, 5]);
+        assert!(s.next().is_none(), "who lacks it is not able");
+    }
+
+    #[test]
+    fn a_gap_without_a_log_is_none() {
+        let mut s = scene();
+        s.writer.suspect(Slot(2), Gap { from: END, to: OPEN });
+        assert!(s.next().is_none());
+        assert_eq!(s.nothing, [(Slot(2), Gap { from: END, to: OPEN })]);
+        // Above what is durable nothing is known yet.
+        let mut s = scene();
+        s.writer.suspect(Slot(2), Gap { from: END, to: OPEN + MIB });
+        assert!(s.next().is_none() && s.nothing.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_has_is_left_until_another_slot_is_there() {
+        let mut s = scene();
+        s.able = set(&[0, 1, 2]);
+        s.writer.suspect(Slot(1), gap(MIB, 3 * MIB));
+        let unit = s.next().unwrap();
+        s.plan.park(&unit.part, s.able);
+        assert_eq!(s.told(), Some((Why::Fill, gap(2 * MIB, 3 * MIB))), "what follows is filled all the same");
+        s.writer.filled(Slot(1), gap(2 * MIB, 3 * MIB));
+        assert_eq!((s.told(), s.plan.parked()), (None, 1));
+        s.able = set(&[0, 1]);
+        assert_eq!(s.told(), None, "fewer are of no use");
+        s.able = set(&[0, 1, 5]);
+        assert_eq!(s.told(), Some((Why::Fill, gap(MIB, 2 * MIB))));
+        s.able = set(&[0, 1, 2]);
+        s.plan.unpark();
+        assert_eq!(s.told(), Some((Why::Fill, gap(MIB, 2 * MIB))));
+    }
+
+    #[test]
+    fn a_slot_is_to_have_what_lies_below_its_cursor() {
+        let mut s = scene();
+        s.writer.leave(Slot(3), Away::Error);
+        s.plan.wound(Lsn(5));
+        let want = Slot::ALL.map(|slot| if slot == Slot(3) { Lsn::NONE } else { OPEN });
+        assert_eq!(s.next().map(|u| u.limits), Some(want));
+    }
+
+    #[test]
+    fn while_commits_are_made_it_takes_its_share_of_the_time() {
+        let mut s = scene();
+        let ms = Duration::from_millis;
+        s.plan.saw_tail(OPEN, s.now);
+        assert!(!s.plan.gives_way(s.now), "the first sight of the tail is no commit");
+        s.plan.saw_tail(OPEN + 1, s.now);
+        s.plan.scrub_now(OPEN, 1);
+        let unit = s.next().unwrap();
+        s.now += ms(20);
+        s.plan.ended(&unit, s.now);
+        // A quarter: 20 ms of work, 60 of rest.
+        assert_eq!((s.plan.due(s.now), s.told()), (Some(s.now + ms(60)), None));
+        s.now += ms(60);
+        assert_eq!(s.told(), Some((Why::Scrub, gap(MIB, 2 * MIB))));
+        // Idle again: no rest.
+        let unit = s.next().unwrap();
+        s.now += ms(500);
+        s.plan.ended(&unit, s.now);
+        assert_eq!(s.plan.due(s.now), None);
+        // However long a frame took, the rest is bounded.
+        s.plan.saw_tail(OPEN + 2, s.now);
+        s.plan.ended(&Unit { begun: Duration::ZERO, ..unit }, s.now);
+        assert_eq!(s.plan.due(s.now), Some(s.now + REST_MAX));
+    }
+
+    #[test]
+    fn a_scrub_reads_each_frame_once_and_ends() {
+        let mut s = scene();
+        s.plan.scrub_now(OPEN, 7);
+        let mut read = Vec::new();
+        while let Some(unit) = s.next() {
+            read.push(unit.part.from.0 / MIB);
+            assert_eq!((unit.targets, unit.read), (SlotSet::ALL, SlotSet::ALL));
+            // While one is mended the next is read.
+            s.in_hand = Some((Why::Scrub, unit.stretch));
+            if let Some(next) = s.next() {
+                assert_eq!(next.part.from, unit.part.to);
+            }
+            s.in_hand = None;
+            s.plan.ended(&unit, s.now);
+        }
+        assert_eq!(read, [0, 1, 2, 3, 4, 5]);
+        assert_eq!((s.plan.rounds, s.plan.is_urgent(), s.plan.mark), (1, false, ScrubMark::default()));
+    }
+
+    #[test]
+    fn the_scrub_keeps_its_pace() {
+        let mut s = scene();
+        let (hour, us) = (Duration::from_secs(3600), 3_600_000_000);
+        // The log is shorter than a burst: it is read once, at the end of the period.
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, us, hour), hour);
+        assert_eq!(s.told(), None);
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, 2 * us - 1, hour), Duration::from_micros(1));
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, 2 * us, hour), Duration::ZERO);
+        assert_eq!(s.told(), Some((Why::Scrub, gap(BEGIN.0, MIB))));
+        // A clock that went back begins anew.
+        let mut s = scene();
+        s.plan.mark.begun_us = 5 * us;
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, us, hour), hour);
+    }
 }

@@ -29,6 +29,10 @@ pub struct Atlas {
     hurt: SlotSet,
     /// Of those, the ones that may take no writes either: of another volume or slot, or with superblocks that are damaged.
     unfit: SlotSet,
+    /// Of those, the ones whose damage nobody can know of who does not compare everything.
+    hidden: SlotSet,
+    /// Their images were taken in that state.
+    imaged: SlotSet,
     /// So many may be damaged in this run.
     hurt_max: usize,
     /// Met by an error that passes, during the present open.
@@ -39,8 +43,8 @@ pub struct Atlas {
 
 impl Atlas {
     pub fn new(mode: Mode, hurt_max: usize) -> Atlas {
-        let (hurt, unfit, struck) = (SlotSet::NONE, SlotSet::NONE, SlotSet::NONE);
-        Atlas { mode, hurt, unfit, hurt_max, struck, blows: 0 }
+        let none = SlotSet::NONE;
+        Atlas { mode, hurt: none, unfit: none, hidden: none, imaged: none, hurt_max, struck: none, blows: 0 }
     }
 
     pub fn is_beyond(&self) -> bool {
@@ -87,11 +91,31 @@ impl Atlas {
     pub fn heals(&mut self, but: SlotSet) {
         self.hurt = self.hurt.and(but);
         self.unfit = self.unfit.and(but);
+        self.hidden = self.hidden.and(but);
     }
 
     pub fn hurts(&mut self, slot: Slot) {
         self.blows += 1;
         self.hurt = self.hurt.with(slot);
+        self.hidden = self.hidden.with(slot);
+    }
+
+    /// A blank directory, or an image, is in the slot's place: it lacks much, and whoever opens can know that it does.
+    pub fn replaces(&mut self, slot: Slot, image: bool) {
+        self.hurts(slot);
+        if !(image && self.imaged.contains(slot)) {
+            self.hidden = self.hidden.without(slot);
+        }
+    }
+
+    /// An image of the slot is taken.
+    pub fn images(&mut self, slot: Slot) {
+        let hidden = self.hidden.contains(slot);
+        self.imaged = if hidden { self.imaged.with(slot) } else { self.imaged.without(slot) };
+    }
+
+    pub fn hidden(&self) -> SlotSet {
+        self.hidden
     }
 
     /// The slot may go out of reach, beside these.

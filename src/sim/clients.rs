@@ -2,7 +2,7 @@
 
 use crate::lsn::PageId;
 use crate::sim::dir::do_job;
-use crate::sim::life::{Checked, Held, PAGE, Sim};
+use crate::sim::life::{BRINK, Checked, Held, PAGE, Sim};
 use crate::sim::model::{Effect, ModelMtr, State};
 use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
@@ -24,8 +24,12 @@ impl Sim {
             self.change(&mut mtr, &mut state, &mut effects);
         }
         // Now and then one that spans groups: a crash may leave half of it.
-        if self.temper.heavy && self.one_in(4) || self.temper.large && self.one_in(40) {
-            for _ in 0..100 + self.below(300) {
+        let near = self.temper.brink && running.shared.front.tail() < BRINK;
+        let heavy = self.temper.heavy || near;
+        if heavy && self.one_in(if near { 2 } else { 4 }) || self.temper.large && self.one_in(40) {
+            // Several writes long, so that one lies across with its end still to come.
+            let (least, more) = if near { (300, 600) } else { (100, 300) };
+            for _ in 0..least + self.below(more) {
                 self.put_again(&mut mtr, &mut state, &mut effects);
             }
         }

@@ -50,8 +50,8 @@ impl SimDir {
         Ok(w)
     }
 
-    /// A durable write: it may die in the midst of it, and then land late.
-    fn write(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// A write, durable by itself or by a flush: it may die in the midst of it, and then land late.
+    fn write(&self, name: FileName, offset: u64, bytes: &[u8], durable: bool) -> io::Result<()> {
         let alive_before = self.world.lock().is_alive(self.process);
         let mut w = match self.writes() {
             Ok(w) => w,
@@ -83,7 +83,7 @@ impl SimDir {
             let file = file.clone();
             offset = file.somewhere(w.faults.random());
         }
-        w.reach(slot, true)?.entry(name).or_default().land(offset, bytes, true, |_| true);
+        w.reach(slot, true)?.entry(name).or_default().land(offset, bytes, durable, |_| true);
         Ok(())
     }
 }
@@ -141,7 +141,14 @@ impl SlotDir for SimDir {
         if !bytes.len().is_multiple_of(BLOCK) {
             whole.to_mut().resize(bytes.len().next_multiple_of(BLOCK), 0);
         }
-        self.write(name, offset, &whole)
+        self.write(name, offset, &whole, true)
+    }
+
+    fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        for (offset, bytes) in writes {
+            self.write(name, *offset, bytes, false)?;
+        }
+        self.flush(name)
     }
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {

@@ -53,6 +53,24 @@ impl Sim {
         Ok(())
     }
 
+    /// In peace: what the volume knows of is filled. Then nothing is missing on any slot, but for damage that only a scrub
+    /// can find.
+    pub fn until_filled(&self) -> Checked {
+        self.scrubbed.set(None);
+        for _ in 0..HEALED_WITHIN {
+            self.disks_step(false);
+            self.settle_jobs();
+            self.pass(self.until_something());
+            self.housekeep(0);
+            self.tend(0)?;
+            if self.is_healed() {
+                let hidden = self.world.lock().atlas.hidden();
+                return self.check_copies_of(hidden, Lsn::MAX).map(|_| ());
+            }
+        }
+        Err(format!("L1: not filled though nothing is wrong any more: {:?}", self.told()))
+    }
+
     /// In peace: a scrub comes to its end, and there are six identical copies.
     pub fn until_healed(&self) -> Checked {
         self.scrubbed.set(None);
@@ -68,9 +86,11 @@ impl Sim {
                 return self.check_six(to);
             }
         }
-        let slot = self.running[0].borrow();
-        let told = slot.as_ref().map(|r| r.shared.engine().told());
-        Err(format!("L1: not healed though nothing is wrong any more: {told:?}"))
+        Err(format!("L1: not healed though nothing is wrong any more: {:?}", self.told()))
+    }
+
+    fn told(&self) -> Option<String> {
+        self.running[0].borrow().as_ref().map(|r| r.shared.engine().told())
     }
 
     /// Where nothing is on its way, time is all that is waited for.
@@ -92,8 +112,22 @@ impl Sim {
     /// Every group of the log that the scrub has seen is on all six slots, but those of others. What came later may have been
     /// damaged since.
     fn check_six(&self, scrubbed: Lsn) -> Checked {
+        if !self.check_copies_of(SlotSet::NONE, scrubbed)? {
+            return Ok(());
+        }
+        let volume = self.running[0].borrow().as_ref().map(|r| r.shared.geometry.volume);
+        let mut w = self.world.lock();
+        if let Some(strangers) = volume.map(|v| w.strangers(v)) {
+            w.atlas.heals(strangers);
+            w.counts.healed += 1;
+        }
+        Ok(())
+    }
+
+    /// Every group below `scrubbed` is on all slots, alike, but for these. False: something is missing above.
+    fn check_copies_of(&self, but: SlotSet, scrubbed: Lsn) -> Result<bool, String> {
         let slot = self.running[0].borrow();
-        let Some(running) = slot.as_ref() else { return Ok(()) };
+        let Some(running) = slot.as_ref() else { return Ok(false) };
         let geometry = running.shared.geometry;
         let (history, to, cursors) = {
             let engine = running.shared.engine();
@@ -101,9 +135,9 @@ impl Sim {
             (engine.freeing.kept.clone(), engine.writer.vdl_group(), cursors)
         };
         let sent = cursors.into_iter().max().unwrap_or(to).max(to);
-        let mut w = self.world.lock();
+        let w = self.world.lock();
         let strangers = w.strangers(geometry.volume);
-        let ours: Vec<Slot> = SlotSet::ALL.minus(strangers).iter().collect();
+        let ours: Vec<Slot> = SlotSet::ALL.minus(strangers).minus(but).iter().collect();
         let mut later = false;
         for entry in &history {
             // What lies above was not scrubbed, and may be damaged, too.
@@ -128,11 +162,7 @@ impl Sim {
                 at = at + first.map_or(format::BLOCK_MIN, |b| b.len() as u64);
             }
         }
-        if !later {
-            w.atlas.heals(strangers);
-            w.counts.healed += 1;
-        }
-        Ok(())
+        Ok(!later)
     }
 }
 

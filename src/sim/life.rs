@@ -1,6 +1,7 @@
 //! One lifetime: what exists in it, and what may happen next, a step at a time.
 
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, format};
+use crate::segment::recover::Opened;
 use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
 use crate::sim::model::{Model, State};
@@ -9,6 +10,7 @@ use crate::sim::world::{Counts, Disks, Files, World};
 use crate::sim::{Failure, Life, Report};
 use crate::volume::append::Prepared;
 use crate::volume::close::Closing;
+use crate::volume::error::OpenError;
 use crate::volume::mtr::Mtr;
 use crate::volume::options::Options;
 use crate::volume::shared::{Clock, Shared};
@@ -17,10 +19,13 @@ use crate::volume::view::View;
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub const PAGE: usize = 4096;
 pub const PG: u64 = 64 << 20;
+/// From here on a writer may write into the second extent.
+pub const BRINK: Lsn = Lsn(format::EXTENT - format::LAL);
 
 /// A property that broke, in words.
 pub type Checked = Result<(), String>;
@@ -112,16 +117,34 @@ impl Running {
     }
 }
 
+/// What was opened and by whom, or why not.
+pub type Attempt = Result<(Opened, usize), OpenError>;
+
+/// A second opener, between two calls of the first.
+#[derive(Default)]
+pub enum Rival {
+    /// It becomes a writer with a model, as every other.
+    #[default]
+    OfLife,
+    /// None yet: the world may let one come.
+    Nobody,
+    /// Somebody wants one.
+    Called,
+    Came(Box<Attempt>),
+}
+
 pub struct Sim {
     pub world: World,
     pub model: RefCell<Model>,
-    /// At most two: the younger one, and the zombie that it left behind.
-    pub running: [RefCell<Option<Running>>; 2],
+    /// The younger one, and the zombie that it left behind; in a play, also a zombie's zombie.
+    pub running: [RefCell<Option<Running>>; 3],
     pub temper: Temper,
     /// Openers that are under way: one, or two that race.
     pub opening: Cell<u8>,
     /// Another opener came between: either may be outbid.
     pub raced: Cell<bool>,
+    /// In a play, who came between, and how it went: it has no model, and its user is told of it.
+    pub rival: RefCell<Rival>,
     pub peace: Cell<bool>,
     /// An open or a reader met more bad slots than the promise allows: outcomes may flip from then on.
     pub past_promise: Cell<bool>,
@@ -140,10 +163,11 @@ impl Sim {
         Sim {
             world: Arc::new(Mutex::new(disks)),
             model: RefCell::new(Model::default()),
-            running: [RefCell::new(None), RefCell::new(None)],
+            running: [const { RefCell::new(None) }; 3],
             temper,
             opening: Cell::new(0),
             raced: Cell::new(false),
+            rival: RefCell::default(),
             peace: Cell::new(false),
             past_promise: Cell::new(false),
             failure: RefCell::new(None),
@@ -243,14 +267,30 @@ impl Sim {
             }
             self.keep_failure(self.tend(1));
         }
-        let races = openers == 1 && self.temper.races && !self.peace.get() && self.running[1].borrow().is_none();
-        if races && self.one_in(60) && self.happens(Fault::Race) {
+        if openers == 1 && self.rival_comes() {
             self.raced.set(true);
-            self.keep_failure(self.open(1, true));
+            let played = !matches!(*self.rival.borrow(), Rival::OfLife);
+            if !played {
+                return self.keep_failure(self.open(1, true));
+            }
+            match self.attempt(true) {
+                Ok(opened) => *self.rival.borrow_mut() = Rival::Came(Box::new(opened)),
+                Err(what) => self.keep_failure(Err(what)),
+            }
         }
     }
 
-    fn keep_failure(&self, result: Checked) {
+    fn rival_comes(&self) -> bool {
+        let free = match &*self.rival.borrow() {
+            Rival::OfLife => self.running[1].borrow().is_none(),
+            Rival::Nobody => true,
+            Rival::Called => return self.one_in(30),
+            Rival::Came(_) => false,
+        };
+        free && self.temper.races && !self.peace.get() && self.one_in(60) && self.happens(Fault::Race)
+    }
+
+    pub fn keep_failure(&self, result: Checked) {
         if let Err(what) = result {
             self.failure.borrow_mut().get_or_insert(what);
         }
@@ -343,6 +383,7 @@ impl Sim {
 pub fn bury(running: Option<Running>) {
     if let Some(running) = running {
         drop(running.views);
+        running.shared.reads.closed.store(true, Ordering::SeqCst);
         running.shared.tickets.end(Ended::Closed);
     }
 }

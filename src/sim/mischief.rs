@@ -3,6 +3,7 @@
 use crate::lsn::{SLOTS, Slot};
 use crate::segment::name::FileName;
 use crate::sim::faults::Fault;
+use crate::sim::file::File;
 use crate::sim::life::{Checked, Held, Sim};
 use crate::sim::world::{Files, Weather, newest_superblock};
 use crate::volume::close::Closing;
@@ -43,6 +44,9 @@ impl Sim {
 
     /// Damage to a slot, or a clock that jumps.
     pub fn mischief(&self) {
+        if self.temper.forgetful && self.one_in(2) {
+            return self.forget_decision();
+        }
         let slot = Slot(self.below(SLOTS) as u8);
         let kind = match self.temper.favourite {
             Some(favourite) if self.one_in(2) => favourite,
@@ -60,6 +64,7 @@ impl Sim {
             // An image of the slot, to be mounted back some day.
             9..12 => {
                 w.images[slot.index()] = Some(w.files[slot.index()].clone());
+                w.atlas.images(slot);
                 return;
             }
             12 => return self.clock_jumps(&mut w, Fault::ClockBack),
@@ -133,8 +138,28 @@ impl Sim {
         w.damages[i] += u32::from(done);
         match (done, spoils) {
             (true, true) => w.atlas.spoils(slot),
+            (true, false) if matches!(fault, Fault::Blank | Fault::Stale) => {
+                w.atlas.replaces(slot, fault == Fault::Stale);
+            }
             (true, false) => w.atlas.hurts(slot),
             _ => (),
+        }
+    }
+
+    /// The newest decision is cut off on every slot: its writer's records alone tell of it.
+    fn forget_decision(&self) {
+        let w = &mut *self.world.lock();
+        let Some(newest) = w.files.iter().filter_map(newest_superblock).map(|s| s.number).max() else { return };
+        if !w.atlas.is_beyond() || newest == 1 || !w.faults.happens(Fault::Truncated) {
+            return;
+        }
+        w.note(|| format!("decision {newest} is forgotten"));
+        for slot in Slot::ALL {
+            if let Some(file) = w.files[slot.index()].get_mut(&FileName::Epoch(newest)) {
+                *file = File::default();
+                w.damages[slot.index()] += 1;
+                w.atlas.spoils(slot);
+            }
         }
     }
 

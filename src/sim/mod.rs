@@ -4,7 +4,7 @@
 //! A run is one world's life. The same seed is the same run, to the byte, on every machine; [`Report::hash`] tells.
 //!
 //! [`Life`] tests the volume itself. [`Stage`] runs your own code on a simulated [`Volume`](crate::Volume), process after
-//! process, under the same faults; `examples/btree.rs` shows it.
+//! process, under the same faults, and beside readers and other writers ([`Others`]); `examples/btree.rs` shows it.
 //!
 //! ```
 //! use quorate::sim::{Life, Mode};
@@ -41,7 +41,7 @@ mod world;
 
 pub use atlas::Mode;
 pub use faults::Fault;
-pub use stage::Stage;
+pub use stage::{Others, Stage};
 
 /// One life to be lived: its seed, its length, and what may go wrong in it.
 #[derive(Clone, Debug)]

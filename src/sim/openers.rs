@@ -3,17 +3,17 @@
 use crate::core::READ_QUORUM;
 use crate::core::history::History;
 use crate::core::vote::Join;
-use crate::disk::{Fleet, SlotDir};
+use crate::disk::{Fleet, SlotDir, job};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
-use crate::segment::recover::{self, Recovered};
+use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
 use crate::sim::dir::{SimDir, SimDisk, do_job};
 use crate::sim::faults::Fault;
-use crate::sim::life::{Checked, PAGE, PG, Running, Sim, SimClock};
+use crate::sim::life::{Attempt, BRINK, Checked, PAGE, PG, Running, Sim, SimClock};
 use crate::sim::model::{Effect, ModelMtr, State};
 use crate::sim::world::newest_superblock;
-use crate::volume::error::ReadError;
+use crate::volume::error::{OpenError, ReadError, SlotFaults};
 use crate::volume::mtr::{Change, Content, What};
 use crate::volume::open::{build, redo_layer};
 use crate::volume::reader;
@@ -58,13 +58,24 @@ impl Fleet for SimFleet<'_> {
     }
 }
 
+/// The error of an opener that did not live to the end of it.
+pub fn killed() -> OpenError {
+    OpenError::Quorum { what: "the process was killed while it opened".into(), slots: SlotFaults(Vec::new()) }
+}
+
 impl Sim {
     /// A run begins with a volume that was created in peace.
     pub fn create(&self) -> Checked {
         self.make_foreign()?;
         let process = self.world.lock().start_process();
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
-        let opened = recover::create(&fleet, self.geometry(), Durability::Dsync).map_err(|e| format!("create: {e}"))?;
+        let created = recover::create(&fleet, self.geometry(), Durability::Dsync);
+        let mut opened = created.map_err(|e| format!("create: {e}"))?;
+        if self.temper.brink {
+            self.begin_at_the_brink(&mut opened, process)?;
+        }
+        self.world.lock().set_epoch(process, &opened.history);
+        self.world.lock().note(|| format!("p{process} is open: {:?}", opened.history.entries()));
         self.stand_up(opened, process, 0)?;
         let mut slot = self.running[0].borrow_mut();
         let Some(running) = slot.as_mut() else { return Err("nothing runs after a creation".into()) };
@@ -87,6 +98,19 @@ impl Sim {
         self.until_acknowledged(0)
     }
 
+    /// As if the volume's first epoch began where few others do.
+    fn begin_at_the_brink(&self, opened: &mut Opened, process: usize) -> Checked {
+        let begin = Lsn(BRINK.0 - 4096 * (8 + self.below(32)) as u64);
+        opened.history = History::first(begin);
+        (opened.begin, opened.recovered.history) = (begin, opened.history.clone());
+        for superblock in opened.superblocks.iter_mut().flatten() {
+            superblock.history = History::first(begin);
+            let dir = SimDir { world: self.world.clone(), process, slot: superblock.slot };
+            job::write_super(&dir, superblock).map_err(|e| format!("create: {e}"))?;
+        }
+        Ok(())
+    }
+
     fn geometry(&self) -> Geometry {
         let mut w = self.world.lock();
         let (high, low) = (w.random.next(), w.random.next());
@@ -107,6 +131,14 @@ impl Sim {
 
     /// Opens for writing. The opener may die at any of its calls.
     pub fn open(&self, which: usize, forced: bool) -> Checked {
+        match self.attempt(forced)? {
+            Ok((opened, process)) => self.stand_up(opened, process, which),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// One attempt to open for writing. The outer error is a broken property.
+    pub fn attempt(&self, forced: bool) -> Result<Attempt, String> {
         let process = self.world.lock().start_process();
         {
             let mut w = self.world.lock();
@@ -131,11 +163,15 @@ impl Sim {
         if let Some(what) = self.failure.borrow_mut().take() {
             return Err(what);
         }
-        let alive = self.world.lock().is_alive(process);
+        let mut w = self.world.lock();
         match opened {
-            Ok(opened) if alive => self.stand_up(opened, process, which),
-            Err(e) if alive => {
-                let mut w = self.world.lock();
+            _ if !w.is_alive(process) => Ok(Err(killed())),
+            Ok(opened) => {
+                w.set_epoch(process, &opened.history);
+                w.note(|| format!("p{process} is open: {:?}", opened.history.entries()));
+                Ok(Ok((opened, process)))
+            }
+            Err(e) => {
                 w.counts.refused += 1;
                 w.note(|| format!("p{process} cannot open: {e}"));
                 w.kill(process);
@@ -143,20 +179,17 @@ impl Sim {
                 if promised && !self.raced.get() {
                     Err(format!("A1: an open within the promise is refused: {e}"))
                 } else {
-                    Ok(())
+                    Ok(Err(e))
                 }
             }
-            _ => Ok(()),
         }
     }
 
     /// An opened volume becomes a running writer, and what it shows is checked.
-    fn stand_up(&self, opened: recover::Opened, process: usize, which: usize) -> Checked {
+    fn stand_up(&self, opened: Opened, process: usize, which: usize) -> Checked {
         let geometry = opened.geometry;
         let history = opened.history.clone();
         let previous = opened.recovered.choice.decision.number;
-        self.world.lock().set_epoch(process, &history);
-        self.world.lock().note(|| format!("p{process} is open: {:?}", history.entries()));
         check_work(&opened)?;
         let base = self.expose(&history, process)?;
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
@@ -322,7 +355,7 @@ impl Sim {
 }
 
 /// What a recovery reads is bounded by the log since the manifest's redo begin, and a LAL beyond it, on six slots, twice.
-fn check_work(opened: &recover::Opened) -> Checked {
+fn check_work(opened: &Opened) -> Checked {
     let (redo, read) = (opened.recovered.manifest.redo, opened.recovered.bytes_read);
     let past = opened.history.since(redo);
     let closed = past.iter().filter(|e| e.end != Lsn::MAX);

@@ -93,6 +93,7 @@ impl Sim {
             self.settle()?;
             self.check_files()?;
             self.check_copies()?;
+            self.until_filled()?;
             self.until_healed()?;
             for _ in 0..5 {
                 self.reserve(0)?;

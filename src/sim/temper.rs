@@ -60,6 +60,10 @@ pub struct Temper {
     pub lulls: bool,
     /// Every fourth MTR does, and the log runs through the ring again and again.
     pub heavy: bool,
+    /// The log begins just below the place from which on a writer reaches into the next extent, and long MTRs lie across.
+    pub brink: bool,
+    /// Beyond the atlas: the newest decision is forgotten, by all slots at once.
+    pub forgetful: bool,
 }
 
 impl Temper {
@@ -79,15 +83,10 @@ impl Temper {
         }
         let total = steps.iter().map(|s| s.1).sum();
         let favourite = (odd && random.one_in(2)).then(|| random.below(9));
-        Temper {
-            steps,
-            total,
-            races: random.one_in(2),
-            favourite,
-            large: !odd || random.one_in(2),
-            lulls: random.one_in(6),
-            heavy: random.one_in(1000),
-        }
+        let (races, large, lulls) = (random.one_in(2), !odd || random.one_in(2), random.one_in(6));
+        let rare = random.below(1000);
+        let (heavy, brink, forgetful) = (rare == 0, (1..=8).contains(&rare), (9..=28).contains(&rare));
+        Temper { steps, total, races, favourite, large, lulls, heavy, brink, forgetful }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

@@ -110,6 +110,8 @@ struct Group {
 /// One process, as the disks see it.
 pub(super) struct Process {
     alive: bool,
+    /// It writes nothing, and nobody waits for it.
+    reads_only: bool,
     /// It dies at the call after so many; of those that write, if it says so.
     dies_in: Option<u64>,
     dies_writing: bool,
@@ -183,8 +185,11 @@ fn read_around(file: &File, place: u64) -> Vec<u8> {
     }
     let mut bytes = Vec::new();
     for at in (0..PLACE).step_by(BLOCK) {
-        bytes.extend(file.read(place + at as u64, BLOCK).unwrap_or_default());
-        bytes.resize(at + BLOCK, 0);
+        match file.read(place + at as u64, BLOCK) {
+            Some(block) if block.is_empty() => break,
+            Some(block) => bytes.extend(block),
+            None => bytes.resize(at + BLOCK, 0),
+        }
     }
     bytes
 }
@@ -261,11 +266,12 @@ impl Disks {
     }
 
     pub fn start_process(&mut self) -> usize {
-        let calm = self.flying.is_empty() && self.processes.iter().all(|p| !p.alive);
+        let calm = self.flying.is_empty() && self.processes.iter().all(|p| !p.alive || p.reads_only);
         self.laws.begins(calm);
         let jobs = Vec::new();
         self.processes.push(Process {
             alive: true,
+            reads_only: false,
             dies_in: None,
             dies_writing: false,
             done: Vec::new(),
@@ -276,6 +282,11 @@ impl Disks {
             knows: self.generations,
         });
         self.processes.len() - 1
+    }
+
+    /// The process opens for reading alone.
+    pub fn reads_only(&mut self, process: usize) {
+        self.processes[process].reads_only = true;
     }
 
     /// The process has opened the volume.
@@ -586,9 +597,9 @@ impl Disks {
         self.flying.is_empty() && self.processes.iter().all(|p| p.jobs.is_empty() && p.looks.is_empty())
     }
 
-    /// No other process is alive.
+    /// No other process is alive that could write.
     pub fn is_alone(&self, process: usize) -> bool {
-        self.processes.iter().enumerate().all(|(p, s)| p == process || !s.alive)
+        self.processes.iter().enumerate().all(|(p, s)| p == process || !s.alive || s.reads_only)
     }
 
     /// A process has jobs or looks that wait for their turn.

@@ -101,17 +101,12 @@ impl Shared {
     pub fn check_expected(&self, content: &Content) -> Result<(), WriteError> {
         for (page, seen) in &content.expected {
             match self.read_newest(*page) {
-                Ok(now) if now.lsn() == *seen || self.stands_for(*page, now.lsn())? == *seen => (),
+                Ok(now) if now.lsn() == *seen => (),
                 Ok(_) | Err(ReadError::NoSuchPage(_)) => return Err(WriteError::Conflict(*page)),
                 Err(e) => return Err(e.into()),
             }
         }
         Ok(())
-    }
-
-    /// The record for which a page's newest one stands: reclaiming has written the page anew. None of any, else.
-    fn stands_for(&self, page: PageId, head: Lsn) -> Result<Lsn, ReadError> {
-        Ok(self.reads.pages.record(page, head, record::HEADER)?.fields.was)
     }
 
     /// The newest records of expected pages: those that were seen, or that reclaiming wrote over them.
@@ -129,7 +124,7 @@ impl Shared {
                 if head.lsn >= self.front.published() {
                     return Err(NotAppended::Again);
                 }
-                if self.stands_for(*page, head.lsn)? != *seen {
+                if self.reads.pages.known_as(*page, head.lsn)? != *seen {
                     return Err(conflict.into());
                 }
             }
@@ -158,6 +153,8 @@ impl Shared {
             }
         }
         let (images, freed) = (self.images_for_deep(content, &heads)?, content.freed());
+        // A volume that has ended says so, whatever it shows.
+        self.check_open()?;
         let expected = self.expected_heads(content, &heads)?;
 
         let mut append = self.front.lock();
@@ -351,25 +348,27 @@ impl Shared {
         for (i, p) in planned.iter().enumerate() {
             self.front.fill(&reservation, i, &p.fields, (i == last).then_some(cpl), &p.payload);
         }
-        let after = |p: &Patched| p.records.last().map_or(Lsn::NONE, |i| reservation.records[*i].0);
-        let patched: Vec<(Patched, Lsn)> = patched
+        let after = |p: &Patched| {
+            p.records.last().map_or((Lsn::NONE, Lsn::NONE), |i| (reservation.records[*i].0, planned[*i].fields.was))
+        };
+        let patched: Vec<(Patched, (Lsn, Lsn))> = patched
             .into_iter()
             .map(|p| {
-                let lsn = after(&p);
-                (p, lsn)
+                let after = after(&p);
+                (p, after)
             })
             .collect();
         self.front.publish(reservation);
         self.appended.fetch_max(end.0, Ordering::SeqCst);
         // A cached page stays cached: its new version is made now, from the old one.
-        for (p, after) in patched {
+        for (p, (after, was)) in patched {
             let Some(image) = self.reads.pages.cached(p.before) else { continue };
             let mut page = image.to_vec();
             for i in p.records {
                 let at = planned[i].fields.offset as usize;
                 page[at..at + planned[i].payload.len()].copy_from_slice(&planned[i].payload);
             }
-            self.reads.pages.insert(after, page.into());
+            self.reads.pages.insert_for(after, page.into(), was);
         }
         end
     }

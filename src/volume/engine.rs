@@ -675,7 +675,8 @@ impl Engine {
     }
 
     fn superblock(&self, slot: Slot) -> Superblock {
-        let gaps = Slot::ALL.into_iter().flat_map(|s| self.writer.gaps(s).into_iter().map(move |g| (s, g))).collect();
+        let gaps = Slot::ALL.into_iter().flat_map(|s| self.writer.gaps(s).into_iter().map(move |g| (s, g)));
+        let gaps = gaps.filter(|_| !planted(Bug::GapForgotten)).collect();
         let (unchecked, scrub) = (self.unchecked, self.healing.plan.mark);
         Superblock { gaps, unchecked, scrub, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }
     }

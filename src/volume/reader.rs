@@ -5,8 +5,9 @@ use crate::core::gaps::Gaps;
 use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
+use crate::disk::file::Meter;
 use crate::disk::worker::Workers;
-use crate::disk::{Fleet, job};
+use crate::disk::{Fleet, SlotDir, job};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::reclaim::freed;
@@ -23,9 +24,10 @@ use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
 use crate::volume::reclaim::Space;
 use crate::volume::view::{Reads, View};
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A volume that is open for reading alone. It took no lock and wrote nothing.
 ///
@@ -43,11 +45,41 @@ use std::sync::atomic::Ordering;
 /// ```
 pub struct Reader {
     reads: Arc<Reads>,
-    workers: Arc<Workers>,
-    azs: Azs,
+    slots: Slots,
     recovered: Recovered,
     settled: Lsn,
     decision_settled: bool,
+}
+
+/// Where it reads.
+enum Slots {
+    Real {
+        workers: Arc<Workers>,
+        azs: Azs,
+    },
+    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "only the simulator makes it"))]
+    Simulated(InTurn),
+}
+
+/// Slots that are asked one after the other, by whoever calls.
+struct InTurn([Option<Arc<dyn SlotDir>>; SLOTS]);
+
+impl Fleet for InTurn {
+    fn each<T: Send + 'static>(
+        &self,
+        set: SlotSet,
+        call: impl Fn(Slot, &dyn SlotDir) -> io::Result<T> + Send + Sync + 'static,
+    ) -> [Option<io::Result<T>>; SLOTS] {
+        Slot::ALL.map(|slot| {
+            let dir = self.0[slot.index()].as_deref();
+            let missing = || Err(io::ErrorKind::NotFound.into());
+            set.contains(slot).then(|| dir.map_or_else(missing, |dir| call(slot, dir)))
+        })
+    }
+
+    fn dirs(&self) -> [Option<Arc<dyn SlotDir>>; SLOTS] {
+        self.0.clone()
+    }
 }
 
 /// Openings of others that a reader steps aside for.
@@ -62,7 +94,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     };
     let mut before = highest();
     let mut tries = 0;
-    let mut recovered = loop {
+    let recovered = loop {
         let recovered = recover::recover(&*workers);
         let claims = highest();
         tries += 1;
@@ -73,22 +105,10 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
             Err(e) => return Err(no_volume(e, &azs)),
         }
     };
-    let (settled, decision_settled) = settled(&*workers, &recovered);
-    // A reader copies nothing.
-    recovered.groups.clear();
-    let map = Map {
-        // Views at `settled` as well as at `visible`.
-        current: Arc::new(redo_layer(&recovered, settled)),
-        frozen: None,
-        root: Arc::new(recovered.manifest.root.clone()),
-        generation: 0,
-    };
+    let certain = settled(&*workers, &recovered);
     workers.stand();
-    let reader = LogReader::new(recovered.survey.geometry, workers.dirs(), recovered.history.clone());
-    let absent = SlotSet::ALL.minus(recovered.survey.ours());
-    absent.iter().for_each(|slot| reader.ask_last(slot, true));
-    let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
-    Ok(Reader { reads, workers, azs, recovered, settled, decision_settled })
+    let dirs = workers.dirs();
+    Ok(Reader::new(recovered, certain, dirs, Slots::Real { workers, azs }, options))
 }
 
 /// Whether a commit has survived, by a history that a reader chose.
@@ -125,6 +145,42 @@ fn is_unclaimed<F: Fleet>(fleet: &F, recovered: &Recovered) -> bool {
 }
 
 impl Reader {
+    fn new(
+        mut recovered: Recovered,
+        (settled, decision_settled): (Lsn, bool),
+        dirs: [Option<Arc<dyn SlotDir>>; SLOTS],
+        slots: Slots,
+        options: &Options,
+    ) -> Reader {
+        // A reader copies nothing.
+        recovered.groups.clear();
+        let map = Map {
+            // Views at `settled` as well as at `visible`.
+            current: Arc::new(redo_layer(&recovered, settled)),
+            frozen: None,
+            root: Arc::new(recovered.manifest.root.clone()),
+            generation: 0,
+        };
+        let reader = LogReader::new(recovered.survey.geometry, dirs, recovered.history.clone());
+        let absent = SlotSet::ALL.minus(recovered.survey.ours());
+        absent.iter().for_each(|slot| reader.ask_last(slot, true));
+        let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
+        Reader { reads, slots, recovered, settled, decision_settled }
+    }
+
+    /// One on disks that are simulated, and what it found certain.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated<F: Fleet>(fleet: &F, recovered: Recovered, options: &Options) -> Reader {
+        let certain = settled(fleet, &recovered);
+        Reader::new(recovered, certain, fleet.dirs(), Slots::Simulated(InTurn(fleet.dirs())), options)
+    }
+
+    /// What it chose, for a check: the decision and its epoch, and whether that is certain.
+    #[cfg(feature = "sim")]
+    pub(crate) fn chosen(&self) -> (u64, u64, bool) {
+        (self.recovered.choice.decision.number, self.recovered.history.last().epoch, self.decision_settled)
+    }
+
     /// A view of what is certain.
     pub fn view(&self) -> View {
         self.reads.view_at(self.settled)
@@ -153,7 +209,10 @@ impl Reader {
     /// Reads every record of every copy, compares the copies byte for byte, and reads every page, all up to what is
     /// [`settled`](Reader::settled). It changes nothing, in bounded memory. What deviates is in the result.
     pub fn verify(&self) -> Verification {
-        let mut found = verify::verify(&*self.workers, &self.recovered, self.settled);
+        let mut found = match &self.slots {
+            Slots::Real { workers, .. } => verify::verify(&**workers, &self.recovered, self.settled),
+            Slots::Simulated(slots) => verify::verify(slots, &self.recovered, self.settled),
+        };
         let view = self.view();
         let all = view.each_page(|page| {
             match view.read(page) {
@@ -176,7 +235,10 @@ impl Reader {
     /// Hands the records of the log to `each`, from the one that holds `from` to what is [`visible`](Reader::visible),
     /// until it breaks off. Where no slot has a good copy, `each` gets one error, and the log goes on behind.
     pub fn log(&self, from: Lsn, mut each: impl FnMut(Result<LogRecord, ReadError>) -> ControlFlow<()>) {
-        let _ = verify::log(&*self.workers, &self.recovered, from, self.visible(), &mut each);
+        let _ = match &self.slots {
+            Slots::Real { workers, .. } => verify::log(&**workers, &self.recovered, from, self.visible(), &mut each),
+            Slots::Simulated(slots) => verify::log(slots, &self.recovered, from, self.visible(), &mut each),
+        };
     }
 
     /// As [`Volume::replace`](crate::Volume::replace), for a volume that another process has open for writing: it sees
@@ -190,7 +252,8 @@ impl Reader {
         directory: impl AsRef<std::path::Path>,
     ) -> Result<Option<std::path::PathBuf>, ReplaceError> {
         let survey = &self.recovered.survey;
-        let replacement = self.azs.replacement(slot, directory.as_ref(), survey.geometry.volume)?;
+        let Slots::Real { azs, .. } = &self.slots else { return Err(ReplaceError::Simulated) };
+        let replacement = azs.replacement(slot, directory.as_ref(), survey.geometry.volume)?;
         let live = survey.ours().without(slot);
         if live.len() < WRITE_QUORUM {
             return Err(ReplaceError::TooFew { slot, live: live.iter().collect() });
@@ -208,6 +271,10 @@ impl Reader {
     pub fn health(&self) -> Health {
         let r = &self.recovered;
         let geometry = &r.survey.geometry;
+        let real = match &self.slots {
+            Slots::Real { workers, azs } => Some((workers, azs)),
+            Slots::Simulated(_) => None,
+        };
         let newest =
             Slot::ALL.into_iter().filter_map(|s| r.survey.files(s)?.newest()).max_by_key(|s| (s.number, s.version));
         // A slot that has just come back tells of its own gaps before the others do.
@@ -227,26 +294,27 @@ impl Reader {
             let lacks = r.ruling.tail.iter().find(|(b, _)| r.seen.get(b).is_none_or(|s| !s.whole.contains(slot)));
             let scl = lacks.map_or(r.ruling.vcl, |(begin, _)| *begin);
             let gaps = gaps_of(slot);
-            let meter = &self.workers.dir(slot).meter;
+            let meter = real.map(|(workers, _)| &workers.dir(slot).meter);
+            let count = |of: fn(&Meter) -> &AtomicU64| meter.map_or(0, |m| of(m).load(Ordering::Relaxed));
             SlotHealth {
                 slot,
-                path: self.azs.slot(slot),
+                path: real.map_or_else(|| format!("simulated/slot-{slot}").into(), |(_, azs)| azs.slot(slot)),
                 away: None,
                 scl: fault.is_none().then_some(scl),
                 fault,
                 gaps,
                 full: false,
-                write_calls: meter.writes.load(Ordering::Relaxed),
-                bytes_written: meter.bytes_written.load(Ordering::Relaxed),
-                bytes_read: meter.bytes_read.load(Ordering::Relaxed),
+                write_calls: count(|m| &m.writes),
+                bytes_written: count(|m| &m.bytes_written),
+                bytes_read: count(|m| &m.bytes_read),
             }
         });
         Health {
             slots: slots.to_vec(),
-            azs: az_health(&self.azs),
-            shared_devices: self.azs.shared_devices(),
+            azs: real.map(|(_, azs)| az_health(azs)).unwrap_or_default(),
+            shared_devices: real.map(|(_, azs)| azs.shared_devices()).unwrap_or_default(),
             // In an AZ of another volume a lock says nothing of this one, and one that hangs is not asked.
-            holder: placement::holder(&self.azs.only(r.survey.ours())).0,
+            holder: real.and_then(|(_, azs)| placement::holder(&azs.only(r.survey.ours())).0),
             volume: geometry.volume,
             epoch: r.choice.decision.number,
             vcl: r.ruling.vcl,
@@ -257,12 +325,12 @@ impl Reader {
             page_size: geometry.page_size,
             block_size: geometry.block_size,
             pg_size: geometry.pg_size,
-            io: "threads",
+            io: if real.is_some() { "threads" } else { "simulated" },
             durability: DURABILITY,
             memory_bytes: self.reads.pages.cached_bytes(),
             memory_bytes_max: 0,
             space: self.space(),
-            device_bytes: Slot::ALL.iter().map(|s| device_bytes(&self.azs.slot(*s))).sum(),
+            device_bytes: real.map_or(0, |(_, azs)| Slot::ALL.iter().map(|s| device_bytes(&azs.slot(*s))).sum()),
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),

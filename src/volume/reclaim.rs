@@ -420,8 +420,9 @@ impl Shared {
         let new: HashMap<PageId, Lsn> = last.into_iter().map(|(page, i)| (page, prepared.lsn(i))).collect();
         self.finish(prepared);
         for (page, head) in &content.expected {
+            let was = content.moved.get(page).map_or(Lsn::NONE, |m| m.was);
             if let (Some(bytes), Some(lsn)) = (self.reads.pages.cached(*head), new.get(page)) {
-                self.reads.pages.insert(*lsn, bytes);
+                self.reads.pages.insert_for(*lsn, bytes, was);
             }
         }
     }

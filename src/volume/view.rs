@@ -46,6 +46,9 @@ pub(crate) struct Reads {
     pub closed: AtomicBool,
 }
 
+/// A read that fails is tried so often.
+const READ_AGAIN: usize = 2;
+
 impl Reads {
     pub fn new(pages: Pages) -> Reads {
         Reads { pages, views: Mutex::default(), closed: AtomicBool::new(false) }
@@ -53,8 +56,19 @@ impl Reads {
 
     /// The page's newest version below `at`.
     pub fn read(&self, page: PageId, at: Lsn) -> Result<Page, ReadError> {
-        let head = self.pages.newest(page, at)?.ok_or(ReadError::NoSuchPage(page))?;
-        Ok(Page::new(page, head.lsn, self.pages.version(page, head.lsn)?))
+        let read = || {
+            let head = self.pages.newest(page, at)?.ok_or(ReadError::NoSuchPage(page))?;
+            let (bytes, lsn) = self.pages.known_version(page, head.lsn)?;
+            Ok(Page::new(page, lsn, bytes))
+        };
+        for _ in 0..READ_AGAIN {
+            match read() {
+                // What an older table points to may just have been given back: the newer one knows better.
+                Err(ReadError::Lost { .. } | ReadError::Corrupt { .. }) => (),
+                other => return other,
+            }
+        }
+        read()
     }
 
     /// A view at a given point.
@@ -138,7 +152,8 @@ impl View {
         let map = self.map()?;
         let pages = &self.0.reads.pages;
         let head = pages.head(&map, page, self.0.lsn)?.ok_or(ReadError::NoSuchPage(page))?;
-        Ok(Page::new(page, head.lsn, pages.version(page, head.lsn)?))
+        let (bytes, lsn) = pages.known_version(page, head.lsn)?;
+        Ok(Page::new(page, lsn, bytes))
     }
 
     /// Everything below was durable; nothing at or above is seen.

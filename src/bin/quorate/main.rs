@@ -159,15 +159,22 @@ enum Verb {
         from: u64,
     },
     /// Measure commits and reads, and beside them what the disks allow; the log that it writes stays
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Bench {
-        #[arg(help = VOLUME)]
-        volume: common::At,
+        #[command(subcommand)]
+        what: Option<Bench>,
+        #[arg(help = VOLUME, required = true)]
+        volume: Option<common::At>,
         /// About how long
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=3600))]
         seconds: u64,
     },
     #[command(hide = true)]
-    BenchChild { volume: common::At },
+    BenchChild {
+        volume: common::At,
+        #[arg(long)]
+        fill: Option<u64>,
+    },
     /// Run simulated lifetimes; a seed is one, and repeats to the byte
     #[cfg(feature = "sim")]
     Sim {
@@ -227,6 +234,28 @@ enum Verb {
     },
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// Measure healing on a volume of its own, of which it wipes an AZ again and again: rebuild, scrub, and commits beside
+    /// it; then remove it. Takes eight times --gib of space in all
+    Heal {
+        /// Where: one directory, or three with commas between, one a disk
+        under: common::At,
+        /// Log of the volume
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+        gib: u64,
+        /// ... in MiB
+        #[arg(long, hide = true, conflicts_with = "gib")]
+        mib: Option<u64>,
+        /// How often each side is measured; what is told are medians
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// How long sixteen threads commit, alone and beside healing
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+    },
+}
+
 fn run(cli: Cli) -> Result<(), Fail> {
     let io = Io::new(cli.global.json, cli.global.threads, cli.global.allow_volatile);
     match cli.verb {
@@ -243,8 +272,12 @@ fn run(cli: Cli) -> Result<(), Fail> {
             replace::run(&io, &volume, slot, &directory, wait, Duration::from_secs(timeout))
         }
         Verb::Log { volume, from } => log::run(&io, &volume, from),
-        Verb::Bench { volume, seconds } => bench::run(&io, &volume, seconds),
-        Verb::BenchChild { volume } => bench::child(&io, &volume),
+        Verb::Bench { what: Some(Bench::Heal { under, gib, mib, rounds, seconds }), .. } => {
+            bench::heal(&io, &under, mib.unwrap_or(gib << 10), rounds, seconds)
+        }
+        // Without a subcommand it is required.
+        Verb::Bench { volume, seconds, .. } => volume.map_or(Ok(()), |volume| bench::run(&io, &volume, seconds)),
+        Verb::BenchChild { volume, fill } => bench::child(&io, &volume, fill),
         #[cfg(feature = "sim")]
         Verb::Sim { seed, seeds, minutes, steps, workers, beyond, without, verbose } => {
             let seeds = match (seed, seeds) {

@@ -7,12 +7,13 @@
 mod opening;
 mod writing;
 
+use crate::core::history::History;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{Geometry, PLACE};
 use crate::segment::tail;
 use crate::sim::world::Disks;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The grain of what is written.
@@ -57,6 +58,12 @@ struct Acts {
     runs: [(Lsn, Lsn); SLOTS],
     /// A worker of it is mending a slot.
     mends: bool,
+    /// Frames that were compared since the last clear look.
+    unlooked: BTreeSet<Lsn>,
+    /// How often a frame was compared on a slot within a second, and when that second began.
+    compared: BTreeMap<(Slot, Lsn), (u32, Duration)>,
+    /// What it decided on.
+    history: Option<History>,
     /// A look that was begun when this much was on four slots was clear.
     clear: Lsn,
     /// When that moved last, and the time before, in time awake.
@@ -126,6 +133,9 @@ impl Laws {
             begin: Lsn::NONE,
             runs: [(Lsn::NONE, Lsn::NONE); SLOTS],
             mends: false,
+            unlooked: BTreeSet::new(),
+            compared: BTreeMap::new(),
+            history: None,
             clear: Lsn::NONE,
             moved: [Duration::ZERO; 2],
             sent: Lsn::NONE,

@@ -4,10 +4,10 @@ use super::Vote;
 use crate::core::history::{self, History};
 use crate::core::vote::Join;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
-use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{PLACE, Superblock};
-use crate::sim::world::{Disks, Weather};
+use crate::sim::world::{Disks, Weather, newest_superblock};
 
 impl Disks {
     /// The process has listed a slot.
@@ -23,7 +23,8 @@ impl Disks {
             acts.known = acts.known.max(highest.max().unwrap_or(0));
         }
         let decided = acts.has_decided().len();
-        if acts.claimed.len() >= WRITE_QUORUM && decided == 0 {
+        // Lists it again, when it looks for tail files: what has landed meanwhile is no part of its choice.
+        if acts.claimed.len() >= WRITE_QUORUM && decided == 0 && !acts.read.contains(slot) {
             acts.read.insert(slot);
             let decisions = names.iter().filter_map(|n| if let FileName::Epoch(n) = n { Some(*n) } else { None });
             acts.found[slot.index()] = decisions.max().unwrap_or(0);
@@ -69,8 +70,12 @@ impl Disks {
         let acts = &self.laws.acts[p];
         if acts.epoch == n {
             self.judge_version(p, n, &s);
+            self.judge_whole(p, slot, &s);
         } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 && acts.places == [0; SLOTS] {
             self.judge_decision(p, n, &s.history);
+        }
+        if n == self.laws.acts[p].number {
+            self.laws.acts[p].history.get_or_insert_with(|| s.history.clone());
         }
         // A blank slot that is formatted gets an earlier decision, which is not this process's own.
         if n == self.laws.acts[p].number && (n == 1 || s.join != Join::Unset) {
@@ -110,6 +115,26 @@ impl Disks {
             && at > clear
         {
             self.laws.breaks(p, || format!("lets a slot join at {at}, and VCL is {clear}"));
+        }
+    }
+
+    /// A slot that gives up its join point has everything of the epochs that are closed: from now on its silence counts.
+    fn judge_whole(&mut self, p: usize, slot: Slot, s: &Superblock) {
+        let files = &self.files[slot.index()];
+        let joined = newest_superblock(files).is_some_and(|old| old.join != Join::Founder);
+        let Some(g) = self.laws.geometry.filter(|_| joined && s.join == Join::Founder) else { return };
+        // Damage since then is nobody's fault, and is found by a scrub.
+        if self.atlas.hidden().contains(slot) {
+            return;
+        }
+        let closed = s.history.entries().iter().filter(|e| e.end < Lsn::MAX);
+        let lacks = |(at, crc): &(Lsn, u32)| {
+            let (name, offset) = FileName::segment_of(*at, g.pg_size);
+            let block = files.get(&name).and_then(|f| f.block(offset));
+            block.map(crc32fast::hash) != Some(*crc)
+        };
+        if let Some((at, _)) = closed.flat_map(|e| self.laws.sent(e.epoch, e.begin, e.end)).find(lacks) {
+            self.laws.breaks(p, || format!("lets the silence of slot {slot} count, which lacks the block at {at}"));
         }
     }
 
@@ -204,6 +229,35 @@ impl Disks {
         let sound = |s: &&Slot| !self.atlas.hurt().contains(**s) && !self.laws.acts[p].failed.contains(**s);
         for slot in reach.iter().filter(sound).copied().collect::<Vec<_>>() {
             self.judge_choice(p, slot, previous, number);
+        }
+        for slot in reach {
+            self.judge_forgotten(p, slot, previous, begin);
+        }
+    }
+
+    /// On a slot whose newest decision is damaged the log tells of that epoch: nobody begins where it did, or an extent
+    /// before.
+    fn judge_forgotten(&mut self, p: usize, slot: Slot, previous: u64, begin: Lsn) {
+        let acts = &self.laws.acts[p];
+        let read = acts.calm && acts.read.contains(slot) && !acts.failed.contains(slot);
+        let Some(g) = self.laws.geometry.filter(|_| read) else { return };
+        let own = newest_superblock(&self.files[slot.index()]);
+        if own.is_none_or(|s| s.geometry.volume != g.volume || s.slot != slot) {
+            return;
+        }
+        for q in 0..p {
+            let (epoch, at) = (self.laws.acts[q].epoch, self.laws.acts[q].begin);
+            let Some(crc) = self.laws.blocks.get(&(epoch, at)).copied() else { continue };
+            let (name, offset) = FileName::segment_of(at, g.pg_size);
+            if epoch > previous
+                && (at == begin || at == begin + format::EXTENT)
+                && let Some(block) = self.files[slot.index()].get(&name).and_then(|f| f.block(offset))
+                && crc32fast::hash(block) == crc
+            {
+                self.laws.breaks(p, || {
+                    format!("begins at {begin} by decision {previous}, and slot {slot} has epoch {epoch} at {at}")
+                });
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use crate::core::WRITE_QUORUM;
 use crate::disk::job::{Job, JobKind};
 use crate::log::group;
 use crate::lsn::{Lsn, Slot, SlotSet, format};
+use crate::repair::frame::Piece;
 use crate::segment::name::FileName;
 use crate::segment::tail;
 use crate::sim::world::{Bytes, Disks, Flying};
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 /// Of a jump of the clock a process may count so much as time in which it was there.
 const JUMP_COUNTS: Duration = Duration::from_secs(3);
+/// A frame is compared on a slot so often at most, within this time.
+const COMPARED_MAX: u32 = 40;
+const COMPARED_WITHIN: Duration = Duration::from_secs(1);
 /// A look's answer may be on its way for so long.
 const UNHEARD: Duration = Duration::from_secs(1);
 
@@ -150,6 +154,7 @@ impl Disks {
             (acts.clear, acts.moved) = (quorum, [awake, before]);
         }
         acts.unvouched = SlotSet::NONE;
+        acts.unlooked.clear();
     }
 
     /// A worker of the process begins or ends mending.
@@ -178,6 +183,11 @@ impl Disks {
         if kind == JobKind::Rejoin && self.laws.acts[p].unvouched.contains(slot) {
             self.laws.breaks(p, || format!("brings slot {slot} back without a look"));
         }
+        match job {
+            Job::Copy { part, .. } => self.judge_compare(p, slot, part.from.floor(format::FRAME)),
+            Job::Mend { pieces, .. } => self.judge_mend(p, slot, pieces),
+            _ => (),
+        }
         if let Job::Super { superblock, .. } = job
             && let Some(end) = superblock.clean
         {
@@ -186,6 +196,30 @@ impl Disks {
                 self.laws.breaks(p, || format!("marks its log clean though slot {out} has a write out"));
             }
             self.laws.acts[p].clean = Some(end);
+        }
+    }
+
+    /// A frame is to be compared: what nobody has is not asked for again and again.
+    fn judge_compare(&mut self, p: usize, slot: Slot, frame: Lsn) {
+        let awake = self.awake();
+        let acts = &mut self.laws.acts[p];
+        acts.unlooked.insert(frame);
+        let (times, begun) = acts.compared.entry((slot, frame)).or_insert((0, awake));
+        if awake >= *begun + COMPARED_WITHIN {
+            (*times, *begun) = (0, awake);
+        }
+        *times += 1;
+        let times = *times;
+        if times > COMPARED_MAX {
+            self.laws.breaks(p, || format!("compares the frame at {frame} on slot {slot} {times} times in a second"));
+        }
+    }
+
+    /// What is mended was found lacking before a look that was clear.
+    fn judge_mend(&mut self, p: usize, slot: Slot, pieces: &[Piece]) {
+        let unlooked = |piece: &&Piece| self.laws.acts[p].unlooked.contains(&piece.at.floor(format::FRAME));
+        if let Some(at) = pieces.iter().find(unlooked).map(|piece| piece.at) {
+            self.laws.breaks(p, || format!("mends slot {slot} at {at} without a look"));
         }
     }
 
@@ -208,11 +242,24 @@ impl Disks {
         if !self.laws.acts[p].mends {
             self.judge_alone(p, slot, name);
         }
+        let known = FileName::Epoch(self.laws.acts[p].number);
+        if self.laws.acts[p].mends && !self.files[slot.index()].contains_key(&known) {
+            self.laws.breaks(p, || format!("mends slot {slot} at {at}, which has no superblock of its epoch"));
+        }
         self.judge_copy(p, at, bytes, g.seed());
         // A read error that passes may have kept repair from seeing it.
         let unseen = self.laws.acts[p].mends && self.atlas.is_struck();
         if !unseen && self.verifies_at(slot, at, g.pg_size, g.seed(), bytes) {
             self.laws.breaks(p, || format!("merges into slot {slot} at {at}, where it verifies"));
+        }
+    }
+
+    /// What is copied begins within its epoch, as the process itself has decided.
+    fn judge_within(&mut self, p: usize, epoch: u64, at: Lsn) {
+        let Some(history) = &self.laws.acts[p].history else { return };
+        let earlier = history.entries().first().is_some_and(|first| at < first.begin);
+        if !earlier && !history.holds(epoch, at) {
+            self.laws.breaks(p, || format!("copies a group of epoch {epoch} to {at}, where that epoch is not"));
         }
     }
 
@@ -246,6 +293,7 @@ impl Disks {
                 return self.laws.breaks(p, || format!("copies what is no group, to {at}"));
             };
             let (epoch, end) = (header.epoch, groups.len().min(pos + header.len as usize));
+            self.judge_within(p, epoch, at);
             for (i, block) in groups[pos..end].chunks(BLOCK).enumerate() {
                 let at = at + (i * BLOCK) as u64;
                 if self.laws.blocks.get(&(epoch, at)) != Some(&crc32fast::hash(block)) {

@@ -10,6 +10,7 @@ mod writer;
 pub use writer::Writer;
 
 use crate::core::history::History;
+use crate::core::vote::Join;
 use crate::core::writer::Look;
 use crate::disk::job::{self, Job};
 use crate::disk::{Done, Fleet};
@@ -23,6 +24,7 @@ use crate::segment::superblock::{Durability, Geometry};
 use crate::sim::file::{BLOCK, File};
 use crate::sim::model::{Model, ModelMtr, State};
 use crate::sim::scenario::disk::{StageClock, StageDir, StageDisk, StageFleet};
+use crate::sim::world::newest_superblock;
 use crate::volume::error::{OpenError, ReadError};
 use crate::volume::open::{build, redo_layer};
 use crate::volume::options::Options;
@@ -267,7 +269,7 @@ impl Stage {
         let fleet = StageFleet { stage: self.clone(), process, visible: slots(visible) };
         let opened = recover::open(&fleet, |_, _| Ok(()));
         self.0.hooks.lock().remove(&process);
-        self.take_failure()?;
+        self.kept()?;
         match opened {
             _ if !self.is_alive(process) => Ok(Opening::Died),
             Ok(opened) => self.stand_up(opened, process).map(Opening::Open),
@@ -294,7 +296,8 @@ impl Stage {
         }
     }
 
-    fn take_failure(&self) -> Checked {
+    /// What broke inside a hook.
+    pub fn kept(&self) -> Checked {
         self.0.failure.lock().take().map_or(Ok(()), Err)
     }
 
@@ -317,7 +320,7 @@ impl Stage {
         #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
         shared.engine().tidy(previous);
-        // A trace has what it has: more copies than it says would hide what it shows.
+        // A trace has what it has: more copies than it says would hide what it shows. `Writer::heal` lets it go on.
         shared.engine().pause_healing(true);
         let mine = Arc::new(Mutex::new(Vec::new()));
         let writer = Writer { stage: self.clone(), process, number, shared, mine };
@@ -369,7 +372,7 @@ impl Stage {
         };
         self.0.hooks.lock().remove(&process);
         self.kill(process);
-        self.take_failure()?;
+        self.kept()?;
         told
     }
 
@@ -502,6 +505,27 @@ impl Stage {
     pub fn rot_log(&self, name: &str, at: Lsn) {
         let (segment, offset) = FileName::segment_of(at, PG);
         self.rot(name, segment, offset);
+    }
+
+    /// What belongs to `from` was written to `to`, too.
+    pub fn misdirect_log(&self, name: &str, from: Lsn, to: Lsn, len: u64) {
+        let bytes = self.log(name, from, len);
+        let (segment, offset) = FileName::segment_of(to, PG);
+        let mut disks = self.0.disks.lock();
+        disks.files[slot(name).index()].entry(segment).or_default().land(offset, &bytes, true, |_| true);
+    }
+
+    /// What a slot has of the log.
+    pub fn log(&self, name: &str, from: Lsn, len: u64) -> Vec<u8> {
+        let (segment, offset) = FileName::segment_of(from, PG);
+        let disks = self.0.disks.lock();
+        let file = disks.files[slot(name).index()].get(&segment);
+        file.and_then(|f| f.read(offset, len as usize)).unwrap_or_default()
+    }
+
+    /// Where a slot's silence begins to count, as its superblock says.
+    pub fn join(&self, name: &str) -> Option<Join> {
+        newest_superblock(&self.0.disks.lock().files[slot(name).index()]).map(|s| s.join)
     }
 
     /// The block of a slot's log that holds `at` cannot be read any more.

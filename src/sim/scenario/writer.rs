@@ -15,6 +15,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Jobs that its workers have to do at a time, and turns of healing. Of 100 ms.
+const JOBS_MAX: usize = 5000;
+const HEALED_WITHIN: usize = 200;
+
 /// A process that has the volume open for writing. It goes on for as long as it is not killed: a zombie is one.
 #[derive(Clone)]
 pub struct Writer {
@@ -115,11 +119,20 @@ impl Writer {
 
     /// The write in flight to each of these slots fails: nothing of it lands.
     pub fn fail(&self, set: &str) -> Checked {
+        self.fail_with(set, 5)
+    }
+
+    /// ... because the disk is full.
+    pub fn fill_up(&self, set: &str) -> Checked {
+        self.fail_with(set, 28)
+    }
+
+    fn fail_with(&self, set: &str, errno: i32) -> Checked {
         for slot in slots(set).iter() {
             let Some(f) = self.stage.take_flight(self.process, slot) else {
                 return Err(format!("stage: nothing is in flight to slot {slot}"));
             };
-            self.stage.tell(&f, Err(io::Error::from_raw_os_error(5)));
+            self.stage.tell(&f, Err(io::Error::from_raw_os_error(errno)));
         }
         self.shared.pump();
         self.tend()
@@ -156,7 +169,8 @@ impl Writer {
     /// The slots' workers do what they were given, until nothing is left.
     pub fn jobs(&self) -> Checked {
         self.shared.pump();
-        loop {
+        for n in 0.. {
+            ensure(n < JOBS_MAX, "L1: its workers come to no end")?;
             let next = self.stage.hands(self.process, |h| {
                 let at = h.jobs.iter().position(|(slot, _)| !h.idle.contains(*slot))?;
                 Some(h.jobs.remove(at))
@@ -203,6 +217,39 @@ impl Writer {
         self.stage.0.disks.lock().now += Duration::from_millis(ms);
         self.shared.housekeep();
         self.jobs()
+    }
+
+    /// It heals from now on, or does not.
+    pub fn heals(&self, heals: bool) {
+        self.shared.engine().pause_healing(!heals);
+    }
+
+    /// Everything is to be compared.
+    pub fn scrub(&self) {
+        self.heals(true);
+        let wall = self.shared.clock.wall_us();
+        self.shared.engine().scrub_now(wall);
+    }
+
+    /// It heals until it has come to its end, and then rests. False: what is left has no good copy.
+    pub fn heal(&self) -> Checked<bool> {
+        self.heals(true);
+        for _ in 0..HEALED_WITHIN {
+            self.housekeep(100)?;
+            self.land_on("ABCDEF")?;
+            let healed = self.shared.engine().healed();
+            if let Some(whole) = healed {
+                self.heals(false);
+                return Ok(whole);
+            }
+        }
+        Err(format!("L1: healing comes to no end: {}", self.shared.engine().told()))
+    }
+
+    /// It knows of something that the slot may lack.
+    pub fn doubts(&self, name: &str) -> bool {
+        let engine = self.shared.engine();
+        !engine.writer.gaps(slot(name)).is_empty() || !engine.repair_health().unchecked.is_empty()
     }
 
     /// Takes a checkpoint as far as it goes while writes land on these slots.

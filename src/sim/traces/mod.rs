@@ -7,6 +7,7 @@
 //! Traces without a test: 20 (a backtrack is not built). What is left of 17 is in the names of files, and has no switch.
 
 mod counting;
+mod healing;
 mod late;
 mod readers;
 mod recovery;
@@ -90,6 +91,24 @@ traces! {
     writer::a_manifest_above_vdl [ManifestAboveVdl "A1"]
     writer::versions_stay_while_they_are_needed [PruneEarly "S1"]
     writer::redo_begins_at_a_group [RedoNotAtGroup "A1"]
+    healing::a_worse_copy_is_no_source [WorseCopyAsSource "R1"]
+    healing::what_is_copied_verifies [FillUnverified "R1"]
+    healing::a_misdirected_write_is_no_copy [MendMisdirected "R1"]
+    healing::what_was_annulled_stays_away [MendAnnulled "R2"]
+    healing::what_verifies_is_not_mended [MendGood "W1"]
+    healing::what_differs_stays [DiffersMended "R2"]
+    healing::a_zombie_mends_nothing [MendWithoutLook "S6"]
+    healing::nothing_is_mended_above_the_cursor [FillAboveCursor "W1"]
+    healing::a_blank_directory_is_not_mended [MendBlank "L2"]
+    healing::a_gap_outlives_a_crash [GapForgotten "R1"]
+    healing::what_was_missed_is_a_gap [AbsenceForgotten "R1"]
+    healing::after_a_kill_the_tail_is_checked [UncheckedForgotten "R1"]
+    healing::an_old_image_is_filled [OldImageTrusted "R1"]
+    healing::what_a_late_write_spoils_is_filled_again [WholeUndrained "R1"]
+    healing::what_was_read_of_a_slot_goes_with_it [CopiesKeptOnLeave "R1"]
+    healing::silence_fills_nothing [SilenceFills "R1"]
+    healing::a_join_point_stays_as_long_as_a_gap [WholeWithGaps "R1"]
+    healing::what_nobody_has_comes_to_an_end [HealForever "L1"]
 }
 
 /// Every planted bug is seen by the scenario that is there for it, and breaks what it should.

@@ -1,5 +1,6 @@
 //! Carrying out what `repair` plans: frames are read by the slots' workers, judged here, and mended after a look.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::core::vote::Join;
 use crate::disk::job::{Job, JobKind};
@@ -166,6 +167,11 @@ impl Engine {
             jobs[JobKind::Copy as usize] || now < self.healing.unreadable_until[s.index()]
         };
         let able: SlotSet = self.writer.live().iter().filter(|s| !busy(s)).collect();
+        // Every commit comes by here.
+        if !self.wants_healing() {
+            (self.healing.since, self.healing.stuck) = (None, able == self.writer.live());
+            return false;
+        }
         let mut nothing = Vec::new();
         // Nothing is checked while something of an earlier process can still land there.
         let unchecked = if self.is_quiet() { self.unchecked } else { Gap::NONE };
@@ -211,9 +217,10 @@ impl Engine {
         let Some(working) = &mut self.healing.reading else { return };
         working.asked = working.asked.union(slots);
         working.waiting = slots;
-        let part = working.unit.part.clone();
+        let unit = working.unit.clone();
         for slot in slots.iter() {
-            self.give(slot, Job::Copy { part: part.clone(), geometry: self.geometry });
+            let (keep, flush) = (unit.keep.contains(slot), unit.counts(slot));
+            self.give(slot, Job::Copy { part: unit.part.clone(), geometry: self.geometry, keep, flush });
         }
     }
 
@@ -240,6 +247,10 @@ impl Engine {
         let idle = |s: &Slot| !self.jobs[s.index()].0[JobKind::Copy as usize];
         let others: SlotSet = self.writer.live().minus(working.asked).iter().filter(idle).collect();
         let lacks = !verdict.is_complete() || working.unit.why == Why::Fill && self.lacks_elsewhere(&working, &verdict);
+        if working.unit.is_survey() && (lacks || !verdict.suffices()) {
+            self.healing.plan.look_closely(&working.unit);
+            return;
+        }
         if lacks && others.len() > 0 {
             self.healing.reading = Some(working);
             self.read(others);
@@ -250,6 +261,8 @@ impl Engine {
         self.healing.mending = Some(working);
         if !self.healing.looks {
             self.mending_ended(now);
+        } else if planted(Bug::MendWithoutLook) {
+            self.mend_now();
         }
     }
 
@@ -308,7 +321,8 @@ impl Engine {
         // Who was live all the time, was read, and has everything now.
         let live = self.writer.live();
         for slot in Slot::ALL {
-            let read = working.copies[slot.index()].is_some() && !working.failed.contains(slot) && live.contains(slot);
+            let failed = working.failed.contains(slot) && !planted(Bug::SilenceFills);
+            let read = working.copies[slot.index()].is_some() && !failed && live.contains(slot);
             // Beyond its limit nothing was looked for.
             let to = unit.stretch.to.min(unit.limits[slot.index()]);
             if read && complete && unit.targets.contains(slot) {
@@ -333,6 +347,9 @@ impl Engine {
 
     /// The slot has left. What was read of it says nothing of what comes back in its place.
     pub(super) fn forget_copies(&mut self, slot: Slot) {
+        if planted(Bug::CopiesKeptOnLeave) {
+            return;
+        }
         for working in [&mut self.healing.reading, &mut self.healing.mending].into_iter().flatten() {
             working.waiting = working.waiting.without(slot);
             working.failed.insert(slot);
@@ -355,7 +372,7 @@ impl Engine {
 
     /// No slot that is live can get late writes of earlier processes any more.
     pub fn is_quiet(&self) -> bool {
-        self.healing.drained || self.writer.live().minus(self.merged).len() == 0
+        self.healing.drained || self.writer.live().minus(self.merged).len() == 0 || planted(Bug::WholeUndrained)
     }
 
     /// The slot has everything of a stretch.
@@ -394,7 +411,7 @@ impl Engine {
         }
         for slot in self.writer.live().iter() {
             let joined = self.superblocks[slot.index()].join != Join::Founder;
-            let whole = self.writer.past_gaps(slot).is_empty();
+            let whole = self.writer.past_gaps(slot).is_empty() || planted(Bug::WholeWithGaps);
             // While its superblock is being written a look would be of no use.
             let free = !self.jobs[slot.index()].0[JobKind::Super as usize];
             if joined && whole && free && self.asking.is_none() && self.looking.is_none() {
@@ -406,7 +423,8 @@ impl Engine {
     /// The look was clear.
     pub(super) fn end_join(&mut self, slot: Slot) {
         let free = !self.jobs[slot.index()].0[JobKind::Super as usize];
-        if free && self.writer.live().contains(slot) && self.writer.past_gaps(slot).is_empty() {
+        let whole = self.writer.past_gaps(slot).is_empty() || planted(Bug::WholeWithGaps);
+        if free && self.writer.live().contains(slot) && whole {
             let superblock = Box::new(self.superblock(slot));
             self.healing.ending.insert(slot);
             self.give(slot, Job::Super { superblock, whole: true });

@@ -6,8 +6,10 @@
 mod child;
 mod floor;
 mod group;
+mod heal;
 
 pub use child::run as child;
+pub use heal::run as heal;
 
 use crate::common::{At, Fail, Io, close};
 use crate::store::{self, Store};

@@ -1,0 +1,336 @@
+//! Healing: what is copied, from where and to where, what counts as whole, and that it comes to an end.
+
+use crate::core::vote::Join;
+use crate::segment::name::FileName;
+use crate::sim::scenario::{Act, Checked, Made, Op, Stage, Writer, ensure, slot};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// x, and something behind it: VDL's own group is the writer's, and none of healing's.
+fn append_x(w: &Writer) -> Checked<Made> {
+    let x = w.append(&[(1, 1)])?;
+    w.append(&[(9, 9)])?;
+    Ok(x)
+}
+
+/// x: A to F, acknowledged.
+fn x_on_all() -> Checked<(Stage, Writer, Made)> {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    w.land_on("ABCDEF")?;
+    ensure(w.acknowledged(x), "stage: x is not acknowledged")?;
+    Ok((stage, w, x))
+}
+
+/// It heals, and says that it is whole; then x must be on these slots, of epoch 1.
+fn whole(stage: &Stage, w: &Writer, set: &str, x: Made) -> Checked {
+    ensure(w.heal()?, "R1: it says that there is no good copy of x")?;
+    for name in set.chars().map(String::from) {
+        ensure(stage.verifies(&name, x.begin, 1), &format!("R1: {name} counts as whole, and x does not verify there"))?;
+    }
+    Ok(())
+}
+
+/// A blank disk in place of F, which the writer takes in.
+fn replace_f(stage: &Stage, w: &Writer) -> Checked {
+    stage.blank("F");
+    w.lose_slot("F")?;
+    w.tick(200)?;
+    ensure(w.is_live("F"), "stage: F is not taken in")
+}
+
+/// Tells whether the writer's workers write into the segments of these slots from now on.
+fn mends(w: &Writer, set: &'static str) -> impl Fn() -> bool {
+    let mended = Arc::new(AtomicBool::new(false));
+    let seen = mended.clone();
+    w.hook(move |c| {
+        let mends = c.op == Op::Write && matches!(c.name, Some(FileName::Segment(_)));
+        seen.fetch_or(mends && set.chars().any(|s| slot(&s.to_string()) == c.slot), Ordering::Relaxed);
+        Act::Go
+    });
+    move || mended.load(Ordering::Relaxed)
+}
+
+/// Does something just before the writer mends a slot, once.
+fn as_it_mends(w: &Writer, name: &'static str, act: impl FnOnce() + Send + 'static) {
+    let mut act = Some(act);
+    w.hook(move |c| {
+        let mends = c.op == Op::Write && matches!(c.name, Some(FileName::Segment(_))) && c.slot == slot(name);
+        if let Some(act) = act.take_if(|_| mends) {
+            act();
+        }
+        Act::Go
+    });
+}
+
+/// A's copy of x rots; a scrub. Rule: what does not verify is no source.
+pub fn a_worse_copy_is_no_source() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    stage.rot_log("A", x.begin + 1000);
+    w.scrub();
+    whole(&stage, &w, "ABCDEF", x)
+}
+
+/// A's copy of x rots, F is replaced, and A, which is without a gap, is read for it.
+/// Rule: what is copied is verified, whatever is known of the slot.
+pub fn what_is_copied_verifies() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    stage.rot_log("A", x.begin + 1000);
+    replace_f(&stage, &w)?;
+    whole(&stage, &w, "F", x)
+}
+
+/// On A there is y where x belongs; F is replaced, and A is read for it.
+/// Rule: a group is one only at its own address.
+pub fn a_misdirected_write_is_no_copy() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    let y = append_x(&w)?;
+    w.land_on("ABCDEF")?;
+    stage.misdirect_log("A", y.begin, x.begin, y.end.ceil(4096) - y.begin);
+    replace_f(&stage, &w)?;
+    whole(&stage, &w, "AF", x)
+}
+
+/// y is on A alone, and the next open, over the others, ends the epoch before it; A comes back; a scrub, before the space
+/// is given back. Rule: only what lies within an entry is compared and copied.
+pub fn what_was_annulled_stays_away() -> Checked {
+    let (stage, old, _) = x_on_all()?;
+    let y = old.append(&[(2, 2)])?;
+    old.land_unheard("A");
+    old.kill();
+    stage.lose(&old, "BCDEF");
+    let w = stage.open("BCDEF")?;
+    w.tick(200)?;
+    ensure(w.is_live("A") && stage.verifies("A", y.begin, 1), "stage: A is not back with y")?;
+    w.scrub();
+    for _ in 0..20 {
+        w.tick(10)?;
+    }
+    ensure(w.shared.engine().repair_health().scrubs == 1, "stage: the scrub has not ended")?;
+    ensure(!stage.verifies("B", y.begin, 1), "R2: what was annulled is copied")
+}
+
+/// x is whole on all six; a scrub. Rule: what verifies is not written again.
+pub fn what_verifies_is_not_mended() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    let mended = mends(&w, "ABCDEF");
+    w.scrub();
+    whole(&stage, &w, "ABCDEF", x)?;
+    ensure(!mended(), "W1: healing writes over a group that verifies")
+}
+
+/// F has another x, of the same address and epoch, which verifies as well; a scrub.
+/// Rule: of two that verify and differ neither is touched, and both are told of.
+pub fn what_differs_stays() -> Checked {
+    let (other, w) = {
+        let stage = Stage::new();
+        let w = stage.create()?;
+        w.append(&[(1, 2)])?;
+        w.append(&[(9, 9)])?;
+        w.land_on("ABCDEF")?;
+        (stage, w)
+    };
+    w.kill();
+    let (stage, w, x) = x_on_all()?;
+    stage.mount("F", other.image("F"));
+    let logs = || ["A", "F"].map(|name| stage.log(name, x.begin, x.end - x.begin));
+    let before = logs();
+    ensure(before[0] != before[1] && stage.verifies("F", x.begin, 1), "stage: F has no other x")?;
+    w.scrub();
+    w.heal()?;
+    ensure(logs() == before, "R2: one of two that differ is written over")?;
+    let told = w.shared.engine().repair_health().differences;
+    ensure(told == 1, "R2: nobody is told that two differ")
+}
+
+/// A successor is open; A's copy of x rots, and the old writer scrubs. Rule: a look before anything is mended.
+pub fn a_zombie_mends_nothing() -> Checked {
+    let (stage, zombie, x) = x_on_all()?;
+    stage.open("ABCDEF")?;
+    stage.rot_log("A", x.begin + 1000);
+    let mended = mends(&zombie, "ABCDEF");
+    zombie.scrub();
+    for _ in 0..20 {
+        zombie.tick(100)?;
+    }
+    ensure(!mended(), "S6: a zombie mends")?;
+    ensure(zombie.shared.tickets.is_over(), "stage: the zombie does not know of its successor")
+}
+
+/// F's write of x hangs, the others have it; a scrub. Rule: what the writer has still to write is no gap.
+pub fn nothing_is_mended_above_the_cursor() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    w.hang("F");
+    w.land_on("ABCDE")?;
+    ensure(w.acknowledged(x), "stage: x is not acknowledged")?;
+    let mended = mends(&w, "F");
+    w.scrub();
+    ensure(w.heal()?, "stage: it is not whole")?;
+    ensure(!mended(), "W1: healing writes where the writer's own write is on its way")?;
+    w.unhang("F");
+    w.land_on("F")?;
+    whole(&stage, &w, "F", x)
+}
+
+/// x rots on E and F; while E is mended a blank disk comes in F's place.
+/// Rule: a directory that lost its superblock gets nothing before it is formatted: by its segment it would not be blank.
+pub fn a_blank_directory_is_not_mended() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    ["E", "F"].iter().for_each(|name| stage.rot_log(name, x.begin + 1000));
+    let (inner, mut blank) = (stage.clone(), false);
+    w.hook(move |c| {
+        if c.op != Op::Write || !matches!(c.name, Some(FileName::Segment(_))) {
+            return Act::Go;
+        }
+        if c.slot == slot("E") && !blank {
+            inner.blank("F");
+            blank = true;
+        } else if c.slot == slot("F") && blank && !inner.has("F", FileName::Epoch(1)) {
+            inner.keep(Err("L2: a blank directory is mended".into()));
+        }
+        Act::Go
+    });
+    w.scrub();
+    w.tick(10)?;
+    w.heal()?;
+    stage.kept()?;
+    w.lose_slot("F")?;
+    w.heal()?;
+    ensure(w.is_live("F"), "L2: F is not taken back")?;
+    whole(&stage, &w, "EF", x)
+}
+
+/// x: A to D, acknowledged. The disks of E and F were full, and they are back.
+fn x_missed_by_e_and_f() -> Checked<(Stage, Writer, Made)> {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    w.fill_up("EF")?;
+    w.land_on("ABCD")?;
+    w.tick(200)?;
+    w.land_on("EF")?;
+    let missed = ["E", "F"].iter().all(|name| w.is_live(name) && !stage.verifies(name, x.begin, 1));
+    ensure(w.acknowledged(x) && missed, "stage: E and F have x, or are not back")?;
+    Ok((stage, w, x))
+}
+
+/// E and F missed x, and are back; a checkpoint, and redo begins behind x; killed; open.
+/// Rule: superblocks tell what slots lack.
+pub fn a_gap_outlives_a_crash() -> Checked {
+    let (stage, w, x) = x_missed_by_e_and_f()?;
+    // Nobody reads x any more: a reader would find it missing. And redo begins in another frame.
+    (0..2).try_for_each(|_| w.append(&[(1, 2); 200]).map(drop))?;
+    w.land_on("ABCDEF")?;
+    w.checkpoint("ABCDEF")?;
+    ensure(w.shared.engine().manifest().1 > x.begin, "stage: redo begins before x")?;
+    w.kill();
+    whole(&stage, &stage.open("ABCDEF")?, "EF", x)
+}
+
+/// E and F are full while x is written, and come back. Rule: what was written meanwhile is a gap.
+pub fn what_was_missed_is_a_gap() -> Checked {
+    let (stage, w, x) = x_missed_by_e_and_f()?;
+    whole(&stage, &w, "EF", x)
+}
+
+/// x: A, B, C, D, acknowledged; killed, and E and F never get it; open.
+/// Rule: after a kill nobody knows what has landed where, and all slots are read.
+pub fn after_a_kill_the_tail_is_checked() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    w.land_on("ABCD")?;
+    ensure(w.acknowledged(x), "stage: x is not acknowledged")?;
+    w.kill();
+    stage.lose(&w, "EF");
+    whole(&stage, &stage.open("ABCDEF")?, "EF", x)
+}
+
+/// An image of F from before x comes in its place. Rule: a slot that was lost is not taken for what it was.
+pub fn an_old_image_is_filled() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let image = stage.image("F");
+    let x = append_x(&w)?;
+    w.land_on("ABCDEF")?;
+    stage.mount("F", image);
+    w.lose_slot("F")?;
+    whole(&stage, &w, "F", x)
+}
+
+/// x: A to E, and in flight to F when its writer is killed; the next one heals F; then the power cut.
+/// Rule: nothing counts as filled for good while something of an earlier process can land on it.
+pub fn what_a_late_write_spoils_is_filled_again() -> Checked {
+    let stage = Stage::new();
+    let old = stage.create()?;
+    let x = append_x(&old)?;
+    old.land_on("ABCDE")?;
+    old.kill();
+    let w = stage.open("ABCDEF")?;
+    w.heals(true);
+    // Without the background: nothing is merged, and nothing drained.
+    for _ in 0..30 {
+        w.tick(100)?;
+    }
+    stage.power_cut();
+    ensure(!stage.verifies("F", x.begin, 1), "stage: the late write has spoilt nothing")?;
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x rots on E; while it is mended a blank disk comes in F's place, and is taken in.
+/// Rule: what was read of a slot says nothing of what comes back in its place.
+pub fn what_was_read_of_a_slot_goes_with_it() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    // Another frame: it is read next, so that what F lacks by then is not read at once.
+    (0..2).try_for_each(|_| w.append(&[(2, 2); 200]).map(drop))?;
+    w.append(&[(9, 9)])?;
+    w.land_on("ABCDEF")?;
+    stage.rot_log("E", x.begin + 1000);
+    let (inner, writer) = (stage.clone(), w.clone());
+    as_it_mends(&w, "E", move || inner.keep(replace_f(&inner, &writer)));
+    w.scrub();
+    w.tick(10)?;
+    stage.kept()?;
+    whole(&stage, &w, "EF", x)
+}
+
+/// E and F lack x; E is mended, and F does not answer. Rule: who did not say that it has it is not filled.
+pub fn silence_fills_nothing() -> Checked {
+    let (stage, w, x) = x_missed_by_e_and_f()?;
+    let inner = w.clone();
+    as_it_mends(&w, "E", move || inner.idle("F"));
+    w.heals(true);
+    w.tick(10)?;
+    ensure(stage.verifies("E", x.begin, 1), "stage: E is not mended")?;
+    w.tick(11_000)?;
+    ensure(!stage.verifies("F", x.begin, 1), "stage: F is mended")?;
+    ensure(w.doubts("F"), "R1: F counts as whole, and x does not verify there")?;
+    w.idle("");
+    whole(&stage, &w, "EF", x)
+}
+
+/// F is replaced, and not filled yet. Rule: its silence counts only once it has everything.
+pub fn a_join_point_stays_as_long_as_a_gap() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    replace_f(&stage, &w)?;
+    for _ in 0..20 {
+        w.tick(100)?;
+    }
+    ensure(!stage.verifies("F", x.begin, 1), "stage: F is filled")?;
+    ensure(stage.join("F") != Some(Join::Founder), "R1: the silence of F counts, and it lacks x")?;
+    whole(&stage, &w, "F", x)?;
+    ensure(stage.join("F") == Some(Join::Founder), "L1: F is whole, and its join point stays")
+}
+
+/// x rots on A to E, and F is replaced. Rule: what has no good copy is told of and left, until another slot is there.
+pub fn what_nobody_has_comes_to_an_end() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    ["A", "B", "C", "D", "E"].iter().for_each(|name| stage.rot_log(name, x.begin + 1000));
+    replace_f(&stage, &w)?;
+    ensure(!w.heal()?, "R1: it says that it is whole, and there is no good copy of x")?;
+    let left = w.shared.engine().repair_health().unmendable;
+    ensure(left == 1, "R1: nobody is told that there is no good copy of x")
+}
