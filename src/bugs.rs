@@ -157,8 +157,22 @@ bugs! {
     OldImageTrusted,
     /// What was filled counts though late writes can still land on it. `what_a_late_write_spoils_is_filled_again`.
     WholeUndrained,
+    /// What late writes left in a device's cache is not flushed before it counts as checked. `what_landed_late_is_flushed`.
+    CheckUnflushed,
+    /// Late writes are waited for at the log's end alone. `what_is_late_in_another_segment_is_waited_for`.
+    DrainTailAlone,
+    /// After a clean end no late write is waited for. `what_is_late_over_a_clean_end_is_waited_for`.
+    QuietAfterClean,
     /// What was read of a slot counts though it has left. `what_was_read_of_a_slot_goes_with_it`.
     CopiesKeptOnLeave,
+    /// What a slot had acknowledged counts as there though it was not found again. `what_a_slot_had_and_lost_is_a_gap`.
+    LossForgotten,
+    /// What a slow slot is yet to get below redo is nowhere written down. `what_a_slow_slot_lacks_outlives_a_crash`.
+    LagForgotten,
+    /// What was read before a scrub was asked for counts in it. `what_rots_behind_a_scrub_is_found_by_the_next`.
+    ScrubbedBefore,
+    /// A slot that was busy when a scrub came by is not read for it any more. `who_was_not_asked_is_asked_later`.
+    ScrubForgets,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.

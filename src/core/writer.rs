@@ -149,6 +149,17 @@ impl Writer {
         gaps.as_slice().to_vec()
     }
 
+    /// ... and, of a live one, what it is yet to get below `redo`: further back than that nobody looks after a kill.
+    pub fn gaps_below(&self, slot: Slot, redo: Lsn) -> Vec<Gap> {
+        let mut gaps = self.slots[slot.index()].gaps.clone();
+        match self.cursor(slot) {
+            Some(cursor) if cursor < redo && !planted(Bug::LagForgotten) => gaps.add(Gap { from: cursor, to: redo }),
+            Some(_) => (),
+            None => return self.gaps(slot),
+        }
+        gaps.as_slice().to_vec()
+    }
+
     /// What a slot may lack from before it was away, or came back last.
     pub fn past_gaps(&self, slot: Slot) -> &Gaps {
         &self.slots[slot.index()].gaps
@@ -323,9 +334,10 @@ impl Writer {
         } else {
             return false;
         };
-        // What lies between was read back, and is there.
+        // What was read back is there. Beyond, not even what the slot had acknowledged: its disk may be another one now.
         if !planted(Bug::AbsenceForgotten) {
-            s.gaps.add(Gap { from: s.missing_from, to: cursor.min(group) });
+            let from = if planted(Bug::LossForgotten) { s.missing_from } else { s.missing_from.min(verified) };
+            s.gaps.add(Gap { from, to: cursor.min(group) });
         }
         s.cursor = cursor;
         s.away = None;
@@ -492,6 +504,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_slot_had_and_lost_while_it_was_away_is_a_gap() {
+        let mut w = writer();
+        let first = group(&mut w, true);
+        (0..6).for_each(|s| assert!(write(&mut w, s)));
+        look(&mut w);
+        group(&mut w, true);
+        assert!(write(&mut w, 0) && w.cursor(Slot(0)) > Some(first));
+        w.leave(Slot(0), Away::Error);
+        // A blank disk is read back: nothing verifies. Then VDL moves past what the slot had.
+        let read = w.rejoin_read(Slot(0)).unwrap();
+        assert!(read.from < first);
+        group(&mut w, true);
+        (1..6).for_each(|s| while write(&mut w, s) {});
+        look(&mut w);
+        assert!(w.rejoin(Slot(0), read.from));
+        assert_eq!(w.gaps(Slot(0)), [Gap { from: read.from, to: w.vdl_group() }]);
+    }
+
+    #[test]
     fn a_rejoin_that_was_overtaken_reads_again() {
         let mut w = writer();
         group(&mut w, true);
@@ -518,7 +549,11 @@ mod tests {
         });
         look(&mut w);
         assert!(w.rejoin(Slot(0), read.from), "all that was ever sent to it lies below VDL now");
-        assert_eq!(w.gaps(Slot(0)), vec![Gap { from, to }]);
+        assert_eq!(
+            w.gaps(Slot(0)),
+            vec![Gap { from: read.from, to }],
+            "the first was there once, and was not found again"
+        );
     }
 
     #[test]

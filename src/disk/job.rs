@@ -30,8 +30,9 @@ pub enum Job {
     /// Bring the slot up to the newest claim and decision, and read back what was sent to it.
     /// `stale`: it may hold an older state than it did.
     Rejoin { read: RejoinRead, superblock: Box<Superblock>, stale: bool },
-    /// Put the groups of tail files into the segments, and give back the space that recovery left unused.
-    Merge { geometry: Geometry, history: History, unused: (Lsn, Lsn) },
+    /// Put the groups of tail files into the segments, and give back the space that recovery left unused. Earlier writes
+    /// are waited for there, and wherever the slot may lack something.
+    Merge { geometry: Geometry, history: History, unused: (Lsn, Lsn), doubted: Vec<Gap> },
     /// Take the space that is given back when the disk is full.
     Reserve,
     /// Remove claims, epochs below this number: they were decided past.
@@ -118,7 +119,7 @@ pub struct Returned {
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
 const RESERVE: u64 = 256 << 10;
 /// Blocks that are read, at most, to find out whose files without a superblock are.
-const PROBES: usize = 256;
+pub const PROBES: usize = 256;
 
 /// Does a job.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
@@ -142,7 +143,9 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
         Job::Rejoin { read, superblock, stale } => {
             rejoin(dir, read, *superblock, stale).map(|returned| Output::Returned(Box::new(returned)))
         }
-        Job::Merge { geometry, history, unused } => merge(dir, &geometry, &history, unused).map(|()| Output::Merged),
+        Job::Merge { geometry, history, unused, doubted } => {
+            merge(dir, &geometry, &history, unused, &doubted).map(|()| Output::Merged)
+        }
         Job::Reserve => {
             if !dir.list()?.contains(&FileName::Reserve) {
                 dir.allocate(FileName::Reserve, 0, RESERVE)?;
@@ -362,7 +365,7 @@ fn is_zero(bytes: Option<Arc<Vec<u8>>>) -> bool {
 }
 
 /// Where groups begin for certain: each entry's begin, and each frame's within it; from `end` back.
-fn frames_back(history: &History, end: Lsn) -> impl Iterator<Item = (Lsn, u64)> {
+pub fn frames_back(history: &History, end: Lsn) -> impl Iterator<Item = (Lsn, u64)> {
     history.entries().iter().rev().flat_map(move |e| {
         let (first, behind) = (e.begin.0 / format::FRAME, e.end.min(end).0.div_ceil(format::FRAME));
         (first..behind).rev().map(|frame| (Lsn(frame * format::FRAME).max(e.begin), e.epoch))
@@ -395,12 +398,14 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) 
 }
 
 /// Merges the slot's tail files. Every earlier process is gone; what it had in flight is waited for.
-fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn)) -> io::Result<()> {
+fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn), doubted: &[Gap]) -> io::Result<()> {
     let names = dir.list()?;
     let mut drained = Vec::new();
     let mut drain = |name: FileName| -> io::Result<()> {
-        if names.contains(&name) && !drained.contains(&name) && !planted(Bug::MergeUndrained) {
-            dir.drain(name)?;
+        if names.contains(&name) && !drained.contains(&name) {
+            if !planted(Bug::MergeUndrained) {
+                dir.drain(name)?;
+            }
             drained.push(name);
         }
         Ok(())
@@ -427,6 +432,14 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn))
         }
         dir.remove(tail)?;
     }
+    let in_doubt = |name: &FileName| match name {
+        FileName::Segment(pg) => {
+            let begin = Lsn(u64::from(*pg) * g.pg_size);
+            doubted.iter().any(|gap| gap.from < begin + g.pg_size && begin < gap.to)
+        }
+        _ => false,
+    };
+    names.iter().copied().filter(in_doubt).try_for_each(&mut drain)?;
     let (mut at, to) = unused;
     while at < to {
         let (segment, offset) = FileName::segment_of(at, g.pg_size);

@@ -189,7 +189,7 @@ fn compare_job(state: &State, m: Move, setting: &Setting) -> bool {
         }
         Move::Merge(..) => {
             ours.merge(p.into(), slot);
-            Job::Merge { geometry: GEOMETRY, history, unused: r.unused }
+            Job::Merge { geometry: GEOMETRY, history, unused: r.unused, doubted: Vec::new() }
         }
         _ => {
             ours.tidy(p.into(), slot);

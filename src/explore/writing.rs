@@ -4,12 +4,13 @@ use crate::core::WRITE_QUORUM;
 use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::core::writer::{Away, Look};
+use crate::disk::job;
 use crate::explore::disk::{Cell, Disk, GroupId, Held, Late, Super};
 use crate::explore::opening::Checked;
 use crate::explore::rules::{Rule, Setting};
 use crate::explore::state::{BLOCK, CPL, Group, Mtr, Outcome, Proc, Running, State, World};
 use crate::log::append::Sealed;
-use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 
 /// What is appended as a group of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -138,7 +139,7 @@ impl State {
         let disk = &mut self.slot_mut(slot).disk;
         let join = match disk.newest().copied() {
             Some(own) if !own.join.needs_one(history) => own.join,
-            None if (disk.segment || !disk.tails.is_empty()) && !is_ours(disk, history, &world) => return,
+            None if !may_be_taken(disk, history, &world, read.to) => return,
             _ => Join::At { at: vdl, by: number },
         };
         disk.claims |= 1 << number;
@@ -263,10 +264,12 @@ impl State {
     }
 }
 
-/// A slot without a superblock holds the log of this volume: an entry of the history begins on it.
-fn is_ours(disk: &Disk, history: &History, world: &World) -> bool {
-    history.entries().iter().any(|entry| {
-        let first = disk.cell(entry.begin).map(|c| c.visible());
-        matches!(first, Some(Held::Whole(g)) if world.epoch(g) == entry.epoch)
-    })
+/// `job::may_be_taken`: a slot without a superblock holds the log of this volume, or nobody's.
+fn may_be_taken(disk: &Disk, history: &History, world: &World, end: Lsn) -> bool {
+    let held = |at: Lsn| disk.cell(at).map_or(Held::Nothing, |c| c.visible());
+    let ours = |(at, epoch)| matches!(held(at), Held::Whole(g) | Held::Torn(g) if world.epoch(g) == epoch);
+    let probes = || job::frames_back(history, end).take(job::PROBES);
+    let empty = disk.tails.is_empty() && probes().all(|(at, _)| held(at) == Held::Nothing);
+    let begins = |c: &Cell| c.at.0 % format::EXTENT <= BLOCK && c.visible() != Held::Nothing;
+    probes().any(ours) || (empty && !disk.log.iter().any(begins))
 }

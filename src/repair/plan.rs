@@ -57,6 +57,8 @@ pub struct Unit {
     /// A slot is to have what lies below, as of now.
     pub limits: [Lsn; SLOTS],
     pub begun: Duration,
+    /// Scrubs that were asked for by then.
+    asked: u64,
 }
 
 impl Unit {
@@ -82,7 +84,7 @@ pub struct Situation<'a> {
     /// Those that have room for what they lack.
     pub fillable: SlotSet,
     /// What is being mended: it is not to be begun again.
-    pub in_hand: Option<(Why, Gap)>,
+    pub in_hand: Option<&'a Unit>,
     pub now: Duration,
 }
 
@@ -90,7 +92,7 @@ impl Situation<'_> {
     /// From where on there is work of a kind that begins at `from`.
     fn behind(&self, why: Why, from: Lsn) -> Lsn {
         match self.in_hand {
-            Some((in_hand, gap)) if in_hand == why && gap.from <= from && from < gap.to => gap.to,
+            Some(u) if u.why == why && u.stretch.from <= from && from < u.stretch.to => u.stretch.to,
             _ => from,
         }
     }
@@ -120,6 +122,8 @@ pub struct Plan {
     ready_at: Duration,
     active_at: Option<Duration>,
     tail: Lsn,
+    /// Scrubs that somebody asked for.
+    asked: u64,
     /// Rounds of the scrub that came to their end in this process.
     pub rounds: u64,
 }
@@ -137,6 +141,7 @@ impl Plan {
             ready_at: Duration::ZERO,
             active_at: None,
             tail: Lsn::NONE,
+            asked: 0,
             rounds: 0,
         }
     }
@@ -193,7 +198,8 @@ impl Plan {
         let took = now.saturating_sub(unit.begun);
         let active = self.active_at.is_some_and(|at| now < at + ACTIVE);
         self.ready_at = if active { now + (took * (100 - self.share) / self.share).min(REST_MAX) } else { now };
-        if unit.why == Why::Scrub {
+        // What was read before a scrub was asked for is read again for it.
+        if unit.why == Why::Scrub && (unit.asked == self.asked || planted(Bug::ScrubbedBefore)) {
             self.mark.at = self.mark.at.max(unit.stretch.to);
         }
     }
@@ -206,6 +212,7 @@ impl Plan {
     /// The whole log is to be compared now.
     pub fn scrub_now(&mut self, to: Lsn, wall_us: u64) {
         self.unpark();
+        self.asked += 1;
         self.mark = ScrubMark { at: Lsn::NONE, begun_us: wall_us.max(1) };
         self.round = Some(Round { to, urgent: true, burst: to });
     }
@@ -252,8 +259,9 @@ impl Plan {
         let to = s.writer.vdl_group();
         let limits = Slot::ALL.map(|slot| s.writer.cursor(slot).unwrap_or(Lsn::NONE).min(to));
         let limits = if planted(Bug::FillAboveCursor) { [to; SLOTS] } else { limits };
+        let asked = self.asked;
         let unit = |why, stretch: Gap, part, targets, read, keep| {
-            Some(Unit { why, stretch, part, targets, read, keep, limits, begun: s.now })
+            Some(Unit { why, stretch, part, targets, read, keep, limits, begun: s.now, asked })
         };
         let kept = |survey: bool| if survey { SlotSet::NONE } else { SlotSet::ALL };
         while let Some(base) = self.wounds.pop_front() {
@@ -333,7 +341,8 @@ impl Plan {
     }
 
     fn scrub(&mut self, s: &Situation<'_>, to: Lsn) -> Option<(Gap, Part, bool)> {
-        let round = self.round?;
+        // What an earlier scrub is mending is not read again meanwhile.
+        let round = self.round.filter(|_| !s.in_hand.is_some_and(|u| u.why == Why::Scrub && u.asked != self.asked))?;
         let end = round.burst.min(to);
         let from = s.behind(Why::Scrub, self.mark.at);
         let (frames, survey) = self.width(from, s.now);
@@ -435,7 +444,7 @@ mod tests {
         writer: Writer,
         unchecked: Gap,
         able: SlotSet,
-        in_hand: Option<(Why, Gap)>,
+        in_hand: Option<Unit>,
         now: Duration,
         nothing: Vec<(Slot, Gap)>,
         /// Commits are made: it goes frame by frame.
@@ -459,7 +468,7 @@ mod tests {
 
     impl Scene {
         fn next(&mut self) -> Option<Unit> {
-            let (unchecked, able, in_hand, now) = (self.unchecked, self.able, self.in_hand, self.now);
+            let (unchecked, able, in_hand, now) = (self.unchecked, self.able, self.in_hand.as_ref(), self.now);
             let (history, writer) = (self.history.entries(), &self.writer);
             if self.busy {
                 self.plan.active_at = Some(now);
@@ -544,7 +553,7 @@ mod tests {
         assert_eq!((unit.part.from, unit.targets, unit.stretch), (Lsn(MIB), set(&[4]), gap(MIB + 1, 2 * MIB)));
         // Sources take turns, 0, 2, 3, 5, every eighth frame.
         assert_eq!(unit.read, set(&[4, 0]));
-        s.in_hand = Some((Why::Fill, unit.stretch));
+        s.in_hand = Some(unit);
         let unit = s.next().unwrap();
         assert_eq!((unit.part.from, unit.targets, unit.read), (Lsn(2 * MIB), set(&[1, 4]), set(&[0, 1, 4])));
         // Where none is whole all are read.
@@ -629,7 +638,7 @@ mod tests {
             read.push(unit.part.from.0 / MIB);
             assert_eq!((unit.targets, unit.read), (SlotSet::ALL, SlotSet::ALL));
             // While one is mended the next is read.
-            s.in_hand = Some((Why::Scrub, unit.stretch));
+            s.in_hand = Some(unit.clone());
             if let Some(next) = s.next() {
                 assert_eq!(next.part.from, unit.part.to);
             }
@@ -638,6 +647,19 @@ mod tests {
         }
         assert_eq!(read, [0, 1, 2, 3, 4, 5]);
         assert_eq!((s.plan.rounds, s.plan.is_urgent(), s.plan.mark), (1, false, ScrubMark::default()));
+    }
+
+    #[test]
+    fn what_was_read_before_a_scrub_was_asked_for_is_read_again() {
+        let mut s = scene();
+        s.plan.scrub_now(OPEN, 7);
+        let unit = s.next().unwrap();
+        s.plan.scrub_now(OPEN, 8);
+        s.in_hand = Some(unit.clone());
+        assert!(s.next().is_none(), "it is still being mended");
+        s.in_hand = None;
+        s.plan.ended(&unit, s.now);
+        assert_eq!(s.next().map(|u| u.part.from), Some(unit.part.from));
     }
 
     #[test]

@@ -5,14 +5,14 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
-use crate::core::history::{Entry, History};
+use crate::core::history::{Entry, History, reach};
 use crate::core::recovery::{self, Ruling, Sightings};
 use crate::core::vote::{self, Choice, Join};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::disk::{Fleet, SlotDir, job};
 use crate::log::record::Kind;
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::manifest::Manifest;
 use crate::page::read::LogReader;
 use crate::segment::doubt;
@@ -109,6 +109,9 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
     if let Some(end) = choice.decision.clean {
         let ruling =
             Ruling { known: end, vcl: end, end, tail: Vec::new(), next_begin: end.ceil(survey.geometry.block()) };
+        // Who opened it since began there, or where one begins who did not see that it was closed.
+        let begins = [ruling.next_begin, reach(end), reach(end) + format::EXTENT];
+        Scanner::new(fleet, &survey).no_successor(choice.decision.history.last().epoch, begins)?;
         let seen = Sightings::new();
         return Ok(Recovered {
             survey,
@@ -179,7 +182,11 @@ pub fn open<F: Fleet>(
     let early = if planted(Bug::ClaimAfterReading) { Some(recover(fleet)?) } else { None };
     let claimed = claim(fleet, &before, reachable, number)?;
 
-    let recovered = early.map_or_else(|| recover(fleet), Ok)?;
+    let recovered = early.map_or_else(|| recover(fleet), Ok).map_err(|e| match e {
+        // A rival's, who decided after the superblocks were read.
+        OpenError::UnknownEpoch { epoch, .. } if epoch > number => OpenError::Outbid { epoch },
+        other => other,
+    })?;
     if recovered.survey.claim() > number {
         return Err(OpenError::Outbid { epoch: recovered.survey.claim() });
     }

@@ -238,18 +238,28 @@ impl<'a, F: Fleet> Scanner<'a, F> {
                 }
                 at = at + step;
             }
-            // Where a successor that no superblock knows would have begun.
-            for begin in [reach(end), reach(end) + format::EXTENT] {
-                if let Ok(frame) = self.frame(slot, begin)
-                    && let Ok(header) = group::decode_header(&frame, begin, self.seed)
-                    && header.epoch > open.epoch
-                    && !planted(Bug::NewerEpochIgnored)
-                {
-                    return Err(OpenError::UnknownEpoch { slot, epoch: header.epoch, lsn: begin });
-                }
-            }
         }
-        Ok(())
+        self.no_successor(open.epoch, [reach(end), reach(end) + format::EXTENT])
+    }
+
+    /// No slot has the first group of a newer epoch at one of these addresses: its decision may be lost, and its log is not.
+    pub fn no_successor<const N: usize>(&self, epoch: u64, begins: [Lsn; N]) -> Result<(), OpenError> {
+        let (g, seed) = (self.geometry, self.seed);
+        let answers = self.fleet.each(self.slots, move |_, dir| {
+            Ok(begins.into_iter().find_map(|at| {
+                let (name, offset) = FileName::segment_of(at, g.pg_size);
+                let bytes = job::read_or_empty(dir, name, offset, g.block() as usize).ok()?;
+                let header = group::decode_header(&bytes, at, seed).ok().filter(|h| h.epoch > epoch)?;
+                Some((header.epoch, at))
+            }))
+        });
+        let found = Slot::ALL.into_iter().zip(answers).find_map(|(slot, answer)| Some((slot, answer?.ok()??)));
+        match found {
+            Some((slot, (epoch, lsn))) if !planted(Bug::NewerEpochIgnored) => {
+                Err(OpenError::UnknownEpoch { slot, epoch, lsn })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Names the record, its page, and what is wrong with each slot's copy.

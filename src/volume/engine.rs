@@ -675,7 +675,9 @@ impl Engine {
     }
 
     fn superblock(&self, slot: Slot) -> Superblock {
-        let gaps = Slot::ALL.into_iter().flat_map(|s| self.writer.gaps(s).into_iter().map(move |g| (s, g)));
+        let redo = self.superblocks[slot.index()].redo;
+        let lacks = |s: Slot| self.writer.gaps_below(s, redo).into_iter().map(move |g| (s, g));
+        let gaps = Slot::ALL.into_iter().flat_map(lacks);
         let gaps = gaps.filter(|_| !planted(Bug::GapForgotten)).collect();
         let (unchecked, scrub) = (self.unchecked, self.healing.plan.mark);
         Superblock { gaps, unchecked, scrub, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }
@@ -775,7 +777,10 @@ impl Engine {
 
     fn merge_now(&mut self, unused: (Lsn, Lsn)) {
         for slot in self.writer.live().iter().filter(|s| !self.merged.contains(*s)).collect::<Vec<_>>() {
-            self.give(slot, Job::Merge { geometry: self.geometry, history: self.history.clone(), unused });
+            let (geometry, history) = (self.geometry, self.history.clone());
+            let alone = planted(Bug::DrainTailAlone);
+            let doubted = self.writer.gaps(slot).iter().copied().chain([self.unchecked]).filter(|_| !alone).collect();
+            self.give(slot, Job::Merge { geometry, history, unused, doubted });
         }
     }
 

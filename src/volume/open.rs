@@ -1,5 +1,6 @@
 //! One open volume on real disks: how it is put together, and how it is closed.
 
+use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
 use crate::core::writer::{Look, Writer};
 use crate::disk::file::Meter;
@@ -412,6 +413,11 @@ pub(crate) fn build(
         .into_iter()
         .map(|slot| superblocks[slot.index()].clone().unwrap_or_else(|| Superblock { slot, ..any.clone() }))
         .collect();
+    // Tail files may lie on a slot that was not seen, too. And where something may be missing, nobody has said yet that what
+    // earlier writers had in flight is no more.
+    let doubts = (!any.gaps.is_empty() || !any.unchecked.is_empty()) && !planted(Bug::QuietAfterClean);
+    let (tails, all_seen) = (recovered.survey.has_tails(), recovered.survey.ours() == SlotSet::ALL);
+    let merges = !recovered.clean || tails || !all_seen || doubts;
     let freed = recovered.manifest.freed.clone();
     let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, freed, number, options);
     let parts = Parts {
@@ -424,13 +430,10 @@ pub(crate) fn build(
         next_page: recovered.manifest.next_page.max(used),
         pages: recovered.manifest.pages,
         redo: recovered.manifest.redo.max(Lsn(format::BLOCK_MIN)),
-        // Tail files may lie on a slot that was not seen, too.
-        merge: (!recovered.clean || recovered.survey.has_tails() || recovered.survey.ours() != SlotSet::ALL).then(
-            || {
-                let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
-                (from.min(begin), begin)
-            },
-        ),
+        merge: merges.then(|| {
+            let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
+            (from.min(begin), begin)
+        }),
         clock,
         earlier_gone: Box::new(|| false),
         #[cfg(feature = "sim")]

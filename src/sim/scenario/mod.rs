@@ -218,7 +218,8 @@ impl Stage {
         Ok(writer)
     }
 
-    fn create_at(&self, begin: Lsn) -> Checked<Writer> {
+    /// ... whose log begins there.
+    pub fn create_at(&self, begin: Lsn) -> Checked<Writer> {
         let process = self.start();
         let fleet = StageFleet { stage: self.clone(), process, visible: SlotSet::ALL };
         let created = recover::create(&fleet, self.0.geometry, Durability::Dsync);

@@ -6,6 +6,7 @@ use crate::lsn::{PageId, SlotSet};
 use crate::sim::model::{Effect, ModelMtr, State};
 use crate::sim::scenario::{Act, Call, Checked, Flight, Made, PAGE, Stage, ensure, slot, slots};
 use crate::volume::append::{NotAppended, Prepared};
+use crate::volume::close::Closing;
 use crate::volume::mtr::{Change, Content, What};
 use crate::volume::shared::Shared;
 use crate::volume::tickets::Ended;
@@ -261,6 +262,20 @@ impl Writer {
             self.land_on(lands)?;
         }
         Ok(())
+    }
+
+    /// Closes clean while writes land on these slots.
+    pub fn close(&self, lands: &str) -> Checked {
+        let mut closing = Closing::begin(&self.shared, Duration::from_secs(1));
+        for _ in 0..20 {
+            if let Some(ended) = closing.step(&self.shared) {
+                self.kill();
+                return ended.map_err(|e| format!("stage: the close is not clean: {e}"));
+            }
+            self.jobs()?;
+            self.land_on(lands)?;
+        }
+        Err("stage: the close comes to no end".into())
     }
 
     /// The writer takes in what came back. What it acknowledges is noted.

@@ -1,8 +1,10 @@
 //! Healing: what is copied, from where and to where, what counts as whole, and that it comes to an end.
 
 use crate::core::vote::Join;
+use crate::lsn::{Lsn, format};
+use crate::repair::plan::WIDE;
 use crate::segment::name::FileName;
-use crate::sim::scenario::{Act, Checked, Made, Op, Stage, Writer, ensure, slot};
+use crate::sim::scenario::{Act, Checked, Made, Op, PG, Stage, Writer, ensure, slot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -230,6 +232,21 @@ pub fn a_gap_outlives_a_crash() -> Checked {
     whole(&stage, &stage.open("ABCDEF")?, "EF", x)
 }
 
+/// x: A to E, and in flight to F, which is slow; a checkpoint, and redo begins behind x; killed; open.
+/// Rule: superblocks tell what slots are yet to get.
+pub fn what_a_slow_slot_lacks_outlives_a_crash() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    (0..2).try_for_each(|_| w.append(&[(1, 2); 200]).map(drop))?;
+    w.land_on("ABCDE")?;
+    w.checkpoint("ABCDE")?;
+    ensure(w.shared.engine().manifest().1 > x.begin && w.is_live("F"), "stage: redo begins before x, or F is away")?;
+    w.kill();
+    stage.lose(&w, "F");
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
 /// E and F are full while x is written, and come back. Rule: what was written meanwhile is a gap.
 pub fn what_was_missed_is_a_gap() -> Checked {
     let (stage, w, x) = x_missed_by_e_and_f()?;
@@ -280,6 +297,57 @@ pub fn what_a_late_write_spoils_is_filled_again() -> Checked {
     whole(&stage, &stage.open("ABCDEF")?, "F", x)
 }
 
+/// x: A to E, and in flight to F when its writer is killed; the next one, which F joins later, waits until x has landed, and
+/// checks; then the power cut. Rule: what was waited for is flushed before it counts as checked.
+pub fn what_landed_late_is_flushed() -> Checked {
+    let (stage, x) = x_in_flight_to_f(Lsn(4096))?;
+    let w = stage.open("ABCDE")?;
+    w.tick(200)?;
+    ensure(w.is_live("F") && !stage.has("F", FileName::Tail(2)), "stage: F is not back, or gets its tail copied")?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E, and in flight to F, whose writer goes on in the next segment, where it is killed; the next one heals F; then
+/// the power cut. Rule: wherever something may be missing, late writes are waited for before it counts as filled.
+pub fn what_is_late_in_another_segment_is_waited_for() -> Checked {
+    let (stage, x) = x_in_flight_to_f(Lsn(PG - (1 << 20)))?;
+    let w = stage.open("ABCDEF")?;
+    ensure(x.begin < Lsn(PG) && w.shared.engine().history.entries()[0].end > Lsn(PG), "stage: it is one segment")?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E, and in flight to F when its writer is killed; the next one, without F, closes clean before it has waited for
+/// anything; the one after that heals F; then the power cut.
+/// Rule: a clean end says nothing of what earlier writers have in flight.
+pub fn what_is_late_over_a_clean_end_is_waited_for() -> Checked {
+    let (stage, x) = x_in_flight_to_f(Lsn(4096))?;
+    let w = stage.open("ABCDE")?;
+    w.close("ABCDE")?;
+    let w = stage.open("ABCDEF")?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E, acknowledged, and in flight to F. Its writer, whose log began at `begin`, goes on for 2 MiB, and is killed.
+fn x_in_flight_to_f(begin: Lsn) -> Checked<(Stage, Made)> {
+    let stage = Stage::new();
+    let old = stage.create_at(begin)?;
+    let x = append_x(&old)?;
+    old.land_on("ABCDE")?;
+    ensure(old.acknowledged(x), "stage: x is not acknowledged")?;
+    for _ in 0..4 {
+        old.append(&[(2, 2); 200])?;
+        old.land_on("ABCDE")?;
+    }
+    old.kill();
+    Ok((stage, x))
+}
+
 /// x rots on E; while it is mended a blank disk comes in F's place, and is taken in.
 /// Rule: what was read of a slot says nothing of what comes back in its place.
 pub fn what_was_read_of_a_slot_goes_with_it() -> Checked {
@@ -295,6 +363,69 @@ pub fn what_was_read_of_a_slot_goes_with_it() -> Checked {
     w.tick(10)?;
     stage.kept()?;
     whole(&stage, &w, "EF", x)
+}
+
+/// x: acknowledged to F alone, whose disk is replaced; while the blank one is read back, x and more comes to A to E.
+/// Rule: what a slot had before it left, and is not found again, is a gap.
+pub fn what_a_slot_had_and_lost_is_a_gap() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    w.land_on("F")?;
+    ensure(!w.acknowledged(x), "stage: x is acknowledged on one")?;
+    stage.blank("F");
+    w.lose_slot("F")?;
+    let (inner, writer) = (stage.clone(), w.clone());
+    let mut act = Some(move || {
+        inner.keep(writer.append(&[(2, 2)]).map(drop));
+        inner.keep(writer.land_on("ABCDE"));
+    });
+    w.hook(move |c| {
+        if let Some(act) = act.take_if(|_| c.slot == slot("F") && c.op == Op::Write) {
+            act();
+        }
+        Act::Go
+    });
+    w.tick(200)?;
+    stage.kept()?;
+    ensure(w.acknowledged(x) && w.is_live("F"), "stage: x is not acknowledged, or F is not back")?;
+    whole(&stage, &w, "F", x)
+}
+
+/// x rots on E, and on F when a scrub has read it and mends E; somebody asks for a scrub.
+/// Rule: what was read before it was asked for counts in none.
+pub fn what_rots_behind_a_scrub_is_found_by_the_next() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    stage.rot_log("E", x.begin + 1000);
+    let (inner, writer) = (stage.clone(), w.clone());
+    as_it_mends(&w, "E", move || {
+        inner.rot_log("F", x.begin + 1000);
+        writer.scrub();
+    });
+    w.scrub();
+    w.tick(10)?;
+    whole(&stage, &w, "EF", x)
+}
+
+/// x rots on F, which does not answer while a scrub reads what lies before, nor is asked for x.
+/// Rule: a scrub comes back to who was not read.
+pub fn who_was_not_asked_is_asked_later() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    for _ in 0..11 {
+        w.append(&[(2, 2); 200])?;
+        w.land_on("ABCDEF")?;
+    }
+    let x = append_x(&w)?;
+    w.land_on("ABCDEF")?;
+    ensure(x.begin > Lsn(WIDE * format::FRAME), "stage: one unit of the scrub has it all")?;
+    stage.rot_log("F", x.begin + 1000);
+    w.idle("F");
+    w.scrub();
+    (0..3).try_for_each(|_| w.tick(11_000))?;
+    ensure(w.is_live("F"), "stage: F has left")?;
+    w.idle("");
+    whole(&stage, &w, "F", x)
 }
 
 /// E and F lack x; E is mended, and F does not answer. Rule: who did not say that it has it is not filled.

@@ -79,6 +79,26 @@ pub fn t11_a_newer_record_refuses() -> Checked {
     }
 }
 
+/// Closed clean; the next writer's z is acknowledged, and then its decision is lost on all slots.
+/// Rule: a clean end, too, is looked behind for a higher epoch.
+pub fn t11_a_newer_record_behind_a_clean_end_refuses() -> Checked {
+    let stage = Stage::new();
+    stage.create()?.close("ABCDEF")?;
+    let w = stage.open("ABCDEF")?;
+    let z = w.append(&[(3, 3)])?;
+    w.land_on("ABCDEF")?;
+    ensure(w.acknowledged(z), "stage: z is not acknowledged")?;
+    w.kill();
+    for name in ["A", "B", "C", "D", "E", "F"] {
+        stage.rot(name, FileName::Epoch(2), 100);
+        stage.rot(name, FileName::Epoch(2), superblock::PLACE as u64 + 100);
+    }
+    match stage.try_read_only("ABCDEF")? {
+        Err(OpenError::UnknownEpoch { epoch: 2, .. }) => Ok(()),
+        other => Err(format!("stage: it is not refused for its epoch: {other:?}")),
+    }
+}
+
 /// x: A; open over B, C, D, E: x absent; one sector of that decision goes bad on B and on C; open over A, B, C, F.
 /// Rule: each superblock version is written twice.
 pub fn t11_a_superblock_in_one_place() -> Checked {

@@ -175,7 +175,7 @@ impl Engine {
         let mut nothing = Vec::new();
         // Nothing is checked while something of an earlier process can still land there.
         let unchecked = if self.is_quiet() { self.unchecked } else { Gap::NONE };
-        let in_hand = self.healing.mending.as_ref().map(|w| (w.unit.why, w.unit.stretch));
+        let in_hand = self.healing.mending.as_ref().map(|w| &w.unit);
         let room = |s: &Slot| now >= self.healing.no_room_until[s.index()];
         let fillable = able.iter().filter(room).collect();
         let situation =
@@ -219,7 +219,7 @@ impl Engine {
         working.waiting = slots;
         let unit = working.unit.clone();
         for slot in slots.iter() {
-            let (keep, flush) = (unit.keep.contains(slot), unit.counts(slot));
+            let (keep, flush) = (unit.keep.contains(slot), unit.counts(slot) && !planted(Bug::CheckUnflushed));
             self.give(slot, Job::Copy { part: unit.part.clone(), geometry: self.geometry, keep, flush });
         }
     }
@@ -316,7 +316,9 @@ impl Engine {
         }
         let complete = working.verdict.is_complete();
         if !complete {
-            self.healing.plan.park(&unit.part, working.asked);
+            // One that did not answer may have it.
+            let answered = |s: &Slot| working.copies[s.index()].is_some();
+            self.healing.plan.park(&unit.part, working.asked.iter().filter(answered).collect());
         }
         // Who was live all the time, was read, and has everything now.
         let live = self.writer.live();
@@ -328,8 +330,9 @@ impl Engine {
             if read && complete && unit.targets.contains(slot) {
                 self.filled(slot, Gap { from: unit.stretch.from, to });
             } else if matches!(unit.why, Why::Check | Why::Scrub) && !(read && complete) {
-                // Known when the others are: it was not read with them.
-                if unit.why == Why::Check || working.failed.contains(slot) {
+                // What the others have is known, and it was not read with them.
+                let asked = working.asked.contains(slot) || planted(Bug::ScrubForgets);
+                if unit.why == Why::Check || working.failed.contains(slot) || !asked {
                     self.writer.suspect(slot, Gap { from: unit.part.from, to });
                 }
             }
