@@ -230,7 +230,7 @@ impl Engine {
         loop {
             let mut moved = self.take_in(now);
             moved |= self.look(now);
-            for slot in self.disk.lost().iter() {
+            for slot in self.lost().iter() {
                 self.leave(slot, Away::Absent);
                 self.is_another(slot, now);
             }

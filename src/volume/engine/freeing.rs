@@ -5,8 +5,8 @@
 
 use crate::core::history::{Entry, History};
 use crate::disk::job::{Job, JobKind};
-use crate::lsn::{SLOTS, Slot, SlotSet};
-use crate::reclaim::freed::{Freed, Run};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::reclaim::freed::{self, Freed, Run};
 use crate::volume::engine::Engine;
 
 pub struct Freeing {
@@ -45,6 +45,16 @@ impl Engine {
     /// The slot may have missed what was given back meanwhile.
     pub(super) fn owes_all(&mut self, slot: Slot) {
         self.freeing.all.insert(slot);
+    }
+
+    /// Slots that have lost their directories, or segments that were not given back.
+    pub(super) fn lost(&mut self) -> SlotSet {
+        let (kept, pg_size) = (&self.freeing.kept, self.geometry.pg_size);
+        let holds = |pg: u32| {
+            let begin = Lsn(u64::from(pg) * pg_size);
+            freed::bytes_in(kept, begin, begin + pg_size) > 0
+        };
+        self.disk.lost(&holds)
     }
 
     /// Something is still to be given back by a slot that could do it.
