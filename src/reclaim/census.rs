@@ -101,6 +101,11 @@ impl Census {
         }
     }
 
+    /// What is dead of it, in 1/256.
+    pub fn dead_share(&self, stock: &Stock) -> u64 {
+        stock.bytes.saturating_sub(self.live_of(stock)) * 256 / stock.bytes.max(1)
+    }
+
     pub fn sum(&self, stocks: &[Stock]) -> Sum {
         let of = |sum: Sum, s: &Stock| Sum { kept: sum.kept + s.bytes, live: sum.live + self.live_of(s).min(s.bytes) };
         stocks.iter().fold(Sum::default(), of)

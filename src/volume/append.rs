@@ -7,6 +7,7 @@ use crate::page::overlay::Version;
 use crate::page::read::{Head, Map, head_of};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Content, What};
+use crate::volume::reclaim::CREDIT_WAIT;
 use crate::volume::shared::Shared;
 use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
@@ -64,6 +65,11 @@ impl Prepared {
     #[cfg(feature = "sim")]
     pub fn end(&self) -> Lsn {
         self.reservation.end
+    }
+
+    /// The MTR's first record.
+    pub fn begin(&self) -> Lsn {
+        self.reservation.records.first().map_or(self.reservation.end, |r| r.0)
     }
 
     /// Address of record `i`.
@@ -379,9 +385,17 @@ impl Shared {
     }
 
     pub fn append_with(&self, mut prepare: impl FnMut() -> Result<Prepared, NotAppended>) -> Result<Lsn, WriteError> {
-        let deadline = self.clock.now() + self.options.stall_max;
+        let begun = self.clock.now();
+        let deadline = begun + self.options.stall_max;
         loop {
             let turn = self.progress.turn();
+            if self.pressure.is_on() && self.clock.now() < begun + CREDIT_WAIT {
+                // The log would grow faster than space comes back.
+                self.background.wake();
+                self.wait_for_word(turn, Duration::from_millis(10));
+                self.check_open()?;
+                continue;
+            }
             if self.overlay_is_full() {
                 // The checkpoint under way must end first: memory is bounded.
                 self.background.wake_now();
@@ -393,7 +407,9 @@ impl Shared {
             }
             let needed = match prepare() {
                 Ok(prepared) => {
+                    let begin = prepared.begin();
                     let end = self.finish(prepared);
+                    self.pressure.appended(end - begin);
                     self.front.wait_published(end, self.options.stall_max);
                     self.last_commit_us.store(self.clock.now().as_micros() as u64, Ordering::Relaxed);
                     // While a group is on its way the next one fills, and whoever reaps that, or waits for this, sends it

@@ -16,12 +16,17 @@ use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Change, Content, Moved, What};
 use crate::volume::shared::Shared;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 /// Extents are emptied while more is kept than this share of what is live, and the slack beside.
 const KEPT_PER_LIVE: (u64, u64) = (6, 5);
 const SLACK: u64 = format::EXTENT;
+/// Beyond this share, and the reserve beside, whoever appends waits for it.
+const BEHIND_PER_LIVE: (u64, u64) = (13, 10);
+/// What the log takes beside what is live and what views hold, at most: its newest extent, one that is being emptied, two
+/// that wait for a checkpoint, and what a checkpoint has not come to.
+const RESERVE: u64 = 4 * format::EXTENT;
 /// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for it.
 const LEAST_DEAD: u64 = 8;
 const LEAST_DEAD_ASKED: u64 = 32;
@@ -33,8 +38,18 @@ const PAGES_A_STEP: usize = 32;
 const REST: u32 = 3;
 /// What could not be read, or moved on, is tried again then.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Extents that are emptied wait for a checkpoint, at most so many.
-const EMPTIED_MAX: usize = 8;
+/// Extents that are emptied wait for a checkpoint: at most so many, and two where little is live.
+const EMPTIED_MAX: u64 = 8;
+/// Steps of one turn, and the time after which a turn ends.
+const STEPS: usize = 16;
+const TURN: Duration = Duration::from_millis(5);
+/// So much may be appended before it is looked again whether something is to be done.
+const IDLE_BYTES: u64 = format::EXTENT / 16;
+/// What was given back ahead of who appends, and what they may be ahead of it.
+const CREDIT_MAX: i64 = 16 << 20;
+const CREDIT_MIN: i64 = -(4 << 20);
+/// An append waits so long for credit, at most.
+pub const CREDIT_WAIT: Duration = Duration::from_millis(100);
 /// Pages of an extent that are remembered as done.
 const SEEN_MAX: usize = 128 << 10;
 
@@ -49,6 +64,8 @@ pub struct Reclaim {
     /// Somebody asked for all that can be had.
     asked: bool,
     rests_until: Duration,
+    /// Nothing was to be done at this progress.
+    idle_at: Option<u64>,
     /// Draws the frames that are sampled.
     turn: u64,
     appended: Lsn,
@@ -58,9 +75,42 @@ pub struct Reclaim {
     pub given_back_bytes: u64,
 }
 
+/// Reclaiming that is behind slows down who appends: as much as it gives back, they may append.
+#[derive(Default)]
+pub struct Pressure {
+    behind: AtomicBool,
+    credit: AtomicI64,
+}
+
+impl Pressure {
+    pub fn is_on(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) && self.credit.load(Ordering::Relaxed) < 0
+    }
+
+    pub fn appended(&self, bytes: u64) {
+        if self.behind.load(Ordering::Relaxed) {
+            let less = |c: i64| Some((c - bytes as i64).max(CREDIT_MIN));
+            let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+
+    fn gained(&self, bytes: u64) {
+        let more = |c: i64| Some((c + bytes as i64).min(CREDIT_MAX));
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    fn set(&self, behind: bool) {
+        if !self.behind.swap(behind, Ordering::Relaxed) {
+            self.credit.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// An extent that is gone through.
 struct Emptying {
     run: Run,
+    /// What is dead of it, by the census, in 1/256.
+    dead: u64,
     /// Parts of frames that are still to be read, the next one last.
     parts: Vec<(Lsn, Lsn)>,
     pages: Vec<PageId>,
@@ -178,12 +228,26 @@ impl Shared {
             return Some(reclaim.rests_until - now);
         }
         let busy = std::mem::replace(&mut reclaim.appended, self.appended()) < self.appended();
-        let step = self.reclaim_step(&mut reclaim);
+        let behind = self.pressure.behind.load(Ordering::Relaxed);
+        let busy = busy && !behind;
+        let mut step = self.reclaim_step(&mut reclaim);
+        for _ in 1..STEPS {
+            if !matches!(step, Ok(Step::More)) || self.clock.now() > now + TURN {
+                break;
+            }
+            step = self.reclaim_step(&mut reclaim);
+        }
+        if behind {
+            self.progress.moved();
+        }
         let took = self.clock.now().saturating_sub(now);
         let rest = match step {
             Ok(Step::More) if busy => took * REST,
             Ok(Step::More) => Duration::ZERO,
-            Ok(Step::Idle) => return None,
+            Ok(Step::Idle) => {
+                self.pressure.set(false);
+                return None;
+            }
             Ok(Step::Wait | Step::Checkpoint) => Duration::from_millis(5).max(took * REST),
             Ok(Step::Later) | Err(_) => AGAIN,
         };
@@ -199,6 +263,13 @@ impl Shared {
         if let Some(emptying) = r.emptying.take() {
             return self.go_on(r, emptying);
         }
+        let page_size = u64::from(self.geometry.page_size);
+        let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
+        let idle = r.idle_at.is_some_and(|at| progress < at + IDLE_BYTES);
+        if idle && !r.asked && r.emptied.is_empty() {
+            return Ok(Step::Idle);
+        }
+        r.idle_at = None;
         let (kept, redo, quiet) = {
             let engine = self.engine();
             (engine.freeing.kept.clone(), engine.manifest().1, engine.is_quiet())
@@ -209,8 +280,6 @@ impl Shared {
         }
         let waits = |s: &Stock| r.emptied.iter().any(|e| e.run == s.run());
         let stocks: Vec<Stock> = census::stocks(&kept, redo).into_iter().filter(|s| !waits(s)).collect();
-        let page_size = u64::from(self.geometry.page_size);
-        let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
         if let Some(stock) = r.census.due(&stocks, progress) {
             r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
@@ -224,13 +293,20 @@ impl Shared {
             false => (KEPT_PER_LIVE, SLACK, LEAST_DEAD),
         };
         let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
-        let full = r.emptied.len() >= EMPTIED_MAX;
+        let held = r.emptied.iter().map(|e| freed::bytes_in(&kept, e.run.from, e.run.to)).sum::<u64>();
+        let young = freed::bytes_in(&kept, redo.floor(format::EXTENT), self.front.tail());
+        let all = sum.kept + held + young;
+        let (of, per) = BEHIND_PER_LIVE;
+        let behind = all > sum.live / per * of + RESERVE;
+        let full = r.emptied.len() as u64 >= (sum.live / format::EXTENT / 8).clamp(2, EMPTIED_MAX);
         let freed = self.freed();
         let may = |s: &Stock| !r.unreadable.contains(&s.extent) && !freed.is_full_for(s.run());
         match r.census.victim(&stocks, least, may).filter(|_| wanted && !full) {
             Some(stock) => {
+                self.pressure.set(behind);
                 r.emptying = Some(Emptying {
                     run: stock.run(),
+                    dead: r.census.dead_share(&stock),
                     parts: parts(&kept, stock.run()),
                     pages: Vec::new(),
                     seen: HashSet::new(),
@@ -239,12 +315,14 @@ impl Shared {
                 Ok(Step::More)
             }
             None if r.emptied.is_empty() => {
-                r.asked = false;
+                (r.asked, r.idle_at) = (false, Some(progress));
                 Ok(Step::Idle)
             }
             None => {
                 let oldest = self.reads.views.lock().pins().first().copied();
                 let ready = !r.ready(self.front.tail(), oldest).is_empty();
+                // What views hold is nobody's to wait for.
+                self.pressure.set(behind && ready);
                 Ok(if ready { Step::Checkpoint } else { Step::Later })
             }
         }
@@ -336,6 +414,7 @@ impl Shared {
                 return Ok(Step::More);
             }
         };
+        self.pressure.gained((to - from) * e.dead / 256);
         for record in records.iter().filter(|r| is_of_page(r)) {
             let page = PageId(record.fields.page);
             if e.seen.len() >= SEEN_MAX {

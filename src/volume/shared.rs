@@ -14,7 +14,7 @@ use crate::volume::engine::{Engine, Pumped};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::options::Options;
 use crate::volume::page::Page;
-use crate::volume::reclaim::Reclaim;
+use crate::volume::reclaim::{Pressure, Reclaim};
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
 use crate::volume::wake::{Background, Progress};
@@ -69,6 +69,7 @@ pub(crate) struct Shared {
     pub alloc: Mutex<Alloc>,
     pub checkpoint: Mutex<Option<Checkpoint>>,
     pub reclaim: Mutex<Reclaim>,
+    pub pressure: Pressure,
     /// Pages freed since the volume was opened.
     pub freed_pages: AtomicU64,
     pub clock: Arc<dyn Clock>,
@@ -176,6 +177,7 @@ impl Shared {
             alloc: Mutex::new(Alloc::new(parts.next_page)),
             checkpoint: Mutex::new(None),
             reclaim: Mutex::default(),
+            pressure: Pressure::default(),
             freed_pages: AtomicU64::new(0),
             opened_at: parts.clock.now(),
             clock: parts.clock,
