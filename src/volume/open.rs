@@ -417,7 +417,8 @@ pub(crate) fn build(
     // earlier writers had in flight is no more.
     let doubts = (!any.gaps.is_empty() || !any.unchecked.is_empty()) && !planted(Bug::QuietAfterClean);
     let (tails, all_seen) = (recovered.survey.has_tails(), recovered.survey.ours() == SlotSet::ALL);
-    let merges = !recovered.clean || tails || !all_seen || doubts;
+    // Before the first epoch there was nobody.
+    let merges = number > 1 && (!recovered.clean || tails || !all_seen || doubts);
     let freed = recovered.manifest.freed.clone();
     let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, freed, number, options);
     let parts = Parts {

@@ -30,6 +30,8 @@ const RESERVE: u64 = 4 * format::EXTENT;
 /// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for it.
 const LEAST_DEAD: u64 = 8;
 const LEAST_DEAD_ASKED: u64 = 32;
+/// Records of a frame that are asked for, at most.
+const PICKS: usize = 24;
 /// Content of one MTR.
 const BATCH_BYTES: usize = 512 << 10;
 /// Pages looked at in one step.
@@ -228,7 +230,8 @@ impl Shared {
             return Some(reclaim.rests_until - now);
         }
         let busy = std::mem::replace(&mut reclaim.appended, self.appended()) < self.appended();
-        let behind = self.pressure.behind.load(Ordering::Relaxed);
+        let behind = self.is_behind(&mut reclaim);
+        self.pressure.set(behind);
         let busy = busy && !behind;
         let mut step = self.reclaim_step(&mut reclaim);
         for _ in 1..STEPS {
@@ -244,10 +247,7 @@ impl Shared {
         let rest = match step {
             Ok(Step::More) if busy => took * REST,
             Ok(Step::More) => Duration::ZERO,
-            Ok(Step::Idle) => {
-                self.pressure.set(false);
-                return None;
-            }
+            Ok(Step::Idle) => return None,
             Ok(Step::Wait | Step::Checkpoint) => Duration::from_millis(5).max(took * REST),
             Ok(Step::Later) | Err(_) => AGAIN,
         };
@@ -257,6 +257,22 @@ impl Shared {
             self.begin_checkpoint();
         }
         Some(rest.max(Duration::from_millis(1)))
+    }
+
+    /// The log takes more than it should, and what is under way makes it less.
+    fn is_behind(&self, r: &mut Reclaim) -> bool {
+        // What views hold is nobody's to wait for.
+        let oldest = self.reads.views.lock().pins().first().copied();
+        if r.told.kept == 0 || r.emptying.is_none() && r.ready(self.front.tail(), oldest).is_empty() {
+            return false;
+        }
+        let engine = self.engine();
+        let bytes = |from, to| freed::bytes_in(&engine.freeing.kept, from, to);
+        let all = bytes(Lsn::NONE, self.front.tail());
+        let pinned = r.emptied.iter().filter(|e| oldest.is_some_and(|view| view < e.since));
+        let pinned = pinned.map(|e| bytes(e.run.from, e.run.to)).sum::<u64>();
+        let (of, per) = BEHIND_PER_LIVE;
+        all > r.told.live / per * of + RESERVE + pinned
     }
 
     fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
@@ -280,11 +296,11 @@ impl Shared {
         }
         let waits = |s: &Stock| r.emptied.iter().any(|e| e.run == s.run());
         let stocks: Vec<Stock> = census::stocks(&kept, redo).into_iter().filter(|s| !waits(s)).collect();
-        if let Some(stock) = r.census.due(&stocks, progress) {
+        let due = r.census.due(&stocks, progress);
+        if let Some(stock) = due {
             r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
             r.census.record(stock.extent, of, live, progress);
-            return Ok(Step::More);
         }
         let sum = r.census.sum(&stocks);
         r.told = sum;
@@ -293,17 +309,11 @@ impl Shared {
             false => (KEPT_PER_LIVE, SLACK, LEAST_DEAD),
         };
         let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
-        let held = r.emptied.iter().map(|e| freed::bytes_in(&kept, e.run.from, e.run.to)).sum::<u64>();
-        let young = freed::bytes_in(&kept, redo.floor(format::EXTENT), self.front.tail());
-        let all = sum.kept + held + young;
-        let (of, per) = BEHIND_PER_LIVE;
-        let behind = all > sum.live / per * of + RESERVE;
         let full = r.emptied.len() as u64 >= (sum.live / format::EXTENT / 8).clamp(2, EMPTIED_MAX);
         let freed = self.freed();
         let may = |s: &Stock| !r.unreadable.contains(&s.extent) && !freed.is_full_for(s.run());
         match r.census.victim(&stocks, least, may).filter(|_| wanted && !full) {
             Some(stock) => {
-                self.pressure.set(behind);
                 r.emptying = Some(Emptying {
                     run: stock.run(),
                     dead: r.census.dead_share(&stock),
@@ -314,6 +324,7 @@ impl Shared {
                 });
                 Ok(Step::More)
             }
+            None if due.is_some() => Ok(Step::More),
             None if r.emptied.is_empty() => {
                 (r.asked, r.idle_at) = (false, Some(progress));
                 Ok(Step::Idle)
@@ -321,8 +332,6 @@ impl Shared {
             None => {
                 let oldest = self.reads.views.lock().pins().first().copied();
                 let ready = !r.ready(self.front.tail(), oldest).is_empty();
-                // What views hold is nobody's to wait for.
-                self.pressure.set(behind && ready);
                 Ok(if ready { Step::Checkpoint } else { Step::Later })
             }
         }
@@ -333,21 +342,19 @@ impl Shared {
         let parts = parts(kept, stock.run());
         let (from, to) = *parts.get((draw % parts.len().max(1) as u64) as usize)?;
         let records = self.reads.pages.reader.part(from, to).ok()?;
-        let mut chains: HashMap<u64, Option<Vec<Lsn>>> = HashMap::new();
+        // Nodes that are live are few, and a page's frees are not.
+        let all = records.iter().map(|r| r.len).sum::<u64>().max(1);
+        let of_pages: Vec<&Brief> = records.iter().filter(|r| is_of_page(r)).collect();
         let (mut of, mut live) = (0, 0);
-        for r in &records {
+        let each = of_pages.len().div_ceil(PICKS).max(1);
+        for r in of_pages.iter().skip((draw >> 8) as usize % each).step_by(each) {
             of += r.len;
-            if !is_of_page(r) {
-                // Nodes that are live are few, and a page's frees are not.
-                continue;
-            }
-            let chain = chains.entry(r.fields.page).or_insert_with(|| {
-                let chain = self.chain(PageId(r.fields.page), to).ok().flatten()?;
-                Some(chain.chain.deltas.iter().map(|d| d.lsn).chain([chain.chain.image]).collect())
-            });
-            live += if chain.as_ref().is_some_and(|c| c.contains(&r.lsn)) { r.len } else { 0 };
+            let found = self.chain(PageId(r.fields.page), to).ok().flatten();
+            let holds = |c: Chain| c.image == r.lsn || c.deltas.iter().any(|d| d.lsn == r.lsn);
+            live += if found.is_some_and(|f| holds(f.chain)) { r.len } else { 0 };
         }
-        Some((of.max(1), live))
+        let pages = of_pages.iter().map(|r| r.len).sum::<u64>();
+        Some((all, (u128::from(pages) * u128::from(live) / u128::from(of.max(1))) as u64))
     }
 
     /// Goes on with emptying an extent.
@@ -362,11 +369,19 @@ impl Shared {
                     r.moved_bytes += self.front.tail().0.saturating_sub(tail.0);
                     Step::More
                 }
-                // A page has changed meanwhile: all are looked at again.
-                Err(NotAppended::Wrong(WriteError::Conflict(_) | WriteError::NoSuchPage(_)) | NotAppended::Again) => {
-                    e.pages.extend(std::mem::take(&mut e.batch).content.moved.into_keys());
-                    Step::Wait
+                // A page has changed meanwhile: it is looked at again, and the others go without it.
+                Err(NotAppended::Wrong(WriteError::Conflict(page) | WriteError::NoSuchPage(page))) => {
+                    let content = &mut e.batch.content;
+                    content.changes.retain(|c| c.page != page);
+                    content.expected.retain(|(p, _)| *p != page);
+                    content.moved.remove(&page);
+                    e.pages.insert(0, page);
+                    if content.changes.is_empty() {
+                        e.batch = Batch::default();
+                    }
+                    Step::More
                 }
+                Err(NotAppended::Again) => Step::Wait,
                 Err(NotAppended::RingFull) => {
                     self.pump();
                     Step::Wait
