@@ -173,6 +173,8 @@ bugs! {
     ScrubbedBefore,
     /// A slot that was busy when a scrub came by is not read for it any more. `who_was_not_asked_is_asked_later`.
     ScrubForgets,
+    /// A slot that did not answer in time counts as one that has nothing. `silence_parks_nothing`.
+    ParkedBySilence,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.

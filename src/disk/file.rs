@@ -493,6 +493,12 @@ mod tests {
         assert!(scanned(3 << 20, 1 << 20).iter().all(|b| *b == 0));
         assert_eq!((scanned(1 << 20, (1 << 20) + 4096).len(), scanned(9 << 20, 4096).len()), ((1 << 20) + 4096, 0));
         assert_eq!(dir.read_owned(name, (8 << 20) - 4096, 8192).unwrap().len(), 4096);
+        // Frames at once, the file's end among them.
+        dir.write_at(name, 8 << 20, &owned[..4096]).unwrap();
+        let frames = dir.read_frames(name, 5 << 20, 5).unwrap();
+        assert_eq!(frames.iter().map(Bytes::len).collect::<Vec<_>>(), [1 << 20, 1 << 20, 1 << 20, 4096, 0]);
+        assert!(frames[0] == askew[..1 << 20] && frames[3] == owned[..4096]);
+        assert!(dir.read_frames(FileName::Segment(4), 0, 2).is_err());
     }
 
     #[test]

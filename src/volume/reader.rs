@@ -99,6 +99,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
             Ok(recovered) => break recovered,
             // A writer opened the volume while its superblocks were read: they are read again.
             Err(_) if claims != before && tries < TRIES => before = claims,
+            // Or it had claimed before, and has decided and written since.
             Err(OpenError::UnknownEpoch { .. }) if tries < TRIES => (),
             Err(e) => return Err(no_volume(e, &azs)),
         }

@@ -9,8 +9,13 @@ use std::str::FromStr;
 
 /// Writes a line. Who reads them may have had enough: then it ends as SIGPIPE would end it.
 pub fn line(text: std::fmt::Arguments<'_>) {
-    if writeln!(std::io::stdout(), "{text}").is_err() {
-        std::process::exit(141);
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => (),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(141),
+        Err(e) => {
+            eprintln!("stdout: {e}");
+            std::process::exit(1);
+        }
     }
 }
 

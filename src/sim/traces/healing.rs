@@ -428,6 +428,19 @@ pub fn who_was_not_asked_is_asked_later() -> Checked {
     whole(&stage, &w, "F", x)
 }
 
+/// E and F lack x, and a reader met that; nobody answers when all are read for it, and then all do.
+/// Rule: a slot that did not answer may have it.
+pub fn silence_parks_nothing() -> Checked {
+    let (stage, w, x) = x_missed_by_e_and_f()?;
+    w.idle("ABCDEF");
+    w.shared.engine().wound(x.begin);
+    w.heals(true);
+    w.tick(10)?;
+    w.tick(11_000)?;
+    w.idle("");
+    whole(&stage, &w, "EF", x)
+}
+
 /// E and F lack x; E is mended, and F does not answer. Rule: who did not say that it has it is not filled.
 pub fn silence_fills_nothing() -> Checked {
     let (stage, w, x) = x_missed_by_e_and_f()?;

@@ -317,7 +317,7 @@ impl Engine {
         let complete = working.verdict.is_complete();
         if !complete {
             // One that did not answer may have it.
-            let answered = |s: &Slot| working.copies[s.index()].is_some();
+            let answered = |s: &Slot| working.copies[s.index()].is_some() || planted(Bug::ParkedBySilence);
             self.healing.plan.park(&unit.part, working.asked.iter().filter(answered).collect());
         }
         // Who was live all the time, was read, and has everything now.
