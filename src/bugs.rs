@@ -173,6 +173,8 @@ bugs! {
     ScrubbedBefore,
     /// A slot that was busy when a scrub came by is not read for it any more. `who_was_not_asked_is_asked_later`.
     ScrubForgets,
+    /// A slot that was away when a scrub or a check came by is not read for it any more. `who_was_away_is_asked_later`.
+    AwayForgotten,
     /// A slot that did not answer in time counts as one that has nothing. `silence_parks_nothing`.
     ParkedBySilence,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.

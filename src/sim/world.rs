@@ -250,14 +250,22 @@ impl Disks {
 
     /// Slots in whose place there is another volume's, or another slot's.
     pub fn strangers(&self, volume: uuid::Uuid) -> SlotSet {
+        let begins_in_garbage = |(name, file): (&FileName, &File)| {
+            let (FileName::Segment(pg), Some(g)) = (*name, self.laws.geometry) else { return false };
+            [0, g.block()].into_iter().any(|at| {
+                let begin = Lsn(u64::from(pg) * g.pg_size + at);
+                file.block(at)
+                    .is_some_and(|b| b.iter().any(|b| *b > 0) && group::decode_header(b, begin, g.seed()).is_err())
+            })
+        };
         let is_other = |slot: &Slot| {
             let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
             let places = supers.flat_map(|(_, f)| [0, PLACE as u64].map(|at| read_around(f, at)));
             let mut told = places.filter_map(|place| Superblock::decode(&place).ok()).peekable();
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
-                // Nobody can tell any more, if its log is damaged, too.
-                None => self.damages[slot.index()] > 1,
+                // Nobody can tell any more, if its log is damaged, too: by a fault, or by a power cut.
+                None => self.damages[slot.index()] > 1 || self.files[slot.index()].iter().any(begins_in_garbage),
             }
         };
         Slot::ALL.into_iter().filter(is_other).collect()

@@ -91,7 +91,7 @@ pub struct Laws {
     /// The checksum of every block that an epoch's writer sent.
     blocks: BTreeMap<(u64, Lsn), u32>,
     votes: [Vote; SLOTS],
-    geometry: Option<Geometry>,
+    pub(super) geometry: Option<Geometry>,
     /// Time that passed in jumps, while every process was stopped, and their number.
     pub asleep: Duration,
     pub jumps: u32,

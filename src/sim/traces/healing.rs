@@ -432,6 +432,28 @@ pub fn who_was_not_asked_is_asked_later() -> Checked {
     whole(&stage, &w, "F", x)
 }
 
+/// x rots on F, which is away while a scrub reads it, and comes back. Rule: it does so for who was away, too.
+pub fn who_was_away_is_asked_later() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    w.kill();
+    // Redo is far behind x: what lies near it is looked at anyway when F is back.
+    let w = stage.open("ABCDEF")?;
+    w.append(&[(2, 2)])?;
+    w.land_on("ABCDEF")?;
+    w.checkpoint("ABCDEF")?;
+    whole(&stage, &w, "ABCDEF", x)?;
+    ensure(w.shared.engine().manifest().1 > x.end + format::EXTENT, "stage: redo is near x")?;
+    stage.rot_log("F", x.begin + 1000);
+    w.append(&[(9, 9)])?;
+    w.land_on("ABCDE")?;
+    w.fail("F")?;
+    w.scrub();
+    (0..3).try_for_each(|_| w.tick(1))?;
+    let passed = w.shared.engine().repair_health().scrubs == 1;
+    ensure(!w.is_live("F") && passed, "stage: F is back, or the scrub has not passed x")?;
+    whole(&stage, &w, "F", x)
+}
+
 /// E and F lack x, and a reader met that; nobody answers when all are read for it, and then all do.
 /// Rule: a slot that did not answer may have it.
 pub fn silence_parks_nothing() -> Checked {

@@ -114,6 +114,7 @@ traces! {
     healing::what_a_slow_slot_lacks_outlives_a_crash [LagForgotten "R1"]
     healing::what_rots_behind_a_scrub_is_found_by_the_next [ScrubbedBefore "R1"]
     healing::who_was_not_asked_is_asked_later [ScrubForgets "R1"]
+    healing::who_was_away_is_asked_later [AwayForgotten "R1"]
     healing::silence_parks_nothing [ParkedBySilence "R1"]
     healing::silence_fills_nothing [SilenceFills "R1"]
     healing::what_a_failed_flush_left_is_read_anew [CacheTrusted "R1"]

@@ -325,8 +325,9 @@ impl Engine {
         for slot in Slot::ALL {
             let failed = working.failed.contains(slot) && !planted(Bug::SilenceFills);
             let read = working.copies[slot.index()].is_some() && !failed && live.contains(slot);
-            // Beyond its limit nothing was looked for.
-            let to = unit.stretch.to.min(unit.limits[slot.index()]);
+            // Beyond its limit nothing was looked for. One that was away had none, and lacks what it left with.
+            let limit = Some(unit.limits[slot.index()]).filter(|to| !to.is_none() || planted(Bug::AwayForgotten));
+            let to = unit.stretch.to.min(limit.or(self.writer.cursor(slot)).unwrap_or(Lsn::MAX));
             if read && complete && unit.targets.contains(slot) {
                 self.filled(slot, Gap { from: unit.stretch.from, to });
             } else if matches!(unit.why, Why::Check | Why::Scrub) && !(read && complete) {
