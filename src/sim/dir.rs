@@ -133,7 +133,8 @@ impl SlotDir for SimDir {
     fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
         let mut w = self.reads()?;
         let file = w.reach(self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
-        file.read_shared(offset, most).ok_or_else(eio)
+        let read = if let FileName::Segment(_) = name { File::read_written } else { File::read_shared };
+        read(file, offset, most).ok_or_else(eio)
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -1,10 +1,13 @@
 //! A simulated file: what is readable, and what of it a power cut may turn back or ruin.
 
 use crate::lsn::format;
+use crate::segment::superblock::{PLACE, Superblock};
 use crate::sim::random::Random;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
+use std::ops::Range;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 pub const BLOCK: usize = 4096;
 pub const SECTOR: usize = 512;
@@ -22,6 +25,8 @@ struct Frame {
     /// Up to its end as far as anybody was there; zeros where nothing was written.
     bytes: Arc<Vec<u8>>,
     written: [u64; BLOCKS / 64],
+    /// Where the furthest write ended, whatever of it landed: behind it is space that was taken, and nothing else.
+    reach: usize,
 }
 
 /// A frame that is longer than this takes room for a whole one.
@@ -92,16 +97,17 @@ impl Frame {
         &mut bytes[from..to]
     }
 
-    /// Takes a whole block.
+    /// Takes whole blocks, the first of which is `block`.
     fn put(&mut self, block: usize, chunk: &[u8]) {
-        let from = block * BLOCK;
-        let bytes = self.bytes_mut(from + BLOCK);
-        if bytes.len() == from {
-            bytes.extend_from_slice(chunk);
-            self.written[block / 64] |= 1 << (block % 64);
-        } else {
-            self.block(block).copy_from_slice(chunk);
+        let (from, to) = (block * BLOCK, block * BLOCK + chunk.len());
+        (block..to / BLOCK).for_each(|b| self.written[b / 64] |= 1 << (b % 64));
+        let bytes = self.bytes_mut(to);
+        if bytes.len() < from {
+            bytes.resize(from, 0);
         }
+        let (over, behind) = chunk.split_at(chunk.len().min(bytes.len() - from));
+        bytes[from..from + over.len()].copy_from_slice(over);
+        bytes.extend_from_slice(behind);
     }
 
     /// The block was not written: it reads as zeros.
@@ -129,6 +135,8 @@ pub struct File {
     len: u64,
     /// Counts writes: a late one may land behind newer ones.
     pub writes: u64,
+    /// What its two places are as superblocks, as long as nothing changes them.
+    superblocks: [OnceLock<Option<Arc<Superblock>>>; 2],
 }
 
 impl File {
@@ -164,6 +172,57 @@ impl File {
             None => f(&self.read(offset, most).unwrap_or_default()),
         }
         true
+    }
+
+    /// What is there of a range, without a copy where it lies together; none if some of it cannot be read.
+    pub fn peek(&self, offset: u64, most: usize) -> Option<Cow<'_, [u8]>> {
+        let n = self.readable(offset, most)?;
+        let (index, from) = place(offset);
+        match self.frames.get(&index).and_then(|frame| frame.bytes.get(from..from + n)) {
+            Some(bytes) => Some(Cow::Borrowed(bytes)),
+            None => self.read(offset, n).map(Cow::Owned),
+        }
+    }
+
+    /// [`File::read_shared`], but for what no write has ever reached: of a log, there is nothing.
+    pub fn read_written(&mut self, offset: u64, most: usize) -> Option<Arc<Vec<u8>>> {
+        let n = self.readable(offset, most)?;
+        let (index, from) = place(offset);
+        let reach = self.frames.get(&index).map_or(0, |frame| frame.reach.saturating_sub(from));
+        if most == FRAME && from == 0 { self.read_shared(offset, n.min(reach)) } else { self.read_shared(offset, most) }
+    }
+
+    /// The superblocks in the file's two places. Blocks that cannot be read are zeros: they may lie behind what a superblock
+    /// holds.
+    pub fn superblocks(&self) -> impl Iterator<Item = &Superblock> {
+        let decode = |place: usize| {
+            let at = (place * PLACE) as u64;
+            let whole = self.peek(at, PLACE).unwrap_or_else(|| Cow::Owned(self.read_around(at, PLACE)));
+            Superblock::decode(&whole).ok().map(Arc::new)
+        };
+        (0..2).filter_map(move |place| self.superblocks[place].get_or_init(|| decode(place)).as_deref())
+    }
+
+    fn read_around(&self, offset: u64, most: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for at in (0..most).step_by(BLOCK) {
+            match self.read(offset + at as u64, BLOCK) {
+                Some(block) if block.is_empty() => break,
+                Some(block) => bytes.extend(block),
+                None => bytes.resize(at + BLOCK, 0),
+            }
+        }
+        bytes
+    }
+
+    /// Something in the range reads otherwise from now on.
+    fn changes(&mut self, range: Range<u64>) {
+        for (place, known) in self.superblocks.iter_mut().enumerate() {
+            let at = (place * PLACE) as u64;
+            if range.start < at + PLACE as u64 && at < range.end {
+                known.take();
+            }
+        }
     }
 
     /// What is there of a range, shared if it is a frame or all there is of one; none if some of it cannot be read.
@@ -203,6 +262,10 @@ impl File {
     pub fn land(&mut self, offset: u64, bytes: &[u8], durable: bool, mut keep: impl FnMut(usize) -> bool) {
         assert!(offset.is_multiple_of(BLOCK as u64), "writes are whole blocks");
         self.writes += 1;
+        let end = offset + bytes.len() as u64;
+        self.changes(offset..end.max(self.len));
+        // Whole blocks that follow each other are put together.
+        let mut run = 0..0;
         for (i, chunk) in bytes.chunks(BLOCK).enumerate() {
             let index = offset / BLOCK as u64 + i as u64;
             let kept: [bool; BLOCK / SECTOR] =
@@ -217,19 +280,36 @@ impl File {
                 self.cached.insert(index, self.copy_of(index));
             }
             self.unreadable.remove(&index);
-            let (frame, block) = self.frame(index);
             if kept == [true; BLOCK / SECTOR] && chunk.len() == BLOCK {
-                // Room for all that follows, at once.
-                frame.bytes_mut((block * BLOCK + bytes.len() - i * BLOCK).min(FRAME));
-                frame.put(block, chunk);
+                if run.end != i * BLOCK {
+                    self.put(offset + run.start as u64, &bytes[run]);
+                    run = i * BLOCK..i * BLOCK;
+                }
+                run.end += BLOCK;
                 continue;
             }
+            let (frame, block) = self.frame(index);
             let block = frame.block(block);
             for (s, sector) in chunk.chunks(SECTOR).enumerate().filter(|(s, _)| kept[*s]) {
                 block[s * SECTOR..s * SECTOR + sector.len()].copy_from_slice(sector);
             }
         }
-        self.len = self.len.max(offset + bytes.len() as u64);
+        self.put(offset + run.start as u64, &bytes[run]);
+        for index in offset / FRAME as u64..end.div_ceil(FRAME as u64) {
+            let frame = self.frames.entry(index).or_default();
+            frame.reach = frame.reach.max((end - index * FRAME as u64).min(FRAME as u64) as usize);
+        }
+        self.len = self.len.max(end);
+    }
+
+    /// Takes whole blocks.
+    fn put(&mut self, mut offset: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (index, from) = place(offset);
+            let (here, rest) = bytes.split_at(bytes.len().min(FRAME - from));
+            self.frames.entry(index).or_default().put(from / BLOCK, here);
+            (offset, bytes) = (offset + here.len() as u64, rest);
+        }
     }
 
     /// Everything that was written is durable, but for what an earlier flush failed on.
@@ -247,6 +327,7 @@ impl File {
     /// The power goes: what was not flushed is old, new or garbage, sector by sector. Returns how many are garbage.
     pub fn power_cut(&mut self, random: &mut Random) -> u64 {
         let mut ruined = 0;
+        self.changes(0..u64::MAX);
         for (index, old) in std::mem::take(&mut self.cached) {
             let (frame, block) = self.frame(index);
             if !frame.has(block) {
@@ -295,11 +376,13 @@ impl File {
     }
 
     pub fn allocate(&mut self, to: u64) {
+        self.changes(self.len..to);
         self.len = self.len.max(to);
     }
 
     pub fn punch(&mut self, offset: u64, len: u64) {
         let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
+        self.changes(offset..offset + len);
         let frames = range.start / BLOCKS as u64..range.end.div_ceil(BLOCKS as u64);
         for (index, frame) in self.frames.range_mut(frames) {
             let first = index * BLOCKS as u64;
@@ -318,6 +401,7 @@ impl File {
     /// Turns a bit of a block that was written. False if there is none.
     pub fn rot(&mut self, random: &mut Random) -> bool {
         let Some(index) = random.pick(&self.written()) else { return false };
+        self.changes(0..u64::MAX);
         let (frame, block) = self.frame(index);
         frame.block(block)[random.below(BLOCK)] ^= 1 << random.below(8);
         true
@@ -325,12 +409,14 @@ impl File {
 
     /// A block that was written cannot be read any more. False if there is none.
     pub fn spoil(&mut self, random: &mut Random) -> bool {
+        self.changes(0..u64::MAX);
         random.pick(&self.written()).is_some_and(|i| self.unreadable.insert(i))
     }
 
     /// The block at `offset` cannot be read any more.
     #[cfg(test)]
     pub fn spoil_at(&mut self, offset: u64) {
+        self.changes(0..u64::MAX);
         self.unreadable.insert(offset / BLOCK as u64);
     }
 
@@ -342,6 +428,7 @@ impl File {
         let written = self.written();
         let blocks = written.last().map_or(0, |last| last + 1).max(1);
         let keep = random.below(blocks as usize) as u64;
+        self.changes(0..u64::MAX);
         self.len = keep * BLOCK as u64;
         written.into_iter().filter(|i| *i >= keep).for_each(|i| self.forget(i));
         for (index, frame) in &mut self.frames {

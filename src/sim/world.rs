@@ -11,7 +11,7 @@ use crate::log::group;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{PLACE, Superblock};
+use crate::segment::superblock::Superblock;
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
@@ -166,32 +166,10 @@ pub struct Disks {
 pub type World = Arc<Mutex<Disks>>;
 
 /// What a slot's files say of it.
-pub fn newest_superblock(files: &Files) -> Option<Superblock> {
-    let read = |(name, file): (&FileName, &File)| match name {
-        FileName::Epoch(n) => {
-            let places = [0, PLACE as u64].map(|at| read_around(file, at));
-            Superblock::newest(&places.concat()).ok().filter(|s| s.number == *n)
-        }
-        _ => None,
-    };
-    files.iter().filter_map(read).max_by_key(|s| (s.number, s.version))
-}
-
-/// A superblock's place. Blocks that cannot be read are zeros: they may lie behind what the superblock holds.
-fn read_around(file: &File, place: u64) -> Vec<u8> {
-    const BLOCK: usize = crate::lsn::format::BLOCK_MIN as usize;
-    if let Some(whole) = file.read(place, PLACE) {
-        return whole;
-    }
-    let mut bytes = Vec::new();
-    for at in (0..PLACE).step_by(BLOCK) {
-        match file.read(place + at as u64, BLOCK) {
-            Some(block) if block.is_empty() => break,
-            Some(block) => bytes.extend(block),
-            None => bytes.resize(at + BLOCK, 0),
-        }
-    }
-    bytes
+pub fn newest_superblock(files: &Files) -> Option<&Superblock> {
+    let numbered = files.iter().filter_map(|(name, f)| if let FileName::Epoch(n) = name { Some((*n, f)) } else { None });
+    let newest = numbered.filter_map(|(n, f)| f.superblocks().max_by_key(|s| s.version).filter(|s| s.number == n));
+    newest.max_by_key(|s| (s.number, s.version))
 }
 
 fn killed() -> io::Error {
@@ -247,8 +225,7 @@ impl Disks {
     pub fn strangers(&self, volume: uuid::Uuid) -> SlotSet {
         let is_other = |slot: &Slot| {
             let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
-            let places = supers.flat_map(|(_, f)| [0, PLACE as u64].map(|at| read_around(f, at)));
-            let mut told = places.filter_map(|place| Superblock::decode(&place).ok()).peekable();
+            let mut told = supers.flat_map(|(_, f)| f.superblocks()).peekable();
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
                 // Nobody can tell any more, if its log is damaged, too.

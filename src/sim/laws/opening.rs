@@ -121,8 +121,8 @@ impl Disks {
     /// A slot that gives up its join point has everything of the epochs that are closed: from now on its silence counts.
     fn judge_whole(&mut self, p: usize, slot: Slot, s: &Superblock) {
         let files = &self.files[slot.index()];
-        let joined = newest_superblock(files).is_some_and(|old| old.join != Join::Founder);
-        let Some(g) = self.laws.geometry.filter(|_| joined && s.join == Join::Founder) else { return };
+        let joined = s.join == Join::Founder && newest_superblock(files).is_some_and(|old| old.join != Join::Founder);
+        let Some(g) = self.laws.geometry.filter(|_| joined) else { return };
         // Damage since then is nobody's fault, and is found by a scrub.
         if self.atlas.hidden().contains(slot) {
             return;
@@ -184,15 +184,8 @@ impl Disks {
         let Some(q) = self.laws.writer(epoch).filter(|_| end > begin) else { return };
         let last = Lsn(end.0 - 1).floor(super::BLOCK as u64);
         let from = self.laws.acts[q].clear.min(last).max(begin);
-        let hurt = self.atlas.hurt();
-        let tails = self.tails();
-        for (at, crc) in self.laws.sent(epoch, from, end) {
-            let on = self.copies(at, crc, &tails).union(hurt).len();
-            if on < WRITE_QUORUM {
-                return self
-                    .laws
-                    .breaks(p, || format!("closes epoch {epoch} at {end}, and {on} slots have its block at {at}"));
-            }
+        if let Some((at, on)) = self.short_of_copies(epoch, from, end, self.atlas.hurt()) {
+            self.laws.breaks(p, || format!("closes epoch {epoch} at {end}, and {on} slots have its block at {at}"));
         }
     }
 
@@ -305,14 +298,8 @@ impl Disks {
         if self.laws.acts[p].asked.len() < READ_QUORUM {
             self.laws.breaks(p, || format!("takes {settled} for certain, and did not look for a claim"));
         }
-        let tails = self.tails();
-        for (at, crc) in self.laws.sent(epoch, clear, settled) {
-            let on = self.copies(at, crc, &tails).len();
-            if on < WRITE_QUORUM {
-                return self
-                    .laws
-                    .breaks(p, || format!("takes {settled} for certain, and {on} slots have the block at {at}"));
-            }
+        if let Some((at, on)) = self.short_of_copies(epoch, clear, settled, SlotSet::NONE) {
+            self.laws.breaks(p, || format!("takes {settled} for certain, and {on} slots have the block at {at}"));
         }
     }
 }
