@@ -39,7 +39,7 @@ thread_local! {
 }
 
 /// So much room is kept.
-const ROOM_MAX: usize = 32;
+const ROOM_MAX: usize = 64;
 
 fn room() -> Vec<u8> {
     let kept = ROOM.try_with(|room| room.borrow_mut().pop());
