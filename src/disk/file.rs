@@ -182,20 +182,25 @@ impl FileDir {
             Err(Errno::PERM) => rustix::fs::openat(&dir, &path, flags, Mode::empty()),
             other => other,
         };
-        match open(flags) {
+        let fd = match open(flags) {
             Err(Errno::NOENT) if create => {
                 self.meter.wrote(2, 0);
                 let fd = rustix::fs::openat(&dir, &path, flags | OFlags::CREATE, Mode::from(0o600))?;
                 rustix::fs::fsync(&dir)?;
-                Ok(fd)
+                fd
             }
             // A directory on read-only media can still be read.
             Err(Errno::ROFS | Errno::ACCESS) if !create => {
                 let flags = (flags - OFlags::RDWR) | OFlags::RDONLY;
-                Ok(open(flags)?)
+                open(flags)?
             }
-            other => Ok(other?),
+            other => other?,
+        };
+        if self.buffered {
+            // What an earlier flush failed on is clean in the page cache, and not on the disk.
+            rustix::fs::fadvise(&fd, 0, None, rustix::fs::Advice::DontNeed)?;
         }
+        Ok(fd)
     }
 }
 

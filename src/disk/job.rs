@@ -243,7 +243,9 @@ pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) 
     let block = format::BLOCK_MIN as usize;
     let (mut bytes, mut answers) = (Vec::new(), false);
     for at in (0..most).step_by(block) {
-        match dir.read(name, offset + at as u64, block.min(most - at)) {
+        let read = || dir.read(name, offset + at as u64, block.min(most - at));
+        // An error that passes must not hide what is there: it would be written again.
+        match read().or_else(|_| read()) {
             Ok(read) => {
                 answers = true;
                 if read.is_empty() {

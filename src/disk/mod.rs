@@ -78,7 +78,8 @@ pub(crate) trait SlotDir: Send + Sync {
     fn drain(&self, name: FileName) -> io::Result<()>;
     /// Gives a range's space back; it reads as zeros. No error where the file system cannot.
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
-    /// Forgets open files: the directory may be another one now.
+    /// Forgets open files: the directory may be another one now. What is read from then on is what the disk has: after a
+    /// failed flush a page cache may say otherwise.
     fn reopen(&self) {}
     /// Removes a file; no error if it is not there.
     fn remove(&self, name: FileName) -> io::Result<()>;

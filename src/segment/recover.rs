@@ -315,8 +315,12 @@ fn flush_all(dir: &dyn SlotDir, segments: &[FileName]) -> io::Result<()> {
     let tails = names.into_iter().filter(|name| matches!(name, FileName::Tail(_)) && !planted(Bug::TailFileUnflushed));
     for name in segments.iter().copied().chain(tails) {
         match dir.flush(name) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => (),
-            other => other?,
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                // What it holds in memory is not what it has: whoever checks it later must see that.
+                dir.reopen();
+                return Err(e);
+            }
+            _ => (),
         }
     }
     Ok(())

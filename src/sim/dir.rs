@@ -65,8 +65,11 @@ impl SimDir {
         };
         let (p, slot) = (self.process, self.slot);
         w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
-        w.reach(slot, true)?;
-        w.judge_write(p, slot, name, offset, bytes);
+        w.reach(p, slot, true)?;
+        // What nobody will find is judged as far as the process relies on it.
+        if !w.holds_another(p, slot) || matches!(name, FileName::Epoch(_)) {
+            w.judge_write(p, slot, name, offset, bytes);
+        }
         // It may be the slot's only superblock that is lost, or written over.
         let allowed = w.atlas.may_spoil(slot, w.away());
         let lost = allowed && w.hurts(Fault::LostWrite, 3000, slot);
@@ -74,7 +77,7 @@ impl SimDir {
         if lost || astray {
             w.atlas.spoils(slot);
         }
-        let file = w.reach(slot, true)?.entry(name).or_default();
+        let file = w.reach(p, slot, true)?.entry(name).or_default();
         if lost {
             return Ok(());
         }
@@ -83,7 +86,7 @@ impl SimDir {
             let file = file.clone();
             offset = file.somewhere(w.faults.random());
         }
-        w.reach(slot, true)?.entry(name).or_default().land(offset, bytes, durable, |_| true);
+        w.reach(p, slot, true)?.entry(name).or_default().land(offset, bytes, durable, |_| true);
         Ok(())
     }
 }
@@ -91,7 +94,11 @@ impl SimDir {
 impl SlotDir for SimDir {
     fn list(&self) -> io::Result<Vec<FileName>> {
         let mut w = self.reads()?;
-        let names: Vec<FileName> = w.reach(self.slot, false)?.keys().copied().collect();
+        w.reach(self.process, self.slot, false)?;
+        if w.holds_another(self.process, self.slot) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "another directory is in the slot's place"));
+        }
+        let names: Vec<FileName> = w.reach(self.process, self.slot, false)?.keys().copied().collect();
         w.listed(self.process, self.slot, &names);
         Ok(names)
     }
@@ -106,7 +113,7 @@ impl SlotDir for SimDir {
             return called;
         }
         let (p, slot) = (self.process, self.slot);
-        let files = w.reach(self.slot, true)?;
+        let files = w.reach(self.process, self.slot, true)?;
         if files.contains_key(&name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -120,19 +127,19 @@ impl SlotDir for SimDir {
 
     fn read(&self, name: FileName, offset: u64, most: usize) -> io::Result<Vec<u8>> {
         let mut w = self.reads()?;
-        let file = w.reach(self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        let file = w.reach(self.process, self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
         file.read(offset, most).ok_or_else(eio)
     }
 
     fn read_with(&self, name: FileName, offset: u64, len: usize, f: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let mut w = self.reads()?;
-        let file = w.reach(self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        let file = w.reach(self.process, self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
         if file.read_with(offset, len, f) { Ok(()) } else { Err(eio()) }
     }
 
     fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
         let mut w = self.reads()?;
-        let file = w.reach(self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
+        let file = w.reach(self.process, self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
         let read = if let FileName::Segment(_) = name { File::read_written } else { File::read_shared };
         read(file, offset, most).ok_or_else(eio)
     }
@@ -155,7 +162,7 @@ impl SlotDir for SimDir {
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let mut w = self.writes()?;
         let grows = w.allocating_grows;
-        let file = w.reach(self.slot, true)?.entry(name).or_default();
+        let file = w.reach(self.process, self.slot, true)?.entry(name).or_default();
         if grows {
             file.allocate(offset + len);
         }
@@ -164,12 +171,12 @@ impl SlotDir for SimDir {
 
     fn flush(&self, name: FileName) -> io::Result<()> {
         let mut w = self.writes()?;
-        if !w.reach(self.slot, false)?.contains_key(&name) {
+        if !w.reach(self.process, self.slot, false)?.contains_key(&name) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let allowed = w.atlas.may_strike(self.slot, w.away());
         let fails = allowed && w.hurts(Fault::FlushError, CALLS, self.slot);
-        let Some(file) = w.reach(self.slot, false)?.get_mut(&name) else { return Ok(()) };
+        let Some(file) = w.reach(self.process, self.slot, false)?.get_mut(&name) else { return Ok(()) };
         if fails {
             file.fail_flush();
             w.atlas.strikes(self.slot);
@@ -186,23 +193,31 @@ impl SlotDir for SimDir {
         if w.flying.iter().any(|f| f.slot == slot && f.name == name && f.process != p && f.tell) {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        w.drain(slot, name);
+        w.drain(p, slot, name);
         w.note(|| format!("p{p} slot {slot} drains {name}"));
         Ok(())
     }
 
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let mut w = self.writes()?;
-        w.reach(self.slot, true)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?.punch(offset, len);
-        w.judge_alone(self.process, self.slot, name);
+        w.reach(self.process, self.slot, true)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?.punch(offset, len);
+        if !w.holds_another(self.process, self.slot) {
+            w.judge_alone(self.process, self.slot, name);
+        }
         Ok(())
+    }
+
+    fn reopen(&self) {
+        self.world.lock().let_go(self.process, self.slot);
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
         let mut w = self.writes()?;
-        w.reach(self.slot, true)?;
-        w.judge_removal(self.process, self.slot, name);
-        w.reach(self.slot, true)?.remove(&name);
+        w.reach(self.process, self.slot, true)?;
+        if !w.holds_another(self.process, self.slot) {
+            w.judge_removal(self.process, self.slot, name);
+        }
+        w.reach(self.process, self.slot, true)?.remove(&name);
         Ok(())
     }
 }

@@ -326,9 +326,24 @@ impl File {
 
     /// The power goes: what was not flushed is old, new or garbage, sector by sector. Returns how many are garbage.
     pub fn power_cut(&mut self, random: &mut Random) -> u64 {
+        self.doomed.clear();
+        let cached = std::mem::take(&mut self.cached);
+        self.ruin(cached, random)
+    }
+
+    /// Somebody reads past the page cache: what could not be flushed is what the disk has of it.
+    pub fn read_anew(&mut self, random: &mut Random) {
+        let doomed = std::mem::take(&mut self.doomed);
+        let lost = doomed.into_iter().filter_map(|index| Some((index, self.cached.remove(&index)?)));
+        let lost = lost.collect();
+        self.ruin(lost, random);
+    }
+
+    /// Of each sector the old, the new or garbage. Returns how many are garbage.
+    fn ruin(&mut self, lost: BTreeMap<u64, Option<Block>>, random: &mut Random) -> u64 {
         let mut ruined = 0;
-        self.changes(0..u64::MAX);
-        for (index, old) in std::mem::take(&mut self.cached) {
+        for (index, old) in lost {
+            self.changes(0..u64::MAX);
             let (frame, block) = self.frame(index);
             if !frame.has(block) {
                 continue;
@@ -347,7 +362,6 @@ impl File {
                 }
             }
         }
-        self.doomed.clear();
         ruined
     }
 

@@ -118,9 +118,7 @@ impl Sim {
                 let other = Slot(((i + 1 + w.random.below(SLOTS - 1)) % SLOTS) as u8);
                 let both = w.atlas.may_spoil_both(slot, other, away);
                 if both {
-                    let mine = w.replace(slot, Files::new());
-                    let theirs = w.replace(other, mine);
-                    w.files[i] = theirs;
+                    w.swap(slot, other);
                     w.atlas.spoils(other);
                     w.note(|| format!("with slot {other}"));
                 }

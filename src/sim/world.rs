@@ -123,13 +123,17 @@ pub(super) struct Process {
     landings: usize,
     /// The directories that it knows.
     pub knows: [u64; SLOTS],
+    /// The directories that it holds open.
+    holds: [Option<u64>; SLOTS],
 }
 
 /// All disks and what is in flight to them.
 pub struct Disks {
     pub(super) files: Vec<Files>,
-    /// Counts how often a slot's directory was replaced.
+    /// Which directory is in each slot's place.
     pub(super) generations: [u64; SLOTS],
+    /// Those that are in no slot's place any more, and held open by a process.
+    orphans: BTreeMap<u64, Files>,
     pub weather: [Weather; SLOTS],
     /// Replaced by blank ones in this life.
     pub blank: SlotSet,
@@ -185,7 +189,8 @@ impl Disks {
         let allocating_grows = random.one_in(4);
         Disks {
             files: (0..SLOTS).map(|_| BTreeMap::new()).collect(),
-            generations: [0; SLOTS],
+            generations: std::array::from_fn(|i| i as u64),
+            orphans: BTreeMap::new(),
             weather: [Weather::Fair; SLOTS],
             blank: SlotSet::NONE,
             damages: [0; SLOTS],
@@ -245,6 +250,7 @@ impl Disks {
     pub fn start_process(&mut self) -> usize {
         let calm = self.flying.is_empty() && self.processes.iter().all(|p| !p.alive || p.reads_only);
         self.laws.begins(calm);
+        Slot::ALL.into_iter().for_each(|slot| self.read_anew(slot));
         let jobs = Vec::new();
         self.processes.push(Process {
             alive: true,
@@ -257,8 +263,15 @@ impl Disks {
             epoch: 0,
             landings: self.landings.len(),
             knows: self.generations,
+            holds: [None; SLOTS],
         });
         self.processes.len() - 1
+    }
+
+    /// A slot's files are opened anew, past the page cache.
+    pub fn read_anew(&mut self, slot: Slot) {
+        let Disks { files, random, .. } = self;
+        files[slot.index()].values_mut().for_each(|file| file.read_anew(random));
     }
 
     /// The process opens for reading alone.
@@ -334,7 +347,8 @@ impl Disks {
             }
         }
         for f in std::mem::take(&mut self.flying) {
-            if matches!(self.weather[f.slot.index()], Weather::Gone | Weather::Failing) || self.is_orphan(&f) {
+            let Some(home) = self.home(&f) else { continue };
+            if matches!(self.weather[home.index()], Weather::Gone | Weather::Failing) {
                 continue;
             }
             let sectors = f.bytes.with(<[u8]>::len).div_ceil(SECTOR);
@@ -352,7 +366,7 @@ impl Disks {
                     _ => true,
                 })
                 .collect();
-            let file = self.files[f.slot.index()].entry(f.name).or_default();
+            let file = self.files[home.index()].entry(f.name).or_default();
             f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| keep[i]));
         }
         let random = &mut self.random;
@@ -374,19 +388,56 @@ impl Disks {
         if self.processes[process].alive { Ok(()) } else { Err(killed()) }
     }
 
-    pub(super) fn reach(&mut self, slot: Slot, writes: bool) -> io::Result<&mut Files> {
+    /// The files of a slot, in the directory that the process holds open.
+    pub(super) fn reach(&mut self, process: usize, slot: Slot, writes: bool) -> io::Result<&mut Files> {
         match self.weather[slot.index()] {
             Weather::Gone => Err(io::ErrorKind::NotFound.into()),
             Weather::Failing => Err(io::Error::from_raw_os_error(5)),
             Weather::Full if writes => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(&mut self.files[slot.index()]),
+            _ => {
+                let held = self.held(process, slot);
+                match self.place_of(held) {
+                    Some(place) => Ok(&mut self.files[place]),
+                    None => Ok(self.orphans.entry(held).or_default()),
+                }
+            }
         }
     }
 
-    /// Another directory in the slot's place. Open files are of the old one, which nobody will find again.
-    pub fn replace(&mut self, slot: Slot, files: Files) -> Files {
-        self.generations[slot.index()] += 1;
-        std::mem::replace(&mut self.files[slot.index()], files)
+    /// The directory that the process holds open: the one that is there when it looks for the first time.
+    fn held(&mut self, process: usize, slot: Slot) -> u64 {
+        *self.processes[process].holds[slot.index()].get_or_insert(self.generations[slot.index()])
+    }
+
+    /// The process lets go of the slot's directory, and finds the one that is there when it needs one.
+    pub(super) fn let_go(&mut self, process: usize, slot: Slot) {
+        self.processes[process].holds[slot.index()] = None;
+        self.read_anew(slot);
+    }
+
+    /// What the process holds open is not what is in the slot's place.
+    pub(super) fn holds_another(&self, process: usize, slot: Slot) -> bool {
+        self.processes[process].holds[slot.index()].is_some_and(|held| held != self.generations[slot.index()])
+    }
+
+    /// In which slot's place a directory is.
+    fn place_of(&self, directory: u64) -> Option<usize> {
+        self.generations.iter().position(|g| *g == directory)
+    }
+
+    /// Another directory in the slot's place. What is open is in the old one, which nobody will find again.
+    pub fn replace(&mut self, slot: Slot, files: Files) {
+        let old = std::mem::replace(&mut self.files[slot.index()], files);
+        let new = SLOTS as u64 + self.next_id;
+        self.next_id += 1;
+        let directory = std::mem::replace(&mut self.generations[slot.index()], new);
+        self.orphans.insert(directory, old);
+    }
+
+    /// Each slot's directory is in the other's place.
+    pub fn swap(&mut self, slot: Slot, other: Slot) {
+        self.files.swap(slot.index(), other.index());
+        self.generations.swap(slot.index(), other.index());
     }
 
     /// Slots that are of this volume, as their files say.
@@ -395,9 +446,15 @@ impl Disks {
         Slot::ALL.into_iter().filter(of).collect()
     }
 
+    /// In whose place a write in flight will land; none where nobody will find it again.
+    fn home(&self, f: &Flying) -> Option<Slot> {
+        let place = self.place_of(f.generation)?;
+        let known = self.files[place].contains_key(&f.name) || !matches!(f.bytes, Bytes::Frame { .. });
+        known.then_some(Slot(place as u8))
+    }
+
     pub(super) fn is_orphan(&self, f: &Flying) -> bool {
-        let known = self.files[f.slot.index()].contains_key(&f.name);
-        f.generation != self.generations[f.slot.index()] || matches!(f.bytes, Bytes::Frame { .. }) && !known
+        self.home(f).is_none()
     }
 
     /// Takes a write on its way.
@@ -418,8 +475,9 @@ impl Disks {
             };
             hung_until = if ms > 0 { self.now + Duration::from_millis(ms) } else { Duration::ZERO };
         }
-        let behind = self.files[slot.index()].get(&name).map_or(0, |f| f.writes);
-        let generation = self.generations[slot.index()];
+        let generation = self.held(process, slot);
+        let files = self.place_of(generation).map(|place| &self.files[place]);
+        let behind = files.and_then(|files| files.get(&name)).map_or(0, |f| f.writes);
         self.flying.push(Flying { id, process, slot, generation, name, offset, bytes, tell, hung_until, behind });
     }
 
@@ -430,10 +488,10 @@ impl Disks {
     }
 
     /// A log write, or a part of it, is there now.
-    fn landed(&mut self, f: &Flying) {
+    fn landed(&mut self, f: &Flying, home: Slot) {
         if self.atlas.is_beyond() {
             let len = f.bytes.with(<[u8]>::len) as u64;
-            self.landings.push((f.slot, f.name, f.offset..f.offset + len));
+            self.landings.push((home, f.name, f.offset..f.offset + len));
         }
     }
 
@@ -456,13 +514,13 @@ impl Disks {
                 w.processes[process].done.push(Done::Wrote { slot, result: Ok(()) });
             }
         };
-        if self.is_orphan(&f) {
+        let Some(home) = self.home(&f) else {
             self.note(|| format!("p{process} write of slot {slot} goes to a file that is gone"));
             told(self, &f);
             return Some(process);
-        }
+        };
         if !f.tell {
-            self.land_late(&f);
+            self.land_late(&f, home);
             return Some(process);
         }
         if faults && self.hurts(Fault::LostWrite, 1500, slot) {
@@ -471,10 +529,10 @@ impl Disks {
             return Some(process);
         }
         let astray = faults && self.hurts(Fault::Misdirected, 1500, slot);
-        let file = self.files[slot.index()].entry(f.name).or_default();
+        let file = self.files[home.index()].entry(f.name).or_default();
         let offset = if astray { file.somewhere(self.faults.random()) } else { f.offset };
         f.bytes.with(|bytes| file.land(offset, bytes, true, |_| true));
-        self.landed(&f);
+        self.landed(&f, home);
         if let Bytes::Frame { from, .. } = &f.bytes {
             f.bytes.with(|bytes| self.judge_landing(process, *from, bytes));
         }
@@ -492,12 +550,15 @@ impl Disks {
     fn fail(&mut self, f: Flying) {
         let (slot, process, weather) = (f.slot, f.process, self.weather[f.slot.index()]);
         let errno = if weather == Weather::Full { 28 } else { 5 };
-        if weather != Weather::Gone && !self.is_orphan(&f) && self.random.one_in(2) {
+        if weather != Weather::Gone
+            && let Some(home) = self.home(&f)
+            && self.random.one_in(2)
+        {
             let sectors = f.bytes.with(<[u8]>::len).div_ceil(SECTOR);
             let cut = self.random.below(sectors + 1);
-            let file = self.files[slot.index()].entry(f.name).or_default();
+            let file = self.files[home.index()].entry(f.name).or_default();
             f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| i < cut));
-            self.landed(&f);
+            self.landed(&f, home);
         }
         self.note(|| format!("p{process} write of slot {slot} at {} fails", f.offset));
         if f.tell {
@@ -508,31 +569,31 @@ impl Disks {
     }
 
     /// A write of a dead process: it is not flushed, and whoever reads it now may see it go at a power cut.
-    fn land_late(&mut self, f: &Flying) {
+    fn land_late(&mut self, f: &Flying, home: Slot) {
         if self.random.one_in(3) {
             self.faults.count(Fault::DroppedWrite);
             return;
         }
-        let file = self.files[f.slot.index()].entry(f.name).or_default();
+        let file = self.files[home.index()].entry(f.name).or_default();
         if file.writes > f.behind {
             self.faults.count(Fault::Reordered);
         }
         f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
-        self.landed(f);
+        self.landed(f, home);
         self.faults.count(Fault::LateWrite);
         self.note(|| format!("p{} write of slot {} {} at {} lands LATE", f.process, f.slot, f.name, f.offset));
     }
 
     /// What dead processes have in flight to a file lands, or never will.
-    pub(super) fn drain(&mut self, slot: Slot, name: FileName) {
+    pub(super) fn drain(&mut self, process: usize, slot: Slot, name: FileName) {
+        let held = self.held(process, slot);
         let (out, stay): (Vec<Flying>, Vec<Flying>) =
-            std::mem::take(&mut self.flying).into_iter().partition(|f| f.slot == slot && f.name == name && !f.tell);
+            std::mem::take(&mut self.flying).into_iter().partition(|f| f.generation == held && f.name == name && !f.tell);
         self.flying = stay;
         for f in out {
-            if self.is_orphan(&f) {
-                self.faults.count(Fault::DroppedWrite);
-            } else {
-                self.land_late(&f);
+            match self.home(&f) {
+                Some(home) => self.land_late(&f, home),
+                None => self.faults.count(Fault::DroppedWrite),
             }
         }
     }

@@ -56,8 +56,12 @@ impl Disks {
         if n == 1 && s.join == Join::Founder && self.laws.acts[p].epoch == 0 {
             self.laws.geometry = Some(s.geometry);
         }
-        self.judge_formatting(p, slot, n);
-        if s.join != Join::Unset && self.laws.votes[slot.index()] == Vote::None {
+        // What nobody will find again makes no vote, and breaks none.
+        let found = !self.holds_another(p, slot);
+        if found {
+            self.judge_formatting(p, slot, n);
+        }
+        if found && s.join != Join::Unset && self.laws.votes[slot.index()] == Vote::None {
             self.laws.votes[slot.index()] = Vote::From(p);
         }
         // A join point of a decision that was passed over is none: this decision gives the slot another.
@@ -70,7 +74,9 @@ impl Disks {
         let acts = &self.laws.acts[p];
         if acts.epoch == n {
             self.judge_version(p, n, &s);
-            self.judge_whole(p, slot, &s);
+            if found {
+                self.judge_whole(p, slot, &s);
+            }
         } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 && acts.places == [0; SLOTS] {
             self.judge_decision(p, n, &s.history);
         }
