@@ -4,9 +4,12 @@ use crate::core::writer::Look;
 use crate::disk::job::{self, Job, JobKind, Output};
 use crate::disk::{Disk, Done, LogWrite, SlotDir};
 use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::repair::frame::{self, Found};
 use crate::segment::name::FileName;
+use crate::segment::superblock::Geometry;
 use crate::sim::faults::Fault;
 use crate::sim::file::{BLOCK, File};
+use crate::sim::known::Wanted;
 use crate::sim::world::{Bytes, Disks, World};
 use parking_lot::MutexGuard;
 use std::borrow::Cow;
@@ -300,7 +303,13 @@ pub fn do_job(world: &World, process: usize) -> bool {
     let dir = SimDir { world: world.clone(), process, slot };
     let read = if let Job::Rejoin { read, .. } = &job { Some(read.from) } else { None };
     world.lock().mends(process, kind == JobKind::Mend);
-    let output = job::run(&dir, job);
+    let output = match job {
+        Job::Copy { part, geometry, keep, flush } => {
+            let find = |bytes: &[u8], here, at, epoch| find(&dir, &geometry, bytes, here, (at, epoch, geometry.seed()));
+            frame::read_by(&dir, &part, &geometry, keep, flush, &find).map(|copy| Output::Copied(part.from, copy))
+        }
+        job => job::run(&dir, job),
+    };
     world.lock().mends(process, false);
     if let Err(e) = &output {
         world.lock().note(|| format!("p{process} slot {slot} {kind:?}: {e}"));
@@ -311,4 +320,21 @@ pub fn do_job(world: &World, process: usize) -> bool {
     }
     world.lock().job_done(process, Done::Job { slot, kind, output });
     true
+}
+
+/// A group in what was just read of the slot's segment.
+fn find(dir: &SimDir, g: &Geometry, bytes: &[u8], here: usize, wanted: Wanted) -> Option<Found> {
+    let (at, epoch, seed) = wanted;
+    let (name, offset) = FileName::segment_of(at, g.pg_size);
+    let mut w = dir.world.lock();
+    let (files, known) = w.files_of(dir.process, dir.slot);
+    let Some(file) = files.and_then(|files| files.get_mut(&name)) else {
+        return frame::found(bytes, here, at, epoch, seed);
+    };
+    if let Some(found) = known.get(wanted, file, offset).filter(|f| f.range.end <= bytes.len()) {
+        return Some(found);
+    }
+    let found = frame::found(bytes, here, at, epoch, seed)?;
+    known.put(wanted, file, offset, found.len, found.clone());
+    Some(found)
 }

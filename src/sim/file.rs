@@ -6,6 +6,7 @@ use crate::sim::random::Random;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -27,7 +28,21 @@ struct Frame {
     written: [u64; BLOCKS / 64],
     /// Where the furthest write ended, whatever of it landed: behind it is space that was taken, and nothing else.
     reach: usize,
+    /// Of each block its [`Mark`], where that is known: 0 where it is not.
+    marks: Vec<Mark>,
 }
+
+/// A hash of a block's bytes: blocks that have the same are taken for alike.
+pub type Mark = u64;
+
+fn mark(block: &[u8]) -> Mark {
+    let mut hasher = foldhash::fast::FixedState::with_seed(1).build_hasher();
+    hasher.write(block);
+    hasher.finish().max(1)
+}
+
+/// Of a block of zeros.
+static ZERO: LazyLock<Mark> = LazyLock::new(|| mark(&[0; BLOCK]));
 
 /// A frame that is longer than this takes room for a whole one.
 const SHORT: usize = 64 << 10;
@@ -86,9 +101,32 @@ impl Frame {
         (0..BLOCKS).filter(|b| self.has(*b))
     }
 
+    /// Blocks from this one on have other bytes now.
+    fn changes(&mut self, block: usize, count: usize) {
+        let known = self.marks.len();
+        self.marks[block.min(known)..(block + count).min(known)].fill(0);
+    }
+
+    /// The block's mark.
+    fn mark(&mut self, block: usize) -> Mark {
+        if self.marks.len() <= block {
+            self.marks.resize(block + 1, 0);
+        }
+        if self.marks[block] == 0 {
+            let behind = self.bytes.get(block * BLOCK..).unwrap_or_default();
+            self.marks[block] = match behind.get(..BLOCK) {
+                Some(bytes) => mark(bytes),
+                None if behind.is_empty() => *ZERO,
+                None => mark(&[behind, &[0; BLOCK][behind.len()..]].concat()),
+            };
+        }
+        self.marks[block]
+    }
+
     /// A block's bytes, for writing.
     fn block(&mut self, block: usize) -> &mut [u8] {
         self.written[block / 64] |= 1 << (block % 64);
+        self.changes(block, 1);
         let (from, to) = (block * BLOCK, (block + 1) * BLOCK);
         let bytes = self.bytes_mut(to);
         if bytes.len() < to {
@@ -101,6 +139,7 @@ impl Frame {
     fn put(&mut self, block: usize, chunk: &[u8]) {
         let (from, to) = (block * BLOCK, block * BLOCK + chunk.len());
         (block..to / BLOCK).for_each(|b| self.written[b / 64] |= 1 << (b % 64));
+        self.changes(block, chunk.len() / BLOCK);
         let bytes = self.bytes_mut(to);
         if bytes.len() < from {
             bytes.resize(from, 0);
@@ -201,6 +240,18 @@ impl File {
             Superblock::decode(&whole).ok().map(Arc::new)
         };
         (0..2).filter_map(move |place| self.superblocks[place].get_or_init(|| decode(place)).as_deref())
+    }
+
+    /// Marks of the blocks of a range, which lies in a frame; none if some cannot be read, or is beyond the end.
+    pub fn marks(&mut self, offset: u64, len: usize) -> Option<&[Mark]> {
+        if self.readable(offset, len)? < len || len == 0 {
+            return None;
+        }
+        let (index, from) = place(offset);
+        let (first, last) = (from / BLOCK, (from + len).div_ceil(BLOCK));
+        let frame = self.frames.get_mut(&index).filter(|_| last <= BLOCKS)?;
+        (first..last).for_each(|block| _ = frame.mark(block));
+        frame.marks.get(first..last)
     }
 
     fn read_around(&self, offset: u64, most: usize) -> Vec<u8> {
@@ -448,6 +499,7 @@ impl File {
         for (index, frame) in &mut self.frames {
             let stays = self.len.saturating_sub(index * FRAME as u64) as usize;
             if frame.bytes.len() > stays {
+                frame.changes(stays / BLOCK, BLOCKS);
                 frame.bytes_mut(stays).truncate(stays);
             }
         }

@@ -3,9 +3,9 @@
 use crate::log::group;
 use crate::lsn::{Lsn, Slot, SlotSet, format};
 use crate::segment::name::FileName;
+use crate::sim::known::Wanted;
 use crate::sim::life::{Checked, PG, Sim};
 use crate::sim::world::Disks;
-use std::borrow::Cow;
 use std::time::Duration;
 
 /// Until every slot is whole, with a scrub. Of 50 ms at least.
@@ -136,7 +136,7 @@ impl Sim {
             (engine.history.clone(), engine.writer.vdl_group(), cursors)
         };
         let sent = cursors.into_iter().max().unwrap_or(to).max(to);
-        let w = self.world.lock();
+        let mut w = self.world.lock();
         let strangers = w.strangers(geometry.volume);
         let ours: Vec<Slot> = SlotSet::ALL.minus(strangers).minus(but).iter().collect();
         let mut later = false;
@@ -144,15 +144,10 @@ impl Sim {
             // What lies above was not scrubbed, and may be damaged, too.
             let (mut at, end) = (entry.begin, entry.end.min(sent));
             while at < end {
-                let mut first: Option<Cow<'_, [u8]>> = None;
+                let mut first = None;
                 for slot in &ours {
-                    // Most are alike, and comparing is cheaper than verifying.
-                    let alike = |first: &Cow<'_, [u8]>| bytes_at(&w, *slot, at, first.len()).is_ok_and(|b| b == *first);
-                    if first.as_ref().is_some_and(alike) {
-                        continue;
-                    }
-                    let bytes = match group_at(&w, *slot, at, entry.epoch, geometry.seed()) {
-                        Ok(bytes) => bytes,
+                    let group = match group_at(&mut w, *slot, (at, entry.epoch, geometry.seed())) {
+                        Ok(group) => group,
                         // Or it has still to be written there.
                         Err(_) if at >= scrubbed.min(to) || at >= cursors[slot.index()] => {
                             later = true;
@@ -160,33 +155,42 @@ impl Sim {
                         }
                         Err(what) => return Err(format!("L1: slot {slot} is called whole, and at {at}: {what}")),
                     };
-                    if first.is_some() {
+                    if *first.get_or_insert(group) != group {
                         return Err(format!("L1: slot {slot} has other bytes at {at}"));
                     }
-                    first = Some(bytes);
                 }
-                at = at + first.map_or(format::BLOCK_MIN, |b| b.len() as u64);
+                at = at + first.map_or(format::BLOCK_MIN, |group| group.len);
             }
         }
         Ok(!later)
     }
 }
 
-/// What stands on a slot, as the disks have it.
-fn bytes_at(w: &Disks, slot: Slot, at: Lsn, len: usize) -> Result<Cow<'_, [u8]>, String> {
-    let (name, offset) = FileName::segment_of(at, PG);
-    let file = w.files[slot.index()].get(&name).ok_or("there is no such file")?;
-    file.peek(offset, len).ok_or_else(|| "a bad sector".into())
+/// A group that verifies; those that are alike have the same number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    number: usize,
+    len: u64,
 }
 
-/// The group that stands on a slot.
-fn group_at(w: &Disks, slot: Slot, at: Lsn, epoch: u64, seed: u32) -> Result<Cow<'_, [u8]>, String> {
-    let head = bytes_at(w, slot, at, format::BLOCK_MIN as usize)?;
-    let len = group::decode_header(&head, at, seed).map_err(|e| e.to_string())?.len;
-    let bytes = bytes_at(w, slot, at, len as usize)?;
-    match group::verify(&bytes, at, seed, |_| ()) {
-        Ok(sum) if sum.header.epoch == epoch => Ok(bytes),
-        Ok(sum) => Err(format!("a group of epoch {}", sum.header.epoch)),
-        Err(broken) => Err(broken.fault.to_string()),
+/// The group that stands on a slot, as the disks have it.
+fn group_at(w: &mut Disks, slot: Slot, wanted: Wanted) -> Result<Whole, String> {
+    let (at, epoch, seed) = wanted;
+    let (name, offset) = FileName::segment_of(at, PG);
+    let file = w.files[slot.index()].get_mut(&name).ok_or("there is no such file")?;
+    if let Some(whole) = w.whole.get(wanted, file, offset) {
+        return Ok(whole);
     }
+    let head = file.peek(offset, format::BLOCK_MIN as usize).ok_or("a bad sector")?;
+    let len = group::decode_header(&head, at, seed).map_err(|e| e.to_string())?.len;
+    let bytes = file.peek(offset, len as usize).ok_or("a bad sector")?;
+    match group::verify(&bytes, at, seed, |_| ()) {
+        Ok(sum) if sum.header.epoch == epoch => (),
+        Ok(sum) => return Err(format!("a group of epoch {}", sum.header.epoch)),
+        Err(broken) => return Err(broken.fault.to_string()),
+    }
+    w.wholes += 1;
+    let whole = Whole { number: w.wholes, len };
+    w.whole.put(wanted, file, offset, len, whole);
+    Ok(whole)
 }

@@ -10,11 +10,14 @@ use crate::disk::job::Job;
 use crate::log::group;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::repair::frame::Found;
 use crate::segment::name::FileName;
 use crate::segment::superblock::Superblock;
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
+use crate::sim::healing::Whole;
+use crate::sim::known::Known;
 use crate::sim::laws::Laws;
 use crate::sim::random::Random;
 use parking_lot::Mutex;
@@ -154,6 +157,10 @@ pub struct Disks {
     landings: Vec<(Slot, FileName, std::ops::Range<u64>)>,
     /// What PROTOCOL.md says of all that processes do.
     pub laws: Laws,
+    /// Groups that workers have found, and those that were found whole in checks.
+    found: Known<Found>,
+    pub(super) whole: Known<Whole>,
+    pub(super) wholes: usize,
     pub(super) flying: Vec<Flying>,
     next_id: u64,
     pub(super) processes: Vec<Process>,
@@ -202,6 +209,9 @@ impl Disks {
             groups: BTreeMap::new(),
             landings: Vec::new(),
             laws: Laws::new(),
+            found: Known::default(),
+            whole: Known::default(),
+            wholes: 0,
             flying: Vec::new(),
             next_id: 0,
             processes: Vec::new(),
@@ -407,6 +417,18 @@ impl Disks {
     /// The directory that the process holds open: the one that is there when it looks for the first time.
     fn held(&mut self, process: usize, slot: Slot) -> u64 {
         *self.processes[process].holds[slot.index()].get_or_insert(self.generations[slot.index()])
+    }
+
+    /// What is in the directory that the process holds open, if it holds one, and what workers have found.
+    pub(super) fn files_of(&mut self, process: usize, slot: Slot) -> (Option<&mut Files>, &mut Known<Found>) {
+        let held = self.processes[process].holds[slot.index()];
+        let place = held.and_then(|held| self.place_of(held));
+        let files = match (place, held) {
+            (Some(place), _) => Some(&mut self.files[place]),
+            (None, Some(held)) => self.orphans.get_mut(&held),
+            (None, None) => None,
+        };
+        (files, &mut self.found)
     }
 
     /// The process lets go of the slot's directory, and finds the one that is there when it needs one.
