@@ -6,7 +6,7 @@ use crate::disk::{Disk, Done, LogWrite, SlotDir};
 use crate::lsn::{Lsn, Slot, SlotSet};
 use crate::repair::frame::{self, Found};
 use crate::segment::name::FileName;
-use crate::segment::superblock::Geometry;
+use crate::segment::superblock::{Geometry, PLACE, Superblock};
 use crate::sim::faults::Fault;
 use crate::sim::file::{BLOCK, File};
 use crate::sim::known::Wanted;
@@ -69,8 +69,12 @@ impl SimDir {
         let (p, slot) = (self.process, self.slot);
         w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
         w.reach(p, slot, true)?;
+        let superblock =
+            if let FileName::Epoch(_) = name { Superblock::decode(bytes).ok().map(Arc::new) } else { None };
         // What nobody will find is judged as far as the process relies on it.
-        if !w.holds_another(p, slot) || matches!(name, FileName::Epoch(_)) {
+        if let (FileName::Epoch(n), Some(superblock)) = (name, &superblock) {
+            w.judge_superblock(p, slot, n, offset as usize / PLACE, superblock);
+        } else if !w.holds_another(p, slot) {
             w.judge_write(p, slot, name, offset, bytes);
         }
         // It may be the slot's only superblock that is lost, or written over.
@@ -89,7 +93,11 @@ impl SimDir {
             let file = file.clone();
             offset = file.somewhere(w.faults.random());
         }
-        w.reach(p, slot, true)?.entry(name).or_default().land(offset, bytes, durable, |_| true);
+        let file = w.reach(p, slot, true)?.entry(name).or_default();
+        file.land(offset, bytes, durable, |_| true);
+        if let Some(superblock) = superblock {
+            file.holds(offset, superblock);
+        }
         Ok(())
     }
 }
@@ -328,7 +336,7 @@ fn find(dir: &SimDir, g: &Geometry, bytes: &[u8], here: usize, wanted: Wanted) -
     let (name, offset) = FileName::segment_of(at, g.pg_size);
     let mut w = dir.world.lock();
     let (files, known) = w.files_of(dir.process, dir.slot);
-    let Some(file) = files.and_then(|files| files.get_mut(&name)) else {
+    let Some(file) = files.and_then(|files| files.get(&name)) else {
         return frame::found(bytes, here, at, epoch, seed);
     };
     if let Some(found) = known.get(wanted, file, offset).filter(|f| f.range.end <= bytes.len()) {

@@ -4,11 +4,11 @@ use crate::lsn::format;
 use crate::segment::superblock::{PLACE, Superblock};
 use crate::sim::random::Random;
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 pub const BLOCK: usize = 4096;
 pub const SECTOR: usize = 512;
@@ -29,13 +29,13 @@ struct Frame {
     /// Where the furthest write ended, whatever of it landed: behind it is space that was taken, and nothing else.
     reach: usize,
     /// Of each block its [`Mark`], where that is known: 0 where it is not.
-    marks: Vec<Mark>,
+    marks: OnceCell<Box<[Cell<Mark>; BLOCKS]>>,
 }
 
 /// A hash of a block's bytes: blocks that have the same are taken for alike.
 pub type Mark = u64;
 
-fn mark(block: &[u8]) -> Mark {
+pub fn mark(block: &[u8]) -> Mark {
     let mut hasher = foldhash::fast::FixedState::with_seed(1).build_hasher();
     hasher.write(block);
     hasher.finish().max(1)
@@ -101,32 +101,31 @@ impl Frame {
         (0..BLOCKS).filter(|b| self.has(*b))
     }
 
-    /// Blocks from this one on have other bytes now.
-    fn changes(&mut self, block: usize, count: usize) {
-        let known = self.marks.len();
-        self.marks[block.min(known)..(block + count).min(known)].fill(0);
+    /// These blocks have other bytes now.
+    fn changes(&mut self, blocks: Range<usize>) {
+        if let Some(marks) = self.marks.get_mut() {
+            marks[blocks].fill(Cell::new(0));
+        }
     }
 
     /// The block's mark.
-    fn mark(&mut self, block: usize) -> Mark {
-        if self.marks.len() <= block {
-            self.marks.resize(block + 1, 0);
-        }
-        if self.marks[block] == 0 {
+    fn mark(&self, block: usize) -> Mark {
+        let known = &self.marks.get_or_init(|| Box::new([const { Cell::new(0) }; BLOCKS]))[block];
+        if known.get() == 0 {
             let behind = self.bytes.get(block * BLOCK..).unwrap_or_default();
-            self.marks[block] = match behind.get(..BLOCK) {
+            known.set(match behind.get(..BLOCK) {
                 Some(bytes) => mark(bytes),
                 None if behind.is_empty() => *ZERO,
                 None => mark(&[behind, &[0; BLOCK][behind.len()..]].concat()),
-            };
+            });
         }
-        self.marks[block]
+        known.get()
     }
 
     /// A block's bytes, for writing.
     fn block(&mut self, block: usize) -> &mut [u8] {
         self.written[block / 64] |= 1 << (block % 64);
-        self.changes(block, 1);
+        self.changes(block..block + 1);
         let (from, to) = (block * BLOCK, (block + 1) * BLOCK);
         let bytes = self.bytes_mut(to);
         if bytes.len() < to {
@@ -139,7 +138,10 @@ impl Frame {
     fn put(&mut self, block: usize, chunk: &[u8]) {
         let (from, to) = (block * BLOCK, block * BLOCK + chunk.len());
         (block..to / BLOCK).for_each(|b| self.written[b / 64] |= 1 << (b % 64));
-        self.changes(block, chunk.len() / BLOCK);
+        // Whoever asked for marks will ask again, and now the bytes are at hand.
+        if let Some(marks) = self.marks.get() {
+            marks[block..].iter().zip(chunk.chunks(BLOCK)).for_each(|(known, chunk)| known.set(mark(chunk)));
+        }
         let bytes = self.bytes_mut(to);
         if bytes.len() < from {
             bytes.resize(from, 0);
@@ -175,7 +177,9 @@ pub struct File {
     /// Counts writes: a late one may land behind newer ones.
     pub writes: u64,
     /// What its two places are as superblocks, as long as nothing changes them.
-    superblocks: [OnceLock<Option<Arc<Superblock>>>; 2],
+    superblocks: [OnceCell<Option<Arc<Superblock>>>; 2],
+    /// All of it, of a file of several frames, since it was read so: tail files are read again and again.
+    whole: Option<Arc<Vec<u8>>>,
 }
 
 impl File {
@@ -217,7 +221,9 @@ impl File {
     pub fn peek(&self, offset: u64, most: usize) -> Option<Cow<'_, [u8]>> {
         let n = self.readable(offset, most)?;
         let (index, from) = place(offset);
-        match self.frames.get(&index).and_then(|frame| frame.bytes.get(from..from + n)) {
+        let frame = || self.frames.get(&index).and_then(|frame| frame.bytes.get(from..from + n));
+        let whole = || self.whole.as_ref().and_then(|whole| whole.get(offset as usize..offset as usize + n));
+        match frame().or_else(whole) {
             Some(bytes) => Some(Cow::Borrowed(bytes)),
             None => self.read(offset, n).map(Cow::Owned),
         }
@@ -242,16 +248,26 @@ impl File {
         (0..2).filter_map(move |place| self.superblocks[place].get_or_init(|| decode(place)).as_deref())
     }
 
-    /// Marks of the blocks of a range, which lies in a frame; none if some cannot be read, or is beyond the end.
-    pub fn marks(&mut self, offset: u64, len: usize) -> Option<&[Mark]> {
-        if self.readable(offset, len)? < len || len == 0 {
-            return None;
-        }
+    /// The block there has this mark, was written, and can be read.
+    pub fn has(&self, offset: u64, mark: Mark) -> bool {
         let (index, from) = place(offset);
-        let (first, last) = (from / BLOCK, (from + len).div_ceil(BLOCK));
-        let frame = self.frames.get_mut(&index).filter(|_| last <= BLOCKS)?;
-        (first..last).for_each(|block| _ = frame.mark(block));
-        frame.marks.get(first..last)
+        let frame = self.frames.get(&index).filter(|frame| frame.has(from / BLOCK));
+        frame.is_some_and(|f| f.mark(from / BLOCK) == mark) && !self.unreadable.contains(&(offset / BLOCK as u64))
+    }
+
+    /// Marks of the blocks of a range, which lies in a frame; none if some cannot be read, or is beyond the end.
+    pub fn marks(&self, offset: u64, len: usize) -> Option<impl Iterator<Item = Mark>> {
+        let (index, from) = place(offset);
+        let frame = self.frames.get(&index).filter(|_| from + len <= FRAME)?;
+        let is_there = self.readable(offset, len)? == len;
+        is_there.then(|| (from / BLOCK..(from + len).div_ceil(BLOCK)).map(|block| frame.mark(block)))
+    }
+
+    /// A superblock was put there, all of it.
+    pub fn holds(&mut self, offset: u64, superblock: Arc<Superblock>) {
+        if let Some(known) = self.superblocks.get_mut(offset as usize / PLACE).filter(|_| offset.is_multiple_of(PLACE as u64)) {
+            *known = OnceCell::from(Some(superblock));
+        }
     }
 
     fn read_around(&self, offset: u64, most: usize) -> Vec<u8> {
@@ -268,6 +284,7 @@ impl File {
 
     /// Something in the range reads otherwise from now on.
     fn changes(&mut self, range: Range<u64>) {
+        self.whole = None;
         for (place, known) in self.superblocks.iter_mut().enumerate() {
             let at = (place * PLACE) as u64;
             if range.start < at + PLACE as u64 && at < range.end {
@@ -279,6 +296,11 @@ impl File {
     /// What is there of a range, shared if it is a frame or all there is of one; none if some of it cannot be read.
     pub fn read_shared(&mut self, offset: u64, most: usize) -> Option<Arc<Vec<u8>>> {
         let n = self.readable(offset, most)?;
+        if n > FRAME && n as u64 == self.len {
+            let whole = self.whole.take().or_else(|| self.read(0, n).map(Arc::new));
+            self.whole.clone_from(&whole);
+            return whole;
+        }
         if n > FRAME || !offset.is_multiple_of(FRAME as u64) {
             return self.read(offset, most).map(Arc::new);
         }
@@ -499,7 +521,7 @@ impl File {
         for (index, frame) in &mut self.frames {
             let stays = self.len.saturating_sub(index * FRAME as u64) as usize;
             if frame.bytes.len() > stays {
-                frame.changes(stays / BLOCK, BLOCKS);
+                frame.changes(stays / BLOCK..BLOCKS);
                 frame.bytes_mut(stays).truncate(stays);
             }
         }

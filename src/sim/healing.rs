@@ -177,7 +177,7 @@ pub struct Whole {
 fn group_at(w: &mut Disks, slot: Slot, wanted: Wanted) -> Result<Whole, String> {
     let (at, epoch, seed) = wanted;
     let (name, offset) = FileName::segment_of(at, PG);
-    let file = w.files[slot.index()].get_mut(&name).ok_or("there is no such file")?;
+    let file = w.files[slot.index()].get(&name).ok_or("there is no such file")?;
     if let Some(whole) = w.whole.get(wanted, file, offset) {
         return Ok(whole);
     }

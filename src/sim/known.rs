@@ -21,15 +21,17 @@ impl<T> Default for Known<T> {
 
 impl<T: Clone> Known<T> {
     /// What was found of a group that is, block by block, as what stands at `offset` of the file.
-    pub fn get(&self, wanted: Wanted, file: &mut File, offset: u64) -> Option<T> {
-        let mut alike = |(marks, _): &&(Vec<Mark>, T)| file.marks(offset, marks.len() * BLOCK) == Some(marks);
-        self.groups.get(&wanted)?.iter().find(&mut alike).map(|(_, found)| found.clone())
+    pub fn get(&self, wanted: Wanted, file: &File, offset: u64) -> Option<T> {
+        let alike = |(marks, _): &&(Vec<Mark>, T)| {
+            file.marks(offset, marks.len() * BLOCK).is_some_and(|there| there.eq(marks.iter().copied()))
+        };
+        self.groups.get(&wanted)?.iter().find(alike).map(|(_, found)| found.clone())
     }
 
     /// Keeps what was found of the group of `len` bytes there.
-    pub fn put(&mut self, wanted: Wanted, file: &mut File, offset: u64, len: u64, found: T) {
+    pub fn put(&mut self, wanted: Wanted, file: &File, offset: u64, len: u64, found: T) {
         if let Some(marks) = file.marks(offset, len as usize) {
-            self.groups.entry(wanted).or_default().push((marks.to_vec(), found));
+            self.groups.entry(wanted).or_default().push((marks.collect(), found));
         }
     }
 }

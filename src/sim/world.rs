@@ -420,12 +420,12 @@ impl Disks {
     }
 
     /// What is in the directory that the process holds open, if it holds one, and what workers have found.
-    pub(super) fn files_of(&mut self, process: usize, slot: Slot) -> (Option<&mut Files>, &mut Known<Found>) {
+    pub(super) fn files_of(&mut self, process: usize, slot: Slot) -> (Option<&Files>, &mut Known<Found>) {
         let held = self.processes[process].holds[slot.index()];
         let place = held.and_then(|held| self.place_of(held));
         let files = match (place, held) {
-            (Some(place), _) => Some(&mut self.files[place]),
-            (None, Some(held)) => self.orphans.get_mut(&held),
+            (Some(place), _) => Some(&self.files[place]),
+            (None, Some(held)) => self.orphans.get(&held),
             (None, None) => None,
         };
         (files, &mut self.found)

@@ -11,8 +11,9 @@ use crate::core::WRITE_QUORUM;
 use crate::core::history::History;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{Geometry, PLACE};
+use crate::segment::superblock::Geometry;
 use crate::segment::tail;
+use crate::sim::file::{Mark, mark};
 use crate::sim::world::Disks;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,8 +91,8 @@ pub struct Laws {
     /// Beyond the promise a number came twice: what is said of an epoch has no meaning any more.
     muddled: bool,
     acts: Vec<Acts>,
-    /// The checksum of every block that an epoch's writer sent.
-    blocks: BTreeMap<(u64, Lsn), u32>,
+    /// The mark of every block that an epoch's writer sent.
+    blocks: BTreeMap<(u64, Lsn), Mark>,
     votes: [Vote; SLOTS],
     geometry: Option<Geometry>,
     /// Time that passed in jumps, while every process was stopped, and their number.
@@ -174,11 +175,11 @@ impl Laws {
     }
 
     /// What was sent of an epoch between two addresses.
-    fn sent(&self, epoch: u64, from: Lsn, to: Lsn) -> Vec<(Lsn, u32)> {
+    fn sent(&self, epoch: u64, from: Lsn, to: Lsn) -> Vec<(Lsn, Mark)> {
         if from >= to {
             return Vec::new();
         }
-        self.blocks.range((epoch, from)..(epoch, to)).map(|((_, at), crc)| (*at, *crc)).collect()
+        self.blocks.range((epoch, from)..(epoch, to)).map(|((_, at), mark)| (*at, *mark)).collect()
     }
 }
 
@@ -194,8 +195,8 @@ impl Disks {
     fn short_of_copies(&self, epoch: u64, from: Lsn, to: Lsn, with: SlotSet) -> Option<(Lsn, usize)> {
         let g = self.laws.geometry?;
         let sent = self.laws.sent(epoch, from, to).into_iter();
-        let in_place = sent.map(|(at, crc)| (at, crc, self.in_place(at, crc, g.pg_size, with)));
-        let short: Vec<(Lsn, u32, SlotSet)> = in_place.filter(|(.., on)| on.len() < WRITE_QUORUM).collect();
+        let in_place = sent.map(|(at, known)| (at, known, self.in_place(at, known, g.pg_size, with)));
+        let short: Vec<(Lsn, Mark, SlotSet)> = in_place.filter(|(.., on)| on.len() < WRITE_QUORUM).collect();
         if short.is_empty() {
             return None;
         }
@@ -204,10 +205,10 @@ impl Disks {
             .iter()
             .flat_map(|t| tail::decode(&t.bytes, g.volume).unwrap_or_default().into_iter().map(|(at, b)| (t.slot, at, b)))
             .collect();
-        short.into_iter().find_map(|(at, crc, on)| {
+        short.into_iter().find_map(|(at, known, on)| {
             let has = |(_, begin, group): &&(Slot, Lsn, &[u8])| {
                 let block = (at.0.checked_sub(begin.0)).and_then(|from| group.get(from as usize..)?.get(..BLOCK));
-                block.is_some_and(|block| crc32fast::hash(block) == crc)
+                block.is_some_and(|block| mark(block) == known)
             };
             let on = on.union(groups.iter().filter(has).map(|(slot, ..)| *slot).collect());
             (on.len() < WRITE_QUORUM).then_some((at, on.len()))
@@ -216,13 +217,12 @@ impl Disks {
 
     /// These slots, and others that have the block where it belongs, durable, until there are enough; from those that are
     /// hurt no more is asked than that they have it.
-    fn in_place(&self, at: Lsn, crc: u32, pg_size: u64, with: SlotSet) -> SlotSet {
+    fn in_place(&self, at: Lsn, mark: Mark, pg_size: u64, with: SlotSet) -> SlotSet {
         let (name, offset) = FileName::segment_of(at, pg_size);
         let has = |slot: Slot| {
             let hurt = self.atlas.hurt().contains(slot);
-            self.files[slot.index()].get(&name).is_some_and(|f| {
-                (hurt || f.is_durable(offset)) && f.block(offset).is_some_and(|b| crc32fast::hash(b) == crc)
-            })
+            let file = self.files[slot.index()].get(&name);
+            file.is_some_and(|f| (hurt || f.is_durable(offset)) && f.has(offset, mark))
         };
         let more = |on: SlotSet, slot| if on.len() < WRITE_QUORUM && has(slot) { on.with(slot) } else { on };
         SlotSet::ALL.minus(with).iter().fold(with, more)
@@ -251,7 +251,6 @@ impl Disks {
     ) {
         match name {
             FileName::Segment(pg) => self.judge_merge(process, slot, name, u64::from(pg), offset, bytes),
-            FileName::Epoch(n) => self.judge_superblock(process, slot, n, offset as usize / PLACE, bytes),
             FileName::Tail(_) => self.judge_tail(process, bytes),
             _ => (),
         }

@@ -7,6 +7,7 @@ use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{PLACE, Superblock};
+use crate::sim::file::Mark;
 use crate::sim::world::{Disks, Weather, newest_superblock};
 
 impl Disks {
@@ -51,8 +52,7 @@ impl Disks {
         self.laws.acts[p].asked = SlotSet::NONE;
     }
 
-    pub(in crate::sim) fn judge_superblock(&mut self, p: usize, slot: Slot, n: u64, place: usize, bytes: &[u8]) {
-        let Ok(s) = Superblock::decode(bytes) else { return };
+    pub(in crate::sim) fn judge_superblock(&mut self, p: usize, slot: Slot, n: u64, place: usize, s: &Superblock) {
         if n == 1 && s.join == Join::Founder && self.laws.acts[p].epoch == 0 {
             self.laws.geometry = Some(s.geometry);
         }
@@ -73,9 +73,9 @@ impl Disks {
         }
         let acts = &self.laws.acts[p];
         if acts.epoch == n {
-            self.judge_version(p, n, &s);
+            self.judge_version(p, n, s);
             if found {
-                self.judge_whole(p, slot, &s);
+                self.judge_whole(p, slot, s);
             }
         } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 && acts.places == [0; SLOTS] {
             self.judge_decision(p, n, &s.history);
@@ -134,10 +134,9 @@ impl Disks {
             return;
         }
         let closed = s.history.entries().iter().filter(|e| e.end < Lsn::MAX);
-        let lacks = |(at, crc): &(Lsn, u32)| {
+        let lacks = |(at, mark): &(Lsn, Mark)| {
             let (name, offset) = FileName::segment_of(*at, g.pg_size);
-            let block = files.get(&name).and_then(|f| f.block(offset));
-            block.map(crc32fast::hash) != Some(*crc)
+            !files.get(&name).is_some_and(|f| f.has(offset, *mark))
         };
         if let Some((at, _)) = closed.flat_map(|e| self.laws.sent(e.epoch, e.begin, e.end)).find(lacks) {
             self.laws.breaks(p, || format!("lets the silence of slot {slot} count, which lacks the block at {at}"));
@@ -246,12 +245,11 @@ impl Disks {
         }
         for q in 0..p {
             let (epoch, at) = (self.laws.acts[q].epoch, self.laws.acts[q].begin);
-            let Some(crc) = self.laws.blocks.get(&(epoch, at)).copied() else { continue };
+            let Some(mark) = self.laws.blocks.get(&(epoch, at)).copied() else { continue };
             let (name, offset) = FileName::segment_of(at, g.pg_size);
             if epoch > previous
                 && (at == begin || at == begin + format::EXTENT)
-                && let Some(block) = self.files[slot.index()].get(&name).and_then(|f| f.block(offset))
-                && crc32fast::hash(block) == crc
+                && self.files[slot.index()].get(&name).is_some_and(|f| f.has(offset, mark))
             {
                 self.laws.breaks(p, || {
                     format!("begins at {begin} by decision {previous}, and slot {slot} has epoch {epoch} at {at}")
@@ -276,12 +274,11 @@ impl Disks {
         let Some(g) = self.laws.geometry else { return };
         for q in 0..p {
             let (epoch, begin) = (self.laws.acts[q].epoch, self.laws.acts[q].begin);
-            let crc = self.laws.blocks.get(&(epoch, begin)).copied();
+            let mark = self.laws.blocks.get(&(epoch, begin)).copied();
             let (name, offset) = FileName::segment_of(begin, g.pg_size);
             if epoch > previous
-                && let Some(crc) = crc
-                && let Some(block) = self.files[slot.index()].get(&name).and_then(|f| f.block(offset))
-                && crc32fast::hash(block) == crc
+                && let Some(mark) = mark
+                && self.files[slot.index()].get(&name).is_some_and(|f| f.has(offset, mark))
             {
                 self.laws.breaks(p, || {
                     format!("chose decision {previous}, though slot {slot} has a group of epoch {epoch}")
