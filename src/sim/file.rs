@@ -6,7 +6,6 @@ use crate::sim::random::Random;
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -36,46 +35,54 @@ struct Frame {
 pub type Mark = u64;
 
 pub fn mark(block: &[u8]) -> Mark {
-    let mut hasher = foldhash::fast::FixedState::with_seed(1).build_hasher();
-    hasher.write(block);
-    hasher.finish().max(1)
+    // What is in the log has checksums of the same kind: another sum beside it.
+    let words = block.chunks_exact(8).filter_map(|word| word.try_into().ok().map(u64::from_le_bytes));
+    let sum = words.fold(0, u64::wrapping_add);
+    (u64::from(crc32fast::hash(block)) << 32 | (sum ^ sum >> 32) & 0xFFFF_FFFF).max(1)
 }
 
 /// Of a block of zeros.
 static ZERO: LazyLock<Mark> = LazyLock::new(|| mark(&[0; BLOCK]));
 
-/// A frame that is longer than this takes room for a whole one.
-const SHORT: usize = 64 << 10;
+/// Room for a frame: for what most files are, or for all of one.
+const ROOMS: [usize; 2] = [64 << 10, FRAME];
 
 thread_local! {
     /// Room for frames, from file to file and from life to life: room that is given back to the system costs a fault a
     /// page when it is needed again.
-    static ROOM: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static ROOM: RefCell<[Vec<Vec<u8>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-/// So much room is kept.
+/// So much room of a kind is kept.
 const ROOM_MAX: usize = 64;
 
-fn room() -> Vec<u8> {
-    let kept = ROOM.try_with(|room| room.borrow_mut().pop());
-    kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(FRAME))
+/// Room for so many bytes.
+fn room(len: usize) -> Vec<u8> {
+    let kind = usize::from(len > ROOMS[0]);
+    let kept = ROOM.try_with(|room| room.borrow_mut()[kind].pop());
+    kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(ROOMS[kind]))
+}
+
+/// Keeps room that nobody reads from any more.
+fn keep(bytes: &mut Arc<Vec<u8>>) {
+    if let Some(kind) = ROOMS.iter().position(|room| *room == bytes.capacity())
+        && let Some(bytes) = Arc::get_mut(bytes)
+    {
+        let mut bytes = std::mem::take(bytes);
+        bytes.clear();
+        // No room is kept by a thread that ends.
+        let _ = ROOM.try_with(|room| {
+            let room = &mut room.borrow_mut()[kind];
+            if room.len() < ROOM_MAX {
+                room.push(bytes);
+            }
+        });
+    }
 }
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        if self.bytes.capacity() == FRAME
-            && let Some(bytes) = Arc::get_mut(&mut self.bytes)
-        {
-            let mut bytes = std::mem::take(bytes);
-            bytes.clear();
-            // No room is kept by a thread that ends.
-            let _ = ROOM.try_with(|room| {
-                let mut room = room.borrow_mut();
-                if room.len() < ROOM_MAX {
-                    room.push(bytes);
-                }
-            });
-        }
+        keep(&mut self.bytes);
     }
 }
 
@@ -85,9 +92,9 @@ impl Frame {
         let shared = Arc::get_mut(&mut self.bytes).is_none();
         if shared || len > self.bytes.capacity() {
             let len = len.max(self.bytes.len());
-            let mut bytes = if len > SHORT { room() } else { Vec::with_capacity(len.next_power_of_two()) };
+            let mut bytes = room(len);
             bytes.extend_from_slice(&self.bytes);
-            self.bytes = Arc::new(bytes);
+            keep(&mut std::mem::replace(&mut self.bytes, Arc::new(bytes)));
         }
         Arc::make_mut(&mut self.bytes)
     }
