@@ -177,6 +177,13 @@ bugs! {
     ParkedBySilence,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
+    /// After an error a slot is read back from the page cache. `what_a_failed_flush_left_is_read_anew`.
+    CacheTrusted,
+    /// An opener whose flush failed on a slot goes on with what the page cache has.
+    /// `what_an_openers_flush_left_is_read_anew`.
+    OpenerTrustsCache,
+    /// All is healed though the scrub has not looked at the superblocks. `superblocks_belong_to_a_scrub`.
+    MarksUnheard,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.
     WholeWithGaps,
     /// What has no good copy is tried again and again. `what_nobody_has_comes_to_an_end`.

@@ -469,6 +469,12 @@ impl File {
         self.cached.keys().map(|index| index * BLOCK as u64).collect()
     }
 
+    /// Offsets of what no flush makes durable any more.
+    #[cfg(test)]
+    pub fn doomed(&self) -> Vec<u64> {
+        self.doomed.iter().map(|index| index * BLOCK as u64).collect()
+    }
+
     pub fn allocate(&mut self, to: u64) {
         self.changes(self.len..to);
         self.len = self.len.max(to);

@@ -609,8 +609,9 @@ impl Disks {
     /// What dead processes have in flight to a file lands, or never will.
     pub(super) fn drain(&mut self, process: usize, slot: Slot, name: FileName) {
         let held = self.held(process, slot);
-        let (out, stay): (Vec<Flying>, Vec<Flying>) =
-            std::mem::take(&mut self.flying).into_iter().partition(|f| f.generation == held && f.name == name && !f.tell);
+        let (out, stay): (Vec<Flying>, Vec<Flying>) = std::mem::take(&mut self.flying)
+            .into_iter()
+            .partition(|f| f.generation == held && f.name == name && !f.tell);
         self.flying = stay;
         for f in out {
             match self.home(&f) {

@@ -103,7 +103,31 @@ impl StageDir {
                 self.stage.kill(process);
                 Err(io::Error::other("the process was killed"))
             }
+            Act::Fail => {
+                name.map_or(Ok(false), |name| self.file(name, File::fail_flush))?;
+                Err(io::Error::from_raw_os_error(5))
+            }
         }
+    }
+
+    fn write(&self, name: FileName, offset: u64, bytes: &[u8], durable: bool) -> io::Result<()> {
+        let (process, slot) = (self.process, self.slot);
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        match self.ask(Op::Write, Some(name)) {
+            Act::Go | Act::Fail => (),
+            Act::Die => self.stage.kill(process),
+            Act::DieInIt => {
+                let bytes = Bytes::Own(bytes.clone());
+                let flight = Flight { process, slot, name, offset, bytes, tell: false, hung: false };
+                self.stage.0.flights.lock().push(flight);
+                self.stage.kill(process);
+            }
+        }
+        self.files(|files| {
+            files.entry(name).or_default().land(offset, &bytes, durable, |_| true);
+            Ok(())
+        })
     }
 }
 
@@ -130,23 +154,12 @@ impl SlotDir for StageDir {
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let (process, slot) = (self.process, self.slot);
-        let mut bytes = bytes.to_vec();
-        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
-        match self.ask(Op::Write, Some(name)) {
-            Act::Go => (),
-            Act::Die => self.stage.kill(process),
-            Act::DieInIt => {
-                let bytes = Bytes::Own(bytes.clone());
-                let flight = Flight { process, slot, name, offset, bytes, tell: false, hung: false };
-                self.stage.0.flights.lock().push(flight);
-                self.stage.kill(process);
-            }
-        }
-        self.files(|files| {
-            files.entry(name).or_default().land(offset, &bytes, true, |_| true);
-            Ok(())
-        })
+        self.write(name, offset, bytes, true)
+    }
+
+    fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        writes.iter().try_for_each(|(offset, bytes)| self.write(name, *offset, bytes, false))?;
+        self.flush(name)
     }
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
@@ -182,6 +195,12 @@ impl SlotDir for StageDir {
 
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         self.make(Op::Punch, Some(name), || self.file(name, |file| file.punch(offset, len)))
+    }
+
+    fn reopen(&self) {
+        for file in self.stage.0.disks.lock().files[self.slot.index()].values_mut() {
+            file.doomed().into_iter().for_each(|at| file.land(at, &[0xA5; BLOCK], true, |_| true));
+        }
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {

@@ -20,7 +20,7 @@ use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::name::FileName;
 use crate::segment::recover::{self, Opened, Recovered};
-use crate::segment::superblock::{Durability, Geometry};
+use crate::segment::superblock::{self, Durability, Geometry, Superblock};
 use crate::sim::file::{BLOCK, File};
 use crate::sim::model::{Model, ModelMtr, State};
 use crate::sim::scenario::disk::{StageClock, StageDir, StageDisk, StageFleet};
@@ -97,6 +97,8 @@ pub enum Act {
     Die,
     /// The process dies in it: a write stays in flight, and anything else is done.
     DieInIt,
+    /// A flush fails: what was written is in memory, and no later flush makes it durable.
+    Fail,
 }
 
 pub type Hook = Box<dyn FnMut(Call) -> Act + Send>;
@@ -522,6 +524,14 @@ impl Stage {
         let disks = self.0.disks.lock();
         let file = disks.files[slot(name).index()].get(&segment);
         file.and_then(|f| f.read(offset, len as usize)).unwrap_or_default()
+    }
+
+    /// One of the places of a slot's superblock is good.
+    pub fn place_verifies(&self, name: &str, epoch: u64, place: usize) -> bool {
+        let disks = self.0.disks.lock();
+        let file = disks.files[slot(name).index()].get(&FileName::Epoch(epoch));
+        let bytes = file.and_then(|f| f.read((place * superblock::PLACE) as u64, superblock::PLACE));
+        bytes.is_some_and(|bytes| Superblock::decode(&bytes).is_ok())
     }
 
     /// Where a slot's silence begins to count, as its superblock says.

@@ -4,7 +4,7 @@ use crate::core::vote::Join;
 use crate::lsn::{Lsn, format};
 use crate::repair::plan::WIDE;
 use crate::segment::name::FileName;
-use crate::sim::scenario::{Act, Checked, Made, Op, PG, Stage, Writer, ensure, slot};
+use crate::sim::scenario::{Act, Call, Checked, Made, Op, Opening, PG, Stage, Writer, ensure, slot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -300,10 +300,13 @@ pub fn what_a_late_write_spoils_is_filled_again() -> Checked {
 /// x: A to E, and in flight to F when its writer is killed; the next one, which F joins later, waits until x has landed, and
 /// checks; then the power cut. Rule: what was waited for is flushed before it counts as checked.
 pub fn what_landed_late_is_flushed() -> Checked {
-    let (stage, x) = x_in_flight_to_f(Lsn(4096))?;
+    // What F was not sent yet lies in the next segment: mending it flushes that one alone.
+    let (stage, x) = x_in_flight_to_f(Lsn(PG - (16 << 10)), 0)?;
     let w = stage.open("ABCDE")?;
     w.tick(200)?;
     ensure(w.is_live("F") && !stage.has("F", FileName::Tail(2)), "stage: F is not back, or gets its tail copied")?;
+    (0..20).try_for_each(|_| w.housekeep(100))?;
+    ensure(stage.verifies("F", x.begin, 1), "stage: x was not waited for")?;
     whole(&stage, &w, "F", x)?;
     stage.power_cut();
     whole(&stage, &stage.open("ABCDEF")?, "F", x)
@@ -312,7 +315,7 @@ pub fn what_landed_late_is_flushed() -> Checked {
 /// x: A to E, and in flight to F, whose writer goes on in the next segment, where it is killed; the next one heals F; then
 /// the power cut. Rule: wherever something may be missing, late writes are waited for before it counts as filled.
 pub fn what_is_late_in_another_segment_is_waited_for() -> Checked {
-    let (stage, x) = x_in_flight_to_f(Lsn(PG - (1 << 20)))?;
+    let (stage, x) = x_in_flight_to_f(Lsn(PG - (1 << 20)), 4)?;
     let w = stage.open("ABCDEF")?;
     ensure(x.begin < Lsn(PG) && w.shared.engine().history.entries()[0].end > Lsn(PG), "stage: it is one segment")?;
     whole(&stage, &w, "F", x)?;
@@ -324,7 +327,7 @@ pub fn what_is_late_in_another_segment_is_waited_for() -> Checked {
 /// anything; the one after that heals F; then the power cut.
 /// Rule: a clean end says nothing of what earlier writers have in flight.
 pub fn what_is_late_over_a_clean_end_is_waited_for() -> Checked {
-    let (stage, x) = x_in_flight_to_f(Lsn(4096))?;
+    let (stage, x) = x_in_flight_to_f(Lsn(4096), 4)?;
     let w = stage.open("ABCDE")?;
     w.close("ABCDE")?;
     let w = stage.open("ABCDEF")?;
@@ -333,14 +336,15 @@ pub fn what_is_late_over_a_clean_end_is_waited_for() -> Checked {
     whole(&stage, &stage.open("ABCDEF")?, "F", x)
 }
 
-/// x: A to E, acknowledged, and in flight to F. Its writer, whose log began at `begin`, goes on for 2 MiB, and is killed.
-fn x_in_flight_to_f(begin: Lsn) -> Checked<(Stage, Made)> {
+/// x: A to E, acknowledged, and in flight to F. Its writer, whose log began at `begin`, goes on for so many half MiB, and is
+/// killed.
+fn x_in_flight_to_f(begin: Lsn, more: usize) -> Checked<(Stage, Made)> {
     let stage = Stage::new();
     let old = stage.create_at(begin)?;
     let x = append_x(&old)?;
     old.land_on("ABCDE")?;
     ensure(old.acknowledged(x), "stage: x is not acknowledged")?;
-    for _ in 0..4 {
+    for _ in 0..more {
         old.append(&[(2, 2); 200])?;
         old.land_on("ABCDE")?;
     }
@@ -454,6 +458,67 @@ pub fn silence_fills_nothing() -> Checked {
     ensure(w.doubts("F"), "R1: F counts as whole, and x does not verify there")?;
     w.idle("");
     whole(&stage, &w, "EF", x)
+}
+
+/// E and F lack x; F is mended, and its flush fails; it is back, and filled; then the power cut.
+/// Rule: after an error only what is read past the page cache counts.
+pub fn what_a_failed_flush_left_is_read_anew() -> Checked {
+    let (stage, w, x) = x_missed_by_e_and_f()?;
+    let (mut hook, failed) = fails_a_flush("F");
+    let mut written = false;
+    w.hook(move |c| {
+        written |= c.slot == slot("F") && c.op == Op::Write && matches!(c.name, Some(FileName::Segment(_)));
+        if written { hook(c) } else { Act::Go }
+    });
+    whole(&stage, &w, "EF", x)?;
+    ensure(failed.load(Ordering::Relaxed), "stage: no flush has failed")?;
+    stage.power_cut();
+    ensure(stage.verifies("F", x.begin, 1), "R1: F counts as whole, and the power cut takes x")
+}
+
+/// x: A to E, and late on F, which is not flushed; the next opener flushes, and that fails on F; it heals; then the power cut.
+/// Rule: the same for what an opener flushes.
+pub fn what_an_openers_flush_left_is_read_anew() -> Checked {
+    let (stage, x) = x_in_flight_to_f(Lsn(4096), 4)?;
+    stage.land_all_late();
+    let (hook, failed) = fails_a_flush("F");
+    let Opening::Open(w) = stage.open_with("ABCDEF", hook)? else {
+        return Err("A1: an open is refused, and one slot fails".into());
+    };
+    ensure(failed.load(Ordering::Relaxed), "stage: no flush has failed")?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// One flush of a slot's segment fails; and whether it has.
+fn fails_a_flush(name: &'static str) -> (impl FnMut(Call) -> Act + Send, Arc<AtomicBool>) {
+    let failed = Arc::new(AtomicBool::new(false));
+    let fails = failed.clone();
+    let hook = move |c: Call| {
+        let flushes = c.op == Op::Flush && matches!(c.name, Some(FileName::Segment(_))) && c.slot == slot(name);
+        if flushes && !fails.swap(true, Ordering::Relaxed) { Act::Fail } else { Act::Go }
+    };
+    (hook, failed)
+}
+
+/// A log in which there is nothing to compare yet; one of the two places of F's superblock is damaged; a scrub.
+/// Rule: it has not ended before superblocks were looked at.
+pub fn superblocks_belong_to_a_scrub() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.land_on("ABCDEF")?;
+    let good = || (0..2).all(|place| stage.place_verifies("F", 1, place));
+    ensure(good(), "stage: there is no superblock")?;
+    stage.rot("F", FileName::Epoch(1), 100);
+    ensure(!good(), "stage: the superblock verifies")?;
+    w.idle("F");
+    w.scrub();
+    w.tick(2000)?;
+    w.tick(2000)?;
+    ensure(w.shared.engine().healed() != Some(true), "R1: the scrub has ended, and F has one superblock left")?;
+    w.idle("");
+    ensure(w.heal()? && good(), "R1: F has one superblock left")
 }
 
 /// F is replaced, and not filled yet. Rule: its silence counts only once it has everything.

@@ -116,6 +116,9 @@ traces! {
     healing::who_was_not_asked_is_asked_later [ScrubForgets "R1"]
     healing::silence_parks_nothing [ParkedBySilence "R1"]
     healing::silence_fills_nothing [SilenceFills "R1"]
+    healing::what_a_failed_flush_left_is_read_anew [CacheTrusted "R1"]
+    healing::what_an_openers_flush_left_is_read_anew [OpenerTrustsCache "R1"]
+    healing::superblocks_belong_to_a_scrub [MarksUnheard "R1"]
     healing::a_join_point_stays_as_long_as_a_gap [WholeWithGaps "R1"]
     healing::what_nobody_has_comes_to_an_end [HealForever "L1"]
 }

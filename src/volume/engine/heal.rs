@@ -551,6 +551,11 @@ impl Engine {
         self.healing.plan.paused = paused;
     }
 
+    /// Slots that have such a job.
+    fn at_work(&self, kind: JobKind) -> SlotSet {
+        Slot::ALL.into_iter().filter(|s| self.jobs[s.index()].0[kind as usize]).collect()
+    }
+
     /// Bytes that are still to be looked at, slot by slot.
     pub fn healing_left(&self) -> u64 {
         let gaps: u64 = self.writer.live().iter().map(|s| self.lacking(s)).sum();
@@ -565,7 +570,8 @@ impl Engine {
         let h = &self.healing;
         let live = self.writer.live();
         let untried = SlotSet::ALL.minus(live).minus(h.tried);
-        if h.is_at_work() || h.plan.has_wounds() || h.plan.is_urgent() || h.untold || untried.len() > 0 {
+        let marks = h.marks.union(self.at_work(JobKind::Marks)).and(live).len() > 0 && !planted(Bug::MarksUnheard);
+        if h.is_at_work() || h.plan.has_wounds() || h.plan.is_urgent() || h.untold || marks || untried.len() > 0 {
             return None;
         }
         let joined = |s: Slot| self.superblocks[s.index()].join != Join::Founder;
