@@ -6,7 +6,7 @@ use crate::disk::{Disk, Done, LogWrite, SlotDir};
 use crate::lsn::{Lsn, Slot, SlotSet};
 use crate::repair::frame::{self, Found};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{Geometry, PLACE, Superblock};
+use crate::segment::superblock::{Geometry, PLACE, Places, Superblock};
 use crate::sim::faults::Fault;
 use crate::sim::file::{BLOCK, File};
 use crate::sim::known::Wanted;
@@ -153,6 +153,10 @@ impl SlotDir for SimDir {
         let file = w.reach(self.process, self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
         let read = if let FileName::Segment(_) = name { File::read_written } else { File::read_shared };
         read(file, offset, most).ok_or_else(eio)
+    }
+
+    fn places(&self, name: FileName, bytes: &Arc<Vec<u8>>) -> Option<Places> {
+        self.world.lock().files_of(self.process, self.slot).0?.get(&name)?.places(bytes)
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {

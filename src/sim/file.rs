@@ -1,7 +1,7 @@
 //! A simulated file: what is readable, and what of it a power cut may turn back or ruin.
 
 use crate::lsn::format;
-use crate::segment::superblock::{PLACE, Superblock};
+use crate::segment::superblock::{PLACE, Places, SuperFault, Superblock};
 use crate::sim::random::Random;
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -36,8 +36,7 @@ pub type Mark = u64;
 
 pub fn mark(block: &[u8]) -> Mark {
     // What is in the log has checksums of the same kind: another sum beside it.
-    let words = block.chunks_exact(8).filter_map(|word| word.try_into().ok().map(u64::from_le_bytes));
-    let sum = words.fold(0, u64::wrapping_add);
+    let sum = block.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).fold(0, u64::wrapping_add);
     (u64::from(crc32fast::hash(block)) << 32 | (sum ^ sum >> 32) & 0xFFFF_FFFF).max(1)
 }
 
@@ -184,7 +183,7 @@ pub struct File {
     /// Counts writes: a late one may land behind newer ones.
     pub writes: u64,
     /// What its two places are as superblocks, as long as nothing changes them.
-    superblocks: [OnceCell<Option<Arc<Superblock>>>; 2],
+    superblocks: [OnceCell<Result<Arc<Superblock>, SuperFault>>; 2],
     /// All of it, of a file of several frames, since it was read so: tail files are read again and again.
     whole: Option<Arc<Vec<u8>>>,
 }
@@ -247,12 +246,21 @@ impl File {
     /// The superblocks in the file's two places. Blocks that cannot be read are zeros: they may lie behind what a superblock
     /// holds.
     pub fn superblocks(&self) -> impl Iterator<Item = &Superblock> {
-        let decode = |place: usize| {
+        (0..2).filter_map(|place| self.superblock(place).as_deref().ok())
+    }
+
+    fn superblock(&self, place: usize) -> &Result<Arc<Superblock>, SuperFault> {
+        self.superblocks[place].get_or_init(|| {
             let at = (place * PLACE) as u64;
             let whole = self.peek(at, PLACE).unwrap_or_else(|| Cow::Owned(self.read_around(at, PLACE)));
-            Superblock::decode(&whole).ok().map(Arc::new)
-        };
-        (0..2).filter_map(move |place| self.superblocks[place].get_or_init(|| decode(place)).as_deref())
+            Superblock::decode(&whole).map(Arc::new)
+        })
+    }
+
+    /// The superblocks in these bytes, if they are the file's, all of them.
+    pub fn places(&self, bytes: &Arc<Vec<u8>>) -> Option<Places> {
+        let is_it = self.frames.get(&0).is_some_and(|frame| Arc::ptr_eq(&frame.bytes, bytes));
+        is_it.then(|| [0, 1].map(|place| self.superblock(place).as_deref().cloned().map_err(|fault| *fault)))
     }
 
     /// The block there has this mark, was written, and can be read.
@@ -273,7 +281,7 @@ impl File {
     /// A superblock was put there, all of it.
     pub fn holds(&mut self, offset: u64, superblock: Arc<Superblock>) {
         if let Some(known) = self.superblocks.get_mut(offset as usize / PLACE).filter(|_| offset.is_multiple_of(PLACE as u64)) {
-            *known = OnceCell::from(Some(superblock));
+            *known = OnceCell::from(Ok(superblock));
         }
     }
 
