@@ -230,7 +230,7 @@ fn epoch_files() {
     let bytes = [joined(4).encode().unwrap(), closed(3).encode().unwrap()].concat();
     same("epoch-7", &bytes, &file["epoch-7"]);
     assert_eq!(Superblock::newest(&file["epoch-7"]), Ok(joined(4)));
-    assert_eq!(Superblock::next_place(&file["epoch-7"]).0, PLACE);
+    assert_eq!(Superblock::next_place(&Superblock::places(&file["epoch-7"])).0, PLACE);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::lsn::{Lsn, format};
 use crate::repair::frame::{self, Copy, Part, Piece};
 use crate::segment::doubt;
 use crate::segment::name::FileName;
-use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
+use crate::segment::superblock::{self, Geometry, Places, SuperFault, Superblock};
 use crate::segment::tail;
 use crate::volume::error::SlotFault;
 use std::io;
@@ -155,11 +155,16 @@ pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
     }
 }
 
+/// What stands in the two places of a superblock's file.
+pub fn read_super(dir: &dyn SlotDir, name: FileName) -> io::Result<Places> {
+    let bytes = read_whole(dir, name, 2 * superblock::PLACE)?;
+    Ok(dir.places(name, &bytes).unwrap_or_else(|| Superblock::places(&bytes)))
+}
+
 /// Writes a superblock's next version into both places, one after the other.
 pub fn write_super(dir: &dyn SlotDir, superblock: &Superblock) -> io::Result<()> {
     let name = FileName::Epoch(superblock.number);
-    let old = read_whole(dir, name, 2 * superblock::PLACE)?;
-    let (first, newest) = Superblock::next_place(&old);
+    let (first, newest) = Superblock::next_place(&read_super(dir, name)?);
     let version = newest.max(superblock.version) + 1;
     let bytes = Superblock { version, ..superblock.clone() }.encode().map_err(io::Error::other)?;
     for at in [first, superblock::PLACE - first] {
@@ -185,9 +190,9 @@ pub fn with_reserve<T>(dir: &dyn SlotDir, call: impl Fn() -> io::Result<T>) -> i
 /// Writes the next version of an epoch's superblock. What is the slot's own (join point, incarnation) stays, but for the
 /// join point of a slot that is whole.
 fn next_version(dir: &dyn SlotDir, superblock: Superblock, whole: bool) -> io::Result<()> {
-    let old = read_whole(dir, FileName::Epoch(superblock.number), 2 * superblock::PLACE)?;
+    let old = read_super(dir, FileName::Epoch(superblock.number))?;
     // A blank directory in the slot's place must not become a founder: a rejoin formats it.
-    let own = Superblock::newest(&old)
+    let own = Superblock::newest_of(old)
         .map_err(|_| io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"))?;
     let join = if whole { Join::Founder } else { own.join };
     write_super(dir, &Superblock { join, incarnation: own.incarnation, ..superblock })
@@ -200,8 +205,7 @@ fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
     if !names.contains(&epoch) {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
     }
-    let file = read_whole(dir, epoch, 2 * superblock::PLACE).unwrap_or_default();
-    let places = [0, superblock::PLACE].map(|at| Superblock::decode(file.get(at..).unwrap_or_default()));
+    let places = read_super(dir, epoch).unwrap_or_else(|_| Superblock::places(&[]));
     let own = places.iter().flatten().max_by_key(|s| s.version);
     if own.is_some_and(|own| own.slot != superblock.slot || own.geometry.volume != superblock.geometry.volume) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "another volume's or slot's files"));
@@ -275,7 +279,7 @@ pub fn highest_claim(dir: &dyn SlotDir) -> io::Result<u64> {
 fn claim_of(dir: &dyn SlotDir, volume: Uuid) -> io::Result<u64> {
     let highest = |names: Vec<FileName>| names.into_iter().filter(|n| matches!(n, FileName::Epoch(_))).max();
     if let Some(epoch) = highest(dir.list()?)
-        && let Ok(newest) = Superblock::newest(&read_whole(dir, epoch, 2 * superblock::PLACE)?)
+        && let Ok(newest) = Superblock::newest_of(read_super(dir, epoch)?)
         && newest.geometry.volume != volume
     {
         return Ok(0);
@@ -294,7 +298,7 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
     let refused = |fault: SlotFault| Err(io::Error::new(io::ErrorKind::InvalidData, fault.to_string()));
     let mut own: Option<Superblock> = None;
     for name in names.iter().filter(|n| matches!(n, FileName::Epoch(_))) {
-        match Superblock::newest(&read_whole(dir, *name, 2 * superblock::PLACE)?) {
+        match Superblock::newest_of(read_super(dir, *name)?) {
             Ok(found) if found.geometry.volume != geometry.volume => {
                 return refused(SlotFault::Foreign(found.geometry.volume));
             }
@@ -457,8 +461,7 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
 fn tidy(dir: &dyn SlotDir, below: u64) -> io::Result<()> {
     let names = dir.list()?;
     let newest = names.iter().filter_map(|n| matches!(n, FileName::Epoch(e) if *e >= below).then_some(*n)).max();
-    let verifies =
-        |name| Ok::<_, io::Error>(Superblock::newest(&read_whole(dir, name, 2 * superblock::PLACE)?).is_ok());
+    let verifies = |name| read_super(dir, name).map(|places| Superblock::newest_of(places).is_ok());
     if !newest.map_or(Ok(false), verifies)? && !planted(Bug::TidyBlindly) {
         return Ok(());
     }

@@ -15,6 +15,7 @@ use crate::core::writer::Look;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
+use crate::segment::superblock::Places;
 use crate::sync::Arc;
 use std::io;
 
@@ -58,6 +59,10 @@ pub(crate) trait SlotDir: Send + Sync {
     /// Reads as [`SlotDir::read`] does, into memory that may be written from without a copy.
     fn read_owned(&self, name: FileName, offset: u64, most: usize) -> io::Result<bytes::Bytes> {
         self.read_shared(name, offset, most).map(owned)
+    }
+    /// What a directory in memory knows of the superblocks in bytes that it has just handed out.
+    fn places(&self, _: FileName, _bytes: &std::sync::Arc<Vec<u8>>) -> Option<Places> {
+        None
     }
     /// Reads frames that follow each other, in one call where it can: beside writes, calls that wait for each other wait long.
     fn read_frames(&self, name: FileName, offset: u64, count: usize) -> io::Result<Vec<bytes::Bytes>> {

@@ -139,9 +139,17 @@ impl Table {
 mod memory {
     use super::*;
     use memmap2::MmapRaw;
+    use std::mem::ManuallyDrop;
 
     /// An anonymous map: page-aligned, so fit for O_DIRECT, and not moved.
-    pub struct Memory(MmapRaw);
+    pub struct Memory(ManuallyDrop<MmapRaw>);
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            // SAFETY: it is dropped once, and nobody comes after it.
+            kept::take(unsafe { ManuallyDrop::take(&mut self.0) });
+        }
+    }
 
     // SAFETY: all access goes through `read` and `write`, whose callers promise that no range is written while it is
     // read or written elsewhere.
@@ -149,7 +157,11 @@ mod memory {
 
     impl Memory {
         pub fn new() -> std::io::Result<Memory> {
-            Ok(Memory(MmapRaw::from(memmap2::MmapMut::map_anon(format::FRAME as usize)?)))
+            let map = match kept::give() {
+                Some(map) => map,
+                None => memmap2::MmapMut::map_anon(format::FRAME as usize)?.into(),
+            };
+            Ok(Memory(ManuallyDrop::new(map)))
         }
 
         pub fn pointer(&self, at: usize) -> *const u8 {
@@ -165,6 +177,43 @@ mod memory {
             // SAFETY: the range lies in the map (checked by Frame), and nobody writes it.
             f(unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(range.start), range.len()) })
         }
+    }
+}
+
+/// What simulated processes leave to the next one: memory that is given back costs a fault a page when it is needed again.
+#[cfg(all(feature = "sim", not(quorate_loom)))]
+pub mod kept {
+    use memmap2::MmapRaw;
+    use std::cell::RefCell;
+
+    /// So many maps are kept.
+    const MOST: usize = 32;
+
+    thread_local! {
+        static KEPT: RefCell<Option<Vec<MmapRaw>>> = const { RefCell::new(None) };
+    }
+
+    /// From now on this thread keeps maps; others do not.
+    pub fn begin() {
+        KEPT.with(|kept| _ = kept.borrow_mut().get_or_insert_default());
+    }
+
+    pub(super) fn take(map: MmapRaw) {
+        // None is kept by a thread that ends.
+        let _ = KEPT.try_with(|kept| kept.borrow_mut().as_mut().filter(|kept| kept.len() < MOST).map(|k| k.push(map)));
+    }
+
+    pub(super) fn give() -> Option<MmapRaw> {
+        KEPT.try_with(|kept| kept.borrow_mut().as_mut()?.pop()).ok()?
+    }
+}
+
+#[cfg(not(any(feature = "sim", quorate_loom)))]
+mod kept {
+    pub fn take<T>(_: T) {}
+
+    pub fn give() -> Option<memmap2::MmapRaw> {
+        None
     }
 }
 

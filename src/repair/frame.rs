@@ -51,6 +51,21 @@ pub struct Piece {
 /// Reads a part on a slot, and keeps the bytes if it is to `keep` them. What cannot be read counts as not there. With
 /// `flush` what is found is durable: it may be what a process left that was killed before it had flushed.
 pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, keep: bool, flush: bool) -> io::Result<Copy> {
+    read_by(dir, part, geometry, keep, flush, &|bytes, here, at, epoch| found(bytes, here, at, epoch, geometry.seed()))
+}
+
+/// How a group is found in a frame: see [`found`].
+pub type Find<'a> = &'a dyn Fn(&[u8], usize, Lsn, u64) -> Option<Found>;
+
+/// [`read`], where groups are found by others' means.
+pub fn read_by(
+    dir: &dyn SlotDir,
+    part: &Part,
+    geometry: &Geometry,
+    keep: bool,
+    flush: bool,
+    find: Find<'_>,
+) -> io::Result<Copy> {
     let mut copy = Copy::new();
     let (mut whole, mut names) = (true, Vec::new());
     let mut base = part.from.floor(format::FRAME);
@@ -60,10 +75,10 @@ pub fn read(dir: &dyn SlotDir, part: &Part, geometry: &Geometry, keep: bool, flu
         let (name, _) = FileName::segment_of(base, geometry.pg_size);
         if keep {
             let bytes = ahead.next().unwrap_or_else(|| read_frame(dir, base, geometry));
-            whole &= in_frame(&bytes, base, part, geometry, Some(&bytes), &mut copy);
+            whole &= in_frame(&bytes, base, part, geometry, find, Some(&bytes), &mut copy);
         } else {
             let (_, offset) = FileName::segment_of(base, geometry.pg_size);
-            let mut look = |bytes: &[u8]| whole &= in_frame(bytes, base, part, geometry, None, &mut copy);
+            let mut look = |bytes: &[u8]| whole &= in_frame(bytes, base, part, geometry, find, None, &mut copy);
             // What can be read of a bad frame is found the longer way.
             if dir.scan(name, offset, format::FRAME as usize, &mut look).is_err() {
                 look(&read_frame(dir, base, geometry));
@@ -99,14 +114,22 @@ fn read_frame(dir: &dyn SlotDir, base: Lsn, geometry: &Geometry) -> Bytes {
 }
 
 /// Finds the part's groups in the frame at `base`. False if some are not there.
-fn in_frame(bytes: &[u8], base: Lsn, part: &Part, geometry: &Geometry, keep: Option<&Bytes>, copy: &mut Copy) -> bool {
+fn in_frame(
+    bytes: &[u8],
+    base: Lsn,
+    part: &Part,
+    geometry: &Geometry,
+    find: Find<'_>,
+    keep: Option<&Bytes>,
+    copy: &mut Copy,
+) -> bool {
     let mut whole = true;
     for entry in part.entries.iter() {
         let from = part.from.max(entry.begin).max(base);
         let to = part.to.min(entry.end).min(base + format::FRAME);
         let mut at = from;
         while at < to {
-            match found(bytes, (at - base) as usize, at, entry.epoch, geometry.seed()) {
+            match find(bytes, (at - base) as usize, at, entry.epoch) {
                 Some(found) => {
                     at = at + found.len;
                     copy.push(Found { bytes: keep.cloned(), ..found });
@@ -122,7 +145,7 @@ fn in_frame(bytes: &[u8], base: Lsn, part: &Part, geometry: &Geometry, keep: Opt
 }
 
 /// The group at `here` of `bytes`, if it verifies as what stands at `at`.
-fn found(bytes: &[u8], here: usize, at: Lsn, epoch: u64, seed: u32) -> Option<Found> {
+pub fn found(bytes: &[u8], here: usize, at: Lsn, epoch: u64, seed: u32) -> Option<Found> {
     let header = check(bytes.get(here..)?, at, seed)?;
     if header.epoch != epoch {
         return None;

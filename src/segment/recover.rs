@@ -22,6 +22,7 @@ use crate::segment::superblock::{Durability, Geometry, ScrubMark, Superblock};
 use crate::segment::survey::{self, NoSurvey, Standing, Survey};
 use crate::segment::tail;
 use crate::volume::error::{OpenError, ReadError, SlotFault, SlotFaults};
+use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
 
@@ -274,7 +275,7 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
             let Some(bytes) = recovered.groups.get(&begin).cloned() else {
                 return Err(quorum(format!("the group at LSN {begin} was not read"), &recovered.survey));
             };
-            let reseal = |bytes| crate::bugs::reseal(bytes, begin, ruling.end, geometry.seed(), epoch);
+            let reseal = |bytes: Bytes| crate::bugs::reseal(bytes.into(), begin, ruling.end, geometry.seed(), epoch).into();
             groups.push((begin, if planted(Bug::Reseal) { reseal(bytes) } else { bytes }));
         }
         if !groups.is_empty() {

@@ -3,7 +3,7 @@
 use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, History, reach};
 use crate::core::recovery::{self, Lost, Ruling, Seen, Sightings};
-use crate::disk::{Fleet, SlotDir, job};
+use crate::disk::{self, Fleet, SlotDir, job};
 use crate::log::group;
 use crate::log::record::{Kind, RecordFault};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
@@ -12,6 +12,7 @@ use crate::segment::superblock::Geometry;
 use crate::segment::survey::{self, Survey};
 use crate::segment::{lost, tail};
 use crate::volume::error::{OpenError, SlotFault, SlotFaults};
+use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ type FrameBytes = Arc<Vec<u8>>;
 type Kept = Vec<(Lsn, Result<FrameBytes, Arc<SlotFault>>)>;
 
 /// Whole groups by their addresses.
-pub type Groups = BTreeMap<Lsn, Vec<u8>>;
+pub type Groups = BTreeMap<Lsn, Bytes>;
 
 /// Frames kept per slot while scanning.
 const FRAMES_KEPT: usize = 2;
@@ -47,7 +48,7 @@ pub struct Scanner<'a, F> {
     /// The other slots, and why they are not asked.
     absent: Vec<(Slot, SlotFault)>,
     frames: HashMap<Slot, Kept>,
-    tails: [BTreeMap<Lsn, Vec<u8>>; SLOTS],
+    tails: [Groups; SLOTS],
     /// Where a group was found last: asked first for the next.
     favourite: Slot,
     /// Bytes that were read from all slots.
@@ -119,7 +120,7 @@ impl<'a, F: Fleet> Scanner<'a, F> {
     }
 
     /// The bytes of the group of `epoch` at `at` on one slot.
-    fn bytes(&mut self, slot: Slot, at: Lsn, epoch: u64) -> Option<Vec<u8>> {
+    fn bytes(&mut self, slot: Slot, at: Lsn, epoch: u64) -> Option<Bytes> {
         let seed = self.seed;
         if let Some(bytes) = self.tails[slot.index()].get(&at)
             && check(bytes, at, seed, epoch).is_ok()
@@ -129,7 +130,18 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         let frame = self.frame(slot, at).ok()?;
         let bytes = frame.get((at.0 % format::FRAME) as usize..)?;
         let (sum, _) = check(bytes, at, seed, epoch).ok()?;
-        bytes.get(..sum.header.len as usize).map(<[u8]>::to_vec)
+        bytes.get(..sum.header.len as usize).map(Bytes::copy_from_slice)
+    }
+
+    /// The group that another slot has is on this one, too. Most copies are alike, and comparing is cheaper than verifying.
+    fn has(&mut self, slot: Slot, at: Lsn, epoch: u64, group: &[u8]) -> bool {
+        let seed = self.seed;
+        let is_whole = |bytes: &[u8]| bytes.get(..group.len()) == Some(group) || check(bytes, at, seed, epoch).is_ok();
+        if self.tails[slot.index()].get(&at).is_some_and(|bytes| is_whole(bytes)) {
+            return true;
+        }
+        let frame = self.frame(slot, at).unwrap_or_default();
+        is_whole(frame.get((at.0 % format::FRAME) as usize..).unwrap_or_default())
     }
 
     /// A closed entry from `from` on: every address has a copy, or it is lost.
@@ -174,9 +186,9 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         for &(begin, _) in &first.tail {
             let mut whole = SlotSet::NONE;
             for slot in self.slots.iter() {
-                let there = match groups.contains_key(&begin) {
-                    true => self.on_slot(slot, begin, open.epoch).is_ok(),
-                    false => self.bytes(slot, begin, open.epoch).map(|bytes| groups.insert(begin, bytes)).is_some(),
+                let there = match groups.get(&begin) {
+                    Some(group) => self.has(slot, begin, open.epoch, group),
+                    None => self.bytes(slot, begin, open.epoch).map(|bytes| groups.insert(begin, bytes)).is_some(),
                 };
                 if there {
                     whole.insert(slot);
@@ -312,16 +324,16 @@ fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
 }
 
 /// The groups of a slot's tail files that verify.
-fn read_tails(dir: &dyn SlotDir, volume: uuid::Uuid, seed: u32) -> io::Result<BTreeMap<Lsn, Vec<u8>>> {
-    let mut groups = BTreeMap::new();
+fn read_tails(dir: &dyn SlotDir, volume: uuid::Uuid, seed: u32) -> io::Result<Groups> {
+    let mut groups = Groups::new();
     for name in dir.list()? {
         if !matches!(name, FileName::Tail(_)) {
             continue;
         }
-        let bytes = job::read_whole(dir, name, tail::BYTES_MAX)?;
+        let bytes = disk::owned(job::read_whole(dir, name, tail::BYTES_MAX)?);
         for (at, group) in tail::decode(&bytes, volume).unwrap_or_default() {
             if group::verify(group, at, seed, |_| ()).is_ok_and(|s| s.header.len == group.len() as u64) {
-                groups.insert(at, group.to_vec());
+                groups.insert(at, bytes.slice_ref(group));
             }
         }
     }

@@ -174,6 +174,9 @@ pub enum SuperFault {
 #[error("{0} epochs since the last checkpoint: a superblock holds {ENTRIES_MAX}")]
 pub struct TooLong(pub usize);
 
+/// What stands in a file's two places.
+pub type Places = [Result<Superblock, SuperFault>; 2];
+
 impl Superblock {
     /// The bytes of one place.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
@@ -301,7 +304,12 @@ impl Superblock {
 
     /// The valid version of a file: the higher of its two places.
     pub fn newest(file: &[u8]) -> Result<Superblock, SuperFault> {
-        match Superblock::places(file) {
+        Superblock::newest_of(Superblock::places(file))
+    }
+
+    /// [`Superblock::newest`] of what was read.
+    pub fn newest_of(places: Places) -> Result<Superblock, SuperFault> {
+        match places {
             [Ok(a), Ok(b)] => Ok(if a.version >= b.version { a } else { b }),
             [Ok(one), Err(_)] | [Err(_), Ok(one)] => Ok(one),
             // Another version's format says more than damage.
@@ -310,7 +318,7 @@ impl Superblock {
     }
 
     /// Both places. Mostly they are alike, and comparing is cheaper than verifying.
-    fn places(file: &[u8]) -> [Result<Superblock, SuperFault>; 2] {
+    pub fn places(file: &[u8]) -> Places {
         let first = Superblock::decode(file);
         let alike = file.len() >= 2 * PLACE && file[..PLACE] == file[PLACE..2 * PLACE];
         let second = if alike { first.clone() } else { Superblock::decode(file.get(PLACE..).unwrap_or_default()) };
@@ -319,8 +327,8 @@ impl Superblock {
 
     /// The place that the next version goes over first, the one that does not verify or is older; and the newest version,
     /// 0 if there is none.
-    pub fn next_place(file: &[u8]) -> (usize, u64) {
-        let [a, b] = Superblock::places(file).map(|place| place.map(|s| s.version).ok());
+    pub fn next_place(places: &Places) -> (usize, u64) {
+        let [a, b] = places.each_ref().map(|place| place.as_ref().map(|s| s.version).ok());
         (if a <= b { 0 } else { PLACE }, a.max(b).unwrap_or(0))
     }
 }
@@ -462,15 +470,16 @@ mod tests {
         old.clean = None;
         let (a, b) = (old.encode().unwrap(), new.encode().unwrap());
         let file = |x: &[u8], y: &[u8]| [x, y].concat();
+        let next_place = |file: &[u8]| Superblock::next_place(&Superblock::places(file)).0;
         assert_eq!(Superblock::newest(&file(&a, &b)), Ok(new.clone()));
         assert_eq!(Superblock::newest(&file(&b, &a)), Ok(new.clone()));
         assert_eq!(Superblock::newest(&file(&[0; PLACE], &b)), Ok(new));
         assert_eq!(Superblock::newest(&file(&[0; PLACE], &[1; PLACE])), Err(SuperFault::Damaged));
         assert_eq!(Superblock::newest(&[]), Err(SuperFault::Damaged));
-        assert_eq!(Superblock::next_place(&file(&a, &b)).0, 0);
-        assert_eq!(Superblock::next_place(&file(&b, &a)).0, PLACE);
-        assert_eq!(Superblock::next_place(&file(&b, &[0; PLACE])).0, PLACE);
-        assert_eq!(Superblock::next_place(&[]).0, 0);
+        assert_eq!(next_place(&file(&a, &b)), 0);
+        assert_eq!(next_place(&file(&b, &a)), PLACE);
+        assert_eq!(next_place(&file(&b, &[0; PLACE])), PLACE);
+        assert_eq!(next_place(&[]), 0);
     }
 
     /// A history of so many epochs, of which all but the first are empty.

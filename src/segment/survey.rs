@@ -6,7 +6,7 @@ use crate::disk::job;
 use crate::disk::{Fleet, SlotDir};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{self, Geometry, SuperFault, Superblock};
+use crate::segment::superblock::{Geometry, SuperFault, Superblock};
 use crate::volume::error::{SlotFault, SlotFaults};
 use std::io;
 use std::time::Duration;
@@ -51,8 +51,7 @@ pub fn read_files(dir: &dyn SlotDir) -> io::Result<Files> {
             FileName::Reserve => (),
             FileName::Epoch(n) => {
                 files.claim = files.claim.max(n);
-                let bytes = job::read_whole(dir, name, 2 * superblock::PLACE)?;
-                match Superblock::newest(&bytes) {
+                match Superblock::newest_of(job::read_super(dir, name)?) {
                     // A superblock under another's name is not what its opener wrote.
                     Ok(s) if s.number == n => files.superblocks.push(s),
                     Ok(_) => files.fault = Some(SuperFault::Damaged),

@@ -29,20 +29,22 @@ struct RawGroup {
 pub const BYTES_MAX: usize = (2 * format::LAL + 2 * format::FRAME) as usize;
 
 /// The bytes of a tail file.
-pub fn encode(volume: uuid::Uuid, groups: &[(Lsn, Vec<u8>)]) -> Vec<u8> {
+pub fn encode(volume: uuid::Uuid, groups: &[(Lsn, impl AsRef<[u8]>)]) -> Vec<u8> {
     let head = size_of::<RawTail>() + groups.len() * size_of::<RawGroup>();
     let head = head.next_multiple_of(format::BLOCK_MAX as usize);
     let raw =
         RawTail { magic: MAGIC, crc: U32::ZERO, count: U32::new(groups.len() as u32), volume: volume.into_bytes() };
-    let mut out = raw.as_bytes().to_vec();
+    let bytes: usize = groups.iter().map(|(_, bytes)| bytes.as_ref().len()).sum();
+    let mut out = Vec::with_capacity(head + bytes);
+    out.extend_from_slice(raw.as_bytes());
     for (lsn, bytes) in groups {
-        let raw = RawGroup { lsn: U64::new(lsn.0), len: U64::new(bytes.len() as u64) };
+        let raw = RawGroup { lsn: U64::new(lsn.0), len: U64::new(bytes.as_ref().len() as u64) };
         out.extend_from_slice(raw.as_bytes());
     }
     out.resize(head, 0);
     let crc = checksum(&out);
     out[8..12].copy_from_slice(U32::new(crc).as_bytes());
-    groups.iter().for_each(|(_, bytes)| out.extend_from_slice(bytes));
+    groups.iter().for_each(|(_, bytes)| out.extend_from_slice(bytes.as_ref()));
     out
 }
 

@@ -1,13 +1,18 @@
 //! What clients do: MTRs that are made, reserved, held, published; reads; views. And what they must see.
 
+use crate::disk;
 use crate::lsn::PageId;
 use crate::sim::dir::do_job;
 use crate::sim::life::{BRINK, Checked, Held, PAGE, Sim};
-use crate::sim::model::{Effect, ModelMtr, State};
+use crate::sim::model::{Effect, Image, ModelMtr, State};
 use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::Mtr;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+
+/// Pages all of whose bytes are alike, by that byte.
+static PLAIN: LazyLock<Vec<Image>> = LazyLock::new(|| (0..=u8::MAX).map(|b| Arc::new(vec![b; PAGE])).collect());
 
 impl Sim {
     /// A client makes an MTR and gets it its addresses; it is filled and published in a later step.
@@ -29,9 +34,11 @@ impl Sim {
         if heavy && self.one_in(if near { 2 } else { 4 }) || self.temper.large && self.one_in(40) {
             // Several writes long, so that one lies across with its end still to come.
             let (least, more) = if near { (300, 600) } else { (100, 300) };
+            let (pages, before): (Vec<PageId>, usize) = (state.keys().copied().collect(), effects.len());
             for _ in 0..least + self.below(more) {
-                self.put_again(&mut mtr, &mut state, &mut effects);
+                self.put_again(&pages, &mut mtr, &mut effects);
             }
+            effects[before..].iter().for_each(|e| e.apply(&mut state));
         }
         // An expectation holds if nothing that is reserved and not yet published touches the page.
         let mut conflict = false;
@@ -50,10 +57,10 @@ impl Sim {
         }
         let content = match mtr.content() {
             Ok(content) if content.changes.is_empty() => return Ok(()),
-            Ok(content) => content.clone(),
+            Ok(content) => content,
             Err(e) => return Err(format!("a right MTR is refused: {e}")),
         };
-        let mut prepared = running.shared.prepare(&content);
+        let mut prepared = running.shared.prepare(content);
         // A client waits for space; here its slots' workers get their turn at once.
         if let Err(NotAppended::Space(end)) = prepared {
             let now = self.world.lock().now;
@@ -62,7 +69,7 @@ impl Sim {
                 do_job(&self.world, running.process);
             }
             running.shared.pump();
-            prepared = running.shared.prepare(&content);
+            prepared = running.shared.prepare(content);
         }
         match prepared {
             Ok(_) if conflict => Err("an MTR is appended though an expected page has changed".into()),
@@ -126,15 +133,12 @@ impl Sim {
     }
 
     /// The whole of some page, again.
-    fn put_again(&self, mtr: &mut Mtr, state: &mut State, effects: &mut Vec<Effect>) {
-        let pages: Vec<PageId> = state.keys().copied().collect();
+    fn put_again(&self, pages: &[PageId], mtr: &mut Mtr, effects: &mut Vec<Effect>) {
         let mut w = self.world.lock();
-        let Some(page) = w.random.pick(&pages) else { return };
-        let image = vec![w.random.next() as u8; PAGE];
-        mtr.put(page, image.clone());
-        let effect = Effect::Put(page, image.into());
-        effect.apply(state);
-        effects.push(effect);
+        let Some(page) = w.random.pick(pages) else { return };
+        let image = &PLAIN[usize::from(w.random.next() as u8)];
+        mtr.put(page, disk::owned(image.clone()));
+        effects.push(Effect::Put(page, image.clone()));
     }
 
     pub fn publish(&self, which: usize) {

@@ -4,9 +4,12 @@ use crate::core::writer::Look;
 use crate::disk::job::{self, Job, JobKind, Output};
 use crate::disk::{Disk, Done, LogWrite, SlotDir};
 use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::repair::frame::{self, Found};
 use crate::segment::name::FileName;
+use crate::segment::superblock::{Geometry, PLACE, Places, Superblock};
 use crate::sim::faults::Fault;
 use crate::sim::file::{BLOCK, File};
+use crate::sim::known::Wanted;
 use crate::sim::world::{Bytes, Disks, World};
 use parking_lot::MutexGuard;
 use std::borrow::Cow;
@@ -66,8 +69,12 @@ impl SimDir {
         let (p, slot) = (self.process, self.slot);
         w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
         w.reach(p, slot, true)?;
+        let superblock =
+            if let FileName::Epoch(_) = name { Superblock::decode(bytes).ok().map(Arc::new) } else { None };
         // What nobody will find is judged as far as the process relies on it.
-        if !w.holds_another(p, slot) || matches!(name, FileName::Epoch(_)) {
+        if let (FileName::Epoch(n), Some(superblock)) = (name, &superblock) {
+            w.judge_superblock(p, slot, n, offset as usize / PLACE, superblock);
+        } else if !w.holds_another(p, slot) {
             w.judge_write(p, slot, name, offset, bytes);
         }
         // It may be the slot's only superblock that is lost, or written over.
@@ -86,7 +93,11 @@ impl SimDir {
             let file = file.clone();
             offset = file.somewhere(w.faults.random());
         }
-        w.reach(p, slot, true)?.entry(name).or_default().land(offset, bytes, durable, |_| true);
+        let file = w.reach(p, slot, true)?.entry(name).or_default();
+        file.land(offset, bytes, durable, |_| true);
+        if let Some(superblock) = superblock {
+            file.holds(offset, superblock);
+        }
         Ok(())
     }
 }
@@ -140,7 +151,12 @@ impl SlotDir for SimDir {
     fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
         let mut w = self.reads()?;
         let file = w.reach(self.process, self.slot, false)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?;
-        file.read_shared(offset, most).ok_or_else(eio)
+        let read = if let FileName::Segment(_) = name { File::read_written } else { File::read_shared };
+        read(file, offset, most).ok_or_else(eio)
+    }
+
+    fn places(&self, name: FileName, bytes: &Arc<Vec<u8>>) -> Option<Places> {
+        self.world.lock().files_of(self.process, self.slot).0?.get(&name)?.places(bytes)
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -299,7 +315,13 @@ pub fn do_job(world: &World, process: usize) -> bool {
     let dir = SimDir { world: world.clone(), process, slot };
     let read = if let Job::Rejoin { read, .. } = &job { Some(read.from) } else { None };
     world.lock().mends(process, kind == JobKind::Mend);
-    let output = job::run(&dir, job);
+    let output = match job {
+        Job::Copy { part, geometry, keep, flush } => {
+            let find = |bytes: &[u8], here, at, epoch| find(&dir, &geometry, bytes, here, (at, epoch, geometry.seed()));
+            frame::read_by(&dir, &part, &geometry, keep, flush, &find).map(|copy| Output::Copied(part.from, copy))
+        }
+        job => job::run(&dir, job),
+    };
     world.lock().mends(process, false);
     if let Err(e) = &output {
         world.lock().note(|| format!("p{process} slot {slot} {kind:?}: {e}"));
@@ -310,4 +332,21 @@ pub fn do_job(world: &World, process: usize) -> bool {
     }
     world.lock().job_done(process, Done::Job { slot, kind, output });
     true
+}
+
+/// A group in what was just read of the slot's segment.
+fn find(dir: &SimDir, g: &Geometry, bytes: &[u8], here: usize, wanted: Wanted) -> Option<Found> {
+    let (at, epoch, seed) = wanted;
+    let (name, offset) = FileName::segment_of(at, g.pg_size);
+    let mut w = dir.world.lock();
+    let (files, known) = w.files_of(dir.process, dir.slot);
+    let Some(file) = files.and_then(|files| files.get(&name)) else {
+        return frame::found(bytes, here, at, epoch, seed);
+    };
+    if let Some(found) = known.get(wanted, file, offset).filter(|f| f.range.end <= bytes.len()) {
+        return Some(found);
+    }
+    let found = frame::found(bytes, here, at, epoch, seed)?;
+    known.put(wanted, file, offset, found.len, found.clone());
+    Some(found)
 }

@@ -1,9 +1,12 @@
 //! A simulated file: what is readable, and what of it a power cut may turn back or ruin.
 
 use crate::lsn::format;
+use crate::segment::superblock::{PLACE, Places, SuperFault, Superblock};
 use crate::sim::random::Random;
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 pub const BLOCK: usize = 4096;
@@ -22,40 +25,63 @@ struct Frame {
     /// Up to its end as far as anybody was there; zeros where nothing was written.
     bytes: Arc<Vec<u8>>,
     written: [u64; BLOCKS / 64],
+    /// Where the furthest write ended, whatever of it landed: behind it is space that was taken, and nothing else.
+    reach: usize,
+    /// Of each block its [`Mark`], where that is known: 0 where it is not.
+    marks: OnceCell<Box<[Cell<Mark>; BLOCKS]>>,
 }
 
-/// A frame that is longer than this takes room for a whole one.
-const SHORT: usize = 64 << 10;
+/// A hash of a block's bytes: blocks that have the same are taken for alike.
+pub type Mark = u64;
+
+pub fn mark(block: &[u8]) -> Mark {
+    // What is in the log has checksums of the same kind: another sum beside it.
+    let sum = block.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).fold(0, u64::wrapping_add);
+    (u64::from(crc32fast::hash(block)) << 32 | (sum ^ sum >> 32) & 0xFFFF_FFFF).max(1)
+}
+
+/// Of a block of zeros.
+static ZERO: LazyLock<Mark> = LazyLock::new(|| mark(&[0; BLOCK]));
+
+/// Room for a frame: for what most files are, or for all of one.
+const ROOMS: [usize; 2] = [64 << 10, FRAME];
 
 thread_local! {
     /// Room for frames, from file to file and from life to life: room that is given back to the system costs a fault a
     /// page when it is needed again.
-    static ROOM: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static ROOM: RefCell<[Vec<Vec<u8>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-/// So much room is kept.
-const ROOM_MAX: usize = 32;
+/// So much room of a kind is kept.
+const ROOM_MAX: usize = 64;
 
-fn room() -> Vec<u8> {
-    let kept = ROOM.try_with(|room| room.borrow_mut().pop());
-    kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(FRAME))
+/// Room for so many bytes.
+fn room(len: usize) -> Vec<u8> {
+    let kind = usize::from(len > ROOMS[0]);
+    let kept = ROOM.try_with(|room| room.borrow_mut()[kind].pop());
+    kept.ok().flatten().unwrap_or_else(|| Vec::with_capacity(ROOMS[kind]))
+}
+
+/// Keeps room that nobody reads from any more.
+fn keep(bytes: &mut Arc<Vec<u8>>) {
+    if let Some(kind) = ROOMS.iter().position(|room| *room == bytes.capacity())
+        && let Some(bytes) = Arc::get_mut(bytes)
+    {
+        let mut bytes = std::mem::take(bytes);
+        bytes.clear();
+        // No room is kept by a thread that ends.
+        let _ = ROOM.try_with(|room| {
+            let room = &mut room.borrow_mut()[kind];
+            if room.len() < ROOM_MAX {
+                room.push(bytes);
+            }
+        });
+    }
 }
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        if self.bytes.capacity() == FRAME
-            && let Some(bytes) = Arc::get_mut(&mut self.bytes)
-        {
-            let mut bytes = std::mem::take(bytes);
-            bytes.clear();
-            // No room is kept by a thread that ends.
-            let _ = ROOM.try_with(|room| {
-                let mut room = room.borrow_mut();
-                if room.len() < ROOM_MAX {
-                    room.push(bytes);
-                }
-            });
-        }
+        keep(&mut self.bytes);
     }
 }
 
@@ -65,9 +91,9 @@ impl Frame {
         let shared = Arc::get_mut(&mut self.bytes).is_none();
         if shared || len > self.bytes.capacity() {
             let len = len.max(self.bytes.len());
-            let mut bytes = if len > SHORT { room() } else { Vec::with_capacity(len.next_power_of_two()) };
+            let mut bytes = room(len);
             bytes.extend_from_slice(&self.bytes);
-            self.bytes = Arc::new(bytes);
+            keep(&mut std::mem::replace(&mut self.bytes, Arc::new(bytes)));
         }
         Arc::make_mut(&mut self.bytes)
     }
@@ -81,9 +107,31 @@ impl Frame {
         (0..BLOCKS).filter(|b| self.has(*b))
     }
 
+    /// These blocks have other bytes now.
+    fn changes(&mut self, blocks: Range<usize>) {
+        if let Some(marks) = self.marks.get_mut() {
+            marks[blocks].fill(Cell::new(0));
+        }
+    }
+
+    /// The block's mark.
+    fn mark(&self, block: usize) -> Mark {
+        let known = &self.marks.get_or_init(|| Box::new([const { Cell::new(0) }; BLOCKS]))[block];
+        if known.get() == 0 {
+            let behind = self.bytes.get(block * BLOCK..).unwrap_or_default();
+            known.set(match behind.get(..BLOCK) {
+                Some(bytes) => mark(bytes),
+                None if behind.is_empty() => *ZERO,
+                None => mark(&[behind, &[0; BLOCK][behind.len()..]].concat()),
+            });
+        }
+        known.get()
+    }
+
     /// A block's bytes, for writing.
     fn block(&mut self, block: usize) -> &mut [u8] {
         self.written[block / 64] |= 1 << (block % 64);
+        self.changes(block..block + 1);
         let (from, to) = (block * BLOCK, (block + 1) * BLOCK);
         let bytes = self.bytes_mut(to);
         if bytes.len() < to {
@@ -92,16 +140,21 @@ impl Frame {
         &mut bytes[from..to]
     }
 
-    /// Takes a whole block.
+    /// Takes whole blocks, the first of which is `block`.
     fn put(&mut self, block: usize, chunk: &[u8]) {
-        let from = block * BLOCK;
-        let bytes = self.bytes_mut(from + BLOCK);
-        if bytes.len() == from {
-            bytes.extend_from_slice(chunk);
-            self.written[block / 64] |= 1 << (block % 64);
-        } else {
-            self.block(block).copy_from_slice(chunk);
+        let (from, to) = (block * BLOCK, block * BLOCK + chunk.len());
+        (block..to / BLOCK).for_each(|b| self.written[b / 64] |= 1 << (b % 64));
+        // Whoever asked for marks will ask again, and now the bytes are at hand.
+        if let Some(marks) = self.marks.get() {
+            marks[block..].iter().zip(chunk.chunks(BLOCK)).for_each(|(known, chunk)| known.set(mark(chunk)));
         }
+        let bytes = self.bytes_mut(to);
+        if bytes.len() < from {
+            bytes.resize(from, 0);
+        }
+        let (over, behind) = chunk.split_at(chunk.len().min(bytes.len() - from));
+        bytes[from..from + over.len()].copy_from_slice(over);
+        bytes.extend_from_slice(behind);
     }
 
     /// The block was not written: it reads as zeros.
@@ -129,6 +182,10 @@ pub struct File {
     len: u64,
     /// Counts writes: a late one may land behind newer ones.
     pub writes: u64,
+    /// What its two places are as superblocks, as long as nothing changes them.
+    superblocks: [OnceCell<Result<Arc<Superblock>, SuperFault>>; 2],
+    /// All of it, of a file of several frames, since it was read so: tail files are read again and again.
+    whole: Option<Arc<Vec<u8>>>,
 }
 
 impl File {
@@ -166,9 +223,99 @@ impl File {
         true
     }
 
+    /// What is there of a range, without a copy where it lies together; none if some of it cannot be read.
+    pub fn peek(&self, offset: u64, most: usize) -> Option<Cow<'_, [u8]>> {
+        let n = self.readable(offset, most)?;
+        let (index, from) = place(offset);
+        let frame = || self.frames.get(&index).and_then(|frame| frame.bytes.get(from..from + n));
+        let whole = || self.whole.as_ref().and_then(|whole| whole.get(offset as usize..offset as usize + n));
+        match frame().or_else(whole) {
+            Some(bytes) => Some(Cow::Borrowed(bytes)),
+            None => self.read(offset, n).map(Cow::Owned),
+        }
+    }
+
+    /// [`File::read_shared`], but for what no write has ever reached: of a log, there is nothing.
+    pub fn read_written(&mut self, offset: u64, most: usize) -> Option<Arc<Vec<u8>>> {
+        let n = self.readable(offset, most)?;
+        let (index, from) = place(offset);
+        let reach = self.frames.get(&index).map_or(0, |frame| frame.reach.saturating_sub(from));
+        if most == FRAME && from == 0 { self.read_shared(offset, n.min(reach)) } else { self.read_shared(offset, most) }
+    }
+
+    /// The superblocks in the file's two places. Blocks that cannot be read are zeros: they may lie behind what a superblock
+    /// holds.
+    pub fn superblocks(&self) -> impl Iterator<Item = &Superblock> {
+        (0..2).filter_map(|place| self.superblock(place).as_deref().ok())
+    }
+
+    fn superblock(&self, place: usize) -> &Result<Arc<Superblock>, SuperFault> {
+        self.superblocks[place].get_or_init(|| {
+            let at = (place * PLACE) as u64;
+            let whole = self.peek(at, PLACE).unwrap_or_else(|| Cow::Owned(self.read_around(at, PLACE)));
+            Superblock::decode(&whole).map(Arc::new)
+        })
+    }
+
+    /// The superblocks in these bytes, if they are the file's, all of them.
+    pub fn places(&self, bytes: &Arc<Vec<u8>>) -> Option<Places> {
+        let is_it = self.frames.get(&0).is_some_and(|frame| Arc::ptr_eq(&frame.bytes, bytes));
+        is_it.then(|| [0, 1].map(|place| self.superblock(place).as_deref().cloned().map_err(|fault| *fault)))
+    }
+
+    /// The block there has this mark, was written, and can be read.
+    pub fn has(&self, offset: u64, mark: Mark) -> bool {
+        let (index, from) = place(offset);
+        let frame = self.frames.get(&index).filter(|frame| frame.has(from / BLOCK));
+        frame.is_some_and(|f| f.mark(from / BLOCK) == mark) && !self.unreadable.contains(&(offset / BLOCK as u64))
+    }
+
+    /// Marks of the blocks of a range, which lies in a frame; none if some cannot be read, or is beyond the end.
+    pub fn marks(&self, offset: u64, len: usize) -> Option<impl Iterator<Item = Mark>> {
+        let (index, from) = place(offset);
+        let frame = self.frames.get(&index).filter(|_| from + len <= FRAME)?;
+        let is_there = self.readable(offset, len)? == len;
+        is_there.then(|| (from / BLOCK..(from + len).div_ceil(BLOCK)).map(|block| frame.mark(block)))
+    }
+
+    /// A superblock was put there, all of it.
+    pub fn holds(&mut self, offset: u64, superblock: Arc<Superblock>) {
+        if let Some(known) = self.superblocks.get_mut(offset as usize / PLACE).filter(|_| offset.is_multiple_of(PLACE as u64)) {
+            *known = OnceCell::from(Ok(superblock));
+        }
+    }
+
+    fn read_around(&self, offset: u64, most: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for at in (0..most).step_by(BLOCK) {
+            match self.read(offset + at as u64, BLOCK) {
+                Some(block) if block.is_empty() => break,
+                Some(block) => bytes.extend(block),
+                None => bytes.resize(at + BLOCK, 0),
+            }
+        }
+        bytes
+    }
+
+    /// Something in the range reads otherwise from now on.
+    fn changes(&mut self, range: Range<u64>) {
+        self.whole = None;
+        for (place, known) in self.superblocks.iter_mut().enumerate() {
+            let at = (place * PLACE) as u64;
+            if range.start < at + PLACE as u64 && at < range.end {
+                known.take();
+            }
+        }
+    }
+
     /// What is there of a range, shared if it is a frame or all there is of one; none if some of it cannot be read.
     pub fn read_shared(&mut self, offset: u64, most: usize) -> Option<Arc<Vec<u8>>> {
         let n = self.readable(offset, most)?;
+        if n > FRAME && n as u64 == self.len {
+            let whole = self.whole.take().or_else(|| self.read(0, n).map(Arc::new));
+            self.whole.clone_from(&whole);
+            return whole;
+        }
         if n > FRAME || !offset.is_multiple_of(FRAME as u64) {
             return self.read(offset, most).map(Arc::new);
         }
@@ -203,6 +350,10 @@ impl File {
     pub fn land(&mut self, offset: u64, bytes: &[u8], durable: bool, mut keep: impl FnMut(usize) -> bool) {
         assert!(offset.is_multiple_of(BLOCK as u64), "writes are whole blocks");
         self.writes += 1;
+        let end = offset + bytes.len() as u64;
+        self.changes(offset..end.max(self.len));
+        // Whole blocks that follow each other are put together.
+        let mut run = 0..0;
         for (i, chunk) in bytes.chunks(BLOCK).enumerate() {
             let index = offset / BLOCK as u64 + i as u64;
             let kept: [bool; BLOCK / SECTOR] =
@@ -217,19 +368,36 @@ impl File {
                 self.cached.insert(index, self.copy_of(index));
             }
             self.unreadable.remove(&index);
-            let (frame, block) = self.frame(index);
             if kept == [true; BLOCK / SECTOR] && chunk.len() == BLOCK {
-                // Room for all that follows, at once.
-                frame.bytes_mut((block * BLOCK + bytes.len() - i * BLOCK).min(FRAME));
-                frame.put(block, chunk);
+                if run.end != i * BLOCK {
+                    self.put(offset + run.start as u64, &bytes[run]);
+                    run = i * BLOCK..i * BLOCK;
+                }
+                run.end += BLOCK;
                 continue;
             }
+            let (frame, block) = self.frame(index);
             let block = frame.block(block);
             for (s, sector) in chunk.chunks(SECTOR).enumerate().filter(|(s, _)| kept[*s]) {
                 block[s * SECTOR..s * SECTOR + sector.len()].copy_from_slice(sector);
             }
         }
-        self.len = self.len.max(offset + bytes.len() as u64);
+        self.put(offset + run.start as u64, &bytes[run]);
+        for index in offset / FRAME as u64..end.div_ceil(FRAME as u64) {
+            let frame = self.frames.entry(index).or_default();
+            frame.reach = frame.reach.max((end - index * FRAME as u64).min(FRAME as u64) as usize);
+        }
+        self.len = self.len.max(end);
+    }
+
+    /// Takes whole blocks.
+    fn put(&mut self, mut offset: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (index, from) = place(offset);
+            let (here, rest) = bytes.split_at(bytes.len().min(FRAME - from));
+            self.frames.entry(index).or_default().put(from / BLOCK, here);
+            (offset, bytes) = (offset + here.len() as u64, rest);
+        }
     }
 
     /// Everything that was written is durable, but for what an earlier flush failed on.
@@ -263,6 +431,7 @@ impl File {
     fn ruin(&mut self, lost: BTreeMap<u64, Option<Block>>, random: &mut Random) -> u64 {
         let mut ruined = 0;
         for (index, old) in lost {
+            self.changes(0..u64::MAX);
             let (frame, block) = self.frame(index);
             if !frame.has(block) {
                 continue;
@@ -315,11 +484,13 @@ impl File {
     }
 
     pub fn allocate(&mut self, to: u64) {
+        self.changes(self.len..to);
         self.len = self.len.max(to);
     }
 
     pub fn punch(&mut self, offset: u64, len: u64) {
         let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
+        self.changes(offset..offset + len);
         let frames = range.start / BLOCKS as u64..range.end.div_ceil(BLOCKS as u64);
         for (index, frame) in self.frames.range_mut(frames) {
             let first = index * BLOCKS as u64;
@@ -338,6 +509,7 @@ impl File {
     /// Turns a bit of a block that was written. False if there is none.
     pub fn rot(&mut self, random: &mut Random) -> bool {
         let Some(index) = random.pick(&self.written()) else { return false };
+        self.changes(0..u64::MAX);
         let (frame, block) = self.frame(index);
         frame.block(block)[random.below(BLOCK)] ^= 1 << random.below(8);
         true
@@ -345,12 +517,14 @@ impl File {
 
     /// A block that was written cannot be read any more. False if there is none.
     pub fn spoil(&mut self, random: &mut Random) -> bool {
+        self.changes(0..u64::MAX);
         random.pick(&self.written()).is_some_and(|i| self.unreadable.insert(i))
     }
 
     /// The block at `offset` cannot be read any more.
     #[cfg(test)]
     pub fn spoil_at(&mut self, offset: u64) {
+        self.changes(0..u64::MAX);
         self.unreadable.insert(offset / BLOCK as u64);
     }
 
@@ -362,11 +536,13 @@ impl File {
         let written = self.written();
         let blocks = written.last().map_or(0, |last| last + 1).max(1);
         let keep = random.below(blocks as usize) as u64;
+        self.changes(0..u64::MAX);
         self.len = keep * BLOCK as u64;
         written.into_iter().filter(|i| *i >= keep).for_each(|i| self.forget(i));
         for (index, frame) in &mut self.frames {
             let stays = self.len.saturating_sub(index * FRAME as u64) as usize;
             if frame.bytes.len() > stays {
+                frame.changes(stays / BLOCK..BLOCKS);
                 frame.bytes_mut(stays).truncate(stays);
             }
         }

@@ -3,6 +3,7 @@
 use crate::log::group;
 use crate::lsn::{Lsn, Slot, SlotSet, format};
 use crate::segment::name::FileName;
+use crate::sim::known::Wanted;
 use crate::sim::life::{Checked, PG, Sim};
 use crate::sim::world::Disks;
 use std::time::Duration;
@@ -135,7 +136,7 @@ impl Sim {
             (engine.history.clone(), engine.writer.vdl_group(), cursors)
         };
         let sent = cursors.into_iter().max().unwrap_or(to).max(to);
-        let w = self.world.lock();
+        let mut w = self.world.lock();
         let strangers = w.strangers(geometry.volume);
         let ours: Vec<Slot> = SlotSet::ALL.minus(strangers).minus(but).iter().collect();
         let mut later = false;
@@ -143,10 +144,10 @@ impl Sim {
             // What lies above was not scrubbed, and may be damaged, too.
             let (mut at, end) = (entry.begin, entry.end.min(sent));
             while at < end {
-                let mut first: Option<Vec<u8>> = None;
+                let mut first = None;
                 for slot in &ours {
-                    let bytes = match group_at(&w, *slot, at, entry.epoch, geometry.seed()) {
-                        Ok(bytes) => bytes,
+                    let group = match group_at(&mut w, *slot, (at, entry.epoch, geometry.seed())) {
+                        Ok(group) => group,
                         // Or it has still to be written there.
                         Err(_) if at >= scrubbed.min(to) || at >= cursors[slot.index()] => {
                             later = true;
@@ -154,28 +155,42 @@ impl Sim {
                         }
                         Err(what) => return Err(format!("L1: slot {slot} is called whole, and at {at}: {what}")),
                     };
-                    if first.as_ref().is_some_and(|first| *first != bytes) {
+                    if *first.get_or_insert(group) != group {
                         return Err(format!("L1: slot {slot} has other bytes at {at}"));
                     }
-                    first = Some(bytes);
                 }
-                at = at + first.map_or(format::BLOCK_MIN, |b| b.len() as u64);
+                at = at + first.map_or(format::BLOCK_MIN, |group| group.len);
             }
         }
         Ok(!later)
     }
 }
 
+/// A group that verifies; those that are alike have the same number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    number: usize,
+    len: u64,
+}
+
 /// The group that stands on a slot, as the disks have it.
-fn group_at(w: &Disks, slot: Slot, at: Lsn, epoch: u64, seed: u32) -> Result<Vec<u8>, String> {
+fn group_at(w: &mut Disks, slot: Slot, wanted: Wanted) -> Result<Whole, String> {
+    let (at, epoch, seed) = wanted;
     let (name, offset) = FileName::segment_of(at, PG);
     let file = w.files[slot.index()].get(&name).ok_or("there is no such file")?;
-    let head = file.read(offset, format::BLOCK_MIN as usize).ok_or("a bad sector")?;
-    let len = group::decode_header(&head, at, seed).map_err(|e| e.to_string())?.len;
-    let bytes = file.read(offset, len as usize).ok_or("a bad sector")?;
-    match group::verify(&bytes, at, seed, |_| ()) {
-        Ok(sum) if sum.header.epoch == epoch => Ok(bytes),
-        Ok(sum) => Err(format!("a group of epoch {}", sum.header.epoch)),
-        Err(broken) => Err(broken.fault.to_string()),
+    if let Some(whole) = w.whole.get(wanted, file, offset) {
+        return Ok(whole);
     }
+    let head = file.peek(offset, format::BLOCK_MIN as usize).ok_or("a bad sector")?;
+    let len = group::decode_header(&head, at, seed).map_err(|e| e.to_string())?.len;
+    let bytes = file.peek(offset, len as usize).ok_or("a bad sector")?;
+    match group::verify(&bytes, at, seed, |_| ()) {
+        Ok(sum) if sum.header.epoch == epoch => (),
+        Ok(sum) => return Err(format!("a group of epoch {}", sum.header.epoch)),
+        Err(broken) => return Err(broken.fault.to_string()),
+    }
+    w.wholes += 1;
+    let whole = Whole { number: w.wholes, len };
+    w.whole.put(wanted, file, offset, len, whole);
+    Ok(whole)
 }

@@ -1,5 +1,6 @@
 //! One lifetime: what exists in it, and what may happen next, a step at a time.
 
+use crate::log::ring;
 use crate::lsn::{Lsn, format};
 use crate::segment::recover::Opened;
 use crate::sim::dir::do_job;
@@ -31,6 +32,7 @@ pub const BRINK: Lsn = Lsn(format::EXTENT - format::LAL);
 pub type Checked = Result<(), String>;
 
 pub fn live(life: &Life) -> Result<Report, Box<Failure>> {
+    ring::kept::begin();
     let sim = Sim::new(life);
     let result = sim.live(life.steps);
     let mut world = sim.world.lock();

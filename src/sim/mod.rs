@@ -21,6 +21,7 @@ mod dir;
 mod faults;
 mod file;
 mod healing;
+mod known;
 mod laws;
 mod life;
 mod mischief;

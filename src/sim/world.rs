@@ -10,11 +10,14 @@ use crate::disk::job::Job;
 use crate::log::group;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::repair::frame::Found;
 use crate::segment::name::FileName;
-use crate::segment::superblock::{PLACE, Superblock};
+use crate::segment::superblock::Superblock;
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
+use crate::sim::healing::Whole;
+use crate::sim::known::Known;
 use crate::sim::laws::Laws;
 use crate::sim::random::Random;
 use parking_lot::Mutex;
@@ -154,6 +157,10 @@ pub struct Disks {
     landings: Vec<(Slot, FileName, std::ops::Range<u64>)>,
     /// What PROTOCOL.md says of all that processes do.
     pub laws: Laws,
+    /// Groups that workers have found, and those that were found whole in checks.
+    found: Known<Found>,
+    pub(super) whole: Known<Whole>,
+    pub(super) wholes: usize,
     pub(super) flying: Vec<Flying>,
     next_id: u64,
     pub(super) processes: Vec<Process>,
@@ -170,32 +177,10 @@ pub struct Disks {
 pub type World = Arc<Mutex<Disks>>;
 
 /// What a slot's files say of it.
-pub fn newest_superblock(files: &Files) -> Option<Superblock> {
-    let read = |(name, file): (&FileName, &File)| match name {
-        FileName::Epoch(n) => {
-            let places = [0, PLACE as u64].map(|at| read_around(file, at));
-            Superblock::newest(&places.concat()).ok().filter(|s| s.number == *n)
-        }
-        _ => None,
-    };
-    files.iter().filter_map(read).max_by_key(|s| (s.number, s.version))
-}
-
-/// A superblock's place. Blocks that cannot be read are zeros: they may lie behind what the superblock holds.
-fn read_around(file: &File, place: u64) -> Vec<u8> {
-    const BLOCK: usize = crate::lsn::format::BLOCK_MIN as usize;
-    if let Some(whole) = file.read(place, PLACE) {
-        return whole;
-    }
-    let mut bytes = Vec::new();
-    for at in (0..PLACE).step_by(BLOCK) {
-        match file.read(place + at as u64, BLOCK) {
-            Some(block) if block.is_empty() => break,
-            Some(block) => bytes.extend(block),
-            None => bytes.resize(at + BLOCK, 0),
-        }
-    }
-    bytes
+pub fn newest_superblock(files: &Files) -> Option<&Superblock> {
+    let numbered = files.iter().filter_map(|(name, f)| if let FileName::Epoch(n) = name { Some((*n, f)) } else { None });
+    let newest = numbered.filter_map(|(n, f)| f.superblocks().max_by_key(|s| s.version).filter(|s| s.number == n));
+    newest.max_by_key(|s| (s.number, s.version))
 }
 
 fn killed() -> io::Error {
@@ -224,6 +209,9 @@ impl Disks {
             groups: BTreeMap::new(),
             landings: Vec::new(),
             laws: Laws::new(),
+            found: Known::default(),
+            whole: Known::default(),
+            wholes: 0,
             flying: Vec::new(),
             next_id: 0,
             processes: Vec::new(),
@@ -260,8 +248,7 @@ impl Disks {
         };
         let is_other = |slot: &Slot| {
             let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
-            let places = supers.flat_map(|(_, f)| [0, PLACE as u64].map(|at| read_around(f, at)));
-            let mut told = places.filter_map(|place| Superblock::decode(&place).ok()).peekable();
+            let mut told = supers.flat_map(|(_, f)| f.superblocks()).peekable();
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
                 // Nobody can tell any more, if its log is damaged, too: by a fault, or by a power cut.
@@ -438,6 +425,18 @@ impl Disks {
     /// The directory that the process holds open: the one that is there when it looks for the first time.
     fn held(&mut self, process: usize, slot: Slot) -> u64 {
         *self.processes[process].holds[slot.index()].get_or_insert(self.generations[slot.index()])
+    }
+
+    /// What is in the directory that the process holds open, if it holds one, and what workers have found.
+    pub(super) fn files_of(&mut self, process: usize, slot: Slot) -> (Option<&Files>, &mut Known<Found>) {
+        let held = self.processes[process].holds[slot.index()];
+        let place = held.and_then(|held| self.place_of(held));
+        let files = match (place, held) {
+            (Some(place), _) => Some(&self.files[place]),
+            (None, Some(held)) => self.orphans.get(&held),
+            (None, None) => None,
+        };
+        (files, &mut self.found)
     }
 
     /// The process lets go of the slot's directory, and finds the one that is there when it needs one.

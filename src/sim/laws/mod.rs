@@ -7,12 +7,15 @@
 mod opening;
 mod writing;
 
+use crate::core::WRITE_QUORUM;
 use crate::core::history::History;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
-use crate::segment::superblock::{Geometry, PLACE};
+use crate::segment::superblock::Geometry;
 use crate::segment::tail;
+use crate::sim::file::{Mark, mark};
 use crate::sim::world::Disks;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -88,8 +91,8 @@ pub struct Laws {
     /// Beyond the promise a number came twice: what is said of an epoch has no meaning any more.
     muddled: bool,
     acts: Vec<Acts>,
-    /// The checksum of every block that an epoch's writer sent.
-    blocks: BTreeMap<(u64, Lsn), u32>,
+    /// The mark of every block that an epoch's writer sent.
+    blocks: BTreeMap<(u64, Lsn), Mark>,
     votes: [Vote; SLOTS],
     pub(super) geometry: Option<Geometry>,
     /// Time that passed in jumps, while every process was stopped, and their number.
@@ -172,53 +175,67 @@ impl Laws {
     }
 
     /// What was sent of an epoch between two addresses.
-    fn sent(&self, epoch: u64, from: Lsn, to: Lsn) -> Vec<(Lsn, u32)> {
+    fn sent(&self, epoch: u64, from: Lsn, to: Lsn) -> Vec<(Lsn, Mark)> {
         if from >= to {
             return Vec::new();
         }
-        self.blocks.range((epoch, from)..(epoch, to)).map(|((_, at), crc)| (*at, *crc)).collect()
+        self.blocks.range((epoch, from)..(epoch, to)).map(|((_, at), mark)| (*at, *mark)).collect()
     }
 }
 
-/// A tail file, read once for many blocks.
-struct Tail {
+/// A tail file of a slot.
+struct Tail<'a> {
     slot: Slot,
-    bytes: Vec<u8>,
-}
-
-impl Tail {
-    fn has(&self, volume: uuid::Uuid, at: Lsn, crc: u32) -> bool {
-        let has = |(begin, group): &(Lsn, &[u8])| {
-            let block = (at.0.checked_sub(begin.0)).and_then(|from| group.get(from as usize..)?.get(..BLOCK));
-            block.is_some_and(|block| crc32fast::hash(block) == crc)
-        };
-        tail::decode(&self.bytes, volume).unwrap_or_default().iter().any(has)
-    }
+    bytes: Cow<'a, [u8]>,
 }
 
 impl Disks {
-    /// Slots that have the block, durable; from those that are hurt no more is asked than that they have it.
-    fn copies(&self, at: Lsn, crc: u32, tails: &[Tail]) -> SlotSet {
-        let Some(g) = self.laws.geometry else { return SlotSet::ALL };
-        let (name, offset) = FileName::segment_of(at, g.pg_size);
-        let in_place = |slot: &Slot| {
-            let hurt = self.atlas.hurt().contains(*slot);
-            self.files[slot.index()].get(&name).is_some_and(|f| {
-                f.block(offset).is_some_and(|b| crc32fast::hash(b) == crc) && (hurt || f.is_durable(offset))
-            })
+    /// The first block that an epoch's writer sent between two addresses and fewer than four slots have, those in `with`
+    /// counted in; and how many.
+    fn short_of_copies(&self, epoch: u64, from: Lsn, to: Lsn, with: SlotSet) -> Option<(Lsn, usize)> {
+        let g = self.laws.geometry?;
+        let sent = self.laws.sent(epoch, from, to).into_iter();
+        let in_place = sent.map(|(at, known)| (at, known, self.in_place(at, known, g.pg_size, with)));
+        let short: Vec<(Lsn, Mark, SlotSet)> = in_place.filter(|(.., on)| on.len() < WRITE_QUORUM).collect();
+        if short.is_empty() {
+            return None;
+        }
+        let tails = self.tails();
+        let groups: Vec<(Slot, Lsn, &[u8])> = tails
+            .iter()
+            .flat_map(|t| tail::decode(&t.bytes, g.volume).unwrap_or_default().into_iter().map(|(at, b)| (t.slot, at, b)))
+            .collect();
+        short.into_iter().find_map(|(at, known, on)| {
+            let has = |(_, begin, group): &&(Slot, Lsn, &[u8])| {
+                let block = (at.0.checked_sub(begin.0)).and_then(|from| group.get(from as usize..)?.get(..BLOCK));
+                block.is_some_and(|block| mark(block) == known)
+            };
+            let on = on.union(groups.iter().filter(has).map(|(slot, ..)| *slot).collect());
+            (on.len() < WRITE_QUORUM).then_some((at, on.len()))
+        })
+    }
+
+    /// These slots, and others that have the block where it belongs, durable, until there are enough; from those that are
+    /// hurt no more is asked than that they have it.
+    fn in_place(&self, at: Lsn, mark: Mark, pg_size: u64, with: SlotSet) -> SlotSet {
+        let (name, offset) = FileName::segment_of(at, pg_size);
+        let has = |slot: Slot| {
+            let hurt = self.atlas.hurt().contains(slot);
+            let file = self.files[slot.index()].get(&name);
+            file.is_some_and(|f| (hurt || f.is_durable(offset)) && f.has(offset, mark))
         };
-        let there: SlotSet = Slot::ALL.into_iter().filter(in_place).collect();
-        there.union(tails.iter().filter(|tail| tail.has(g.volume, at, crc)).map(|tail| tail.slot).collect())
+        let more = |on: SlotSet, slot| if on.len() < WRITE_QUORUM && has(slot) { on.with(slot) } else { on };
+        SlotSet::ALL.minus(with).iter().fold(with, more)
     }
 
     /// The tail files of all slots that are durable.
-    fn tails(&self) -> Vec<Tail> {
+    fn tails(&self) -> Vec<Tail<'_>> {
         let of_slot = |slot: Slot| {
             let hurt = self.atlas.hurt().contains(slot);
             let tails = self.files[slot.index()].iter().filter(|(n, _)| matches!(n, FileName::Tail(_)));
             tails
                 .filter(move |(_, f)| hurt || f.is_flushed())
-                .filter_map(move |(_, f)| Some(Tail { slot, bytes: f.read(0, tail::BYTES_MAX)? }))
+                .filter_map(move |(_, f)| Some(Tail { slot, bytes: f.peek(0, tail::BYTES_MAX)? }))
         };
         Slot::ALL.into_iter().flat_map(of_slot).collect()
     }
@@ -234,7 +251,6 @@ impl Disks {
     ) {
         match name {
             FileName::Segment(pg) => self.judge_merge(process, slot, name, u64::from(pg), offset, bytes),
-            FileName::Epoch(n) => self.judge_superblock(process, slot, n, offset as usize / PLACE, bytes),
             FileName::Tail(_) => self.judge_tail(process, bytes),
             _ => (),
         }

@@ -7,6 +7,7 @@ use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{PLACE, Superblock};
+use crate::sim::file::Mark;
 use crate::sim::world::{Disks, Weather, newest_superblock};
 
 impl Disks {
@@ -51,8 +52,7 @@ impl Disks {
         self.laws.acts[p].asked = SlotSet::NONE;
     }
 
-    pub(in crate::sim) fn judge_superblock(&mut self, p: usize, slot: Slot, n: u64, place: usize, bytes: &[u8]) {
-        let Ok(s) = Superblock::decode(bytes) else { return };
+    pub(in crate::sim) fn judge_superblock(&mut self, p: usize, slot: Slot, n: u64, place: usize, s: &Superblock) {
         if n == 1 && s.join == Join::Founder && self.laws.acts[p].epoch == 0 {
             self.laws.geometry = Some(s.geometry);
         }
@@ -73,9 +73,9 @@ impl Disks {
         }
         let acts = &self.laws.acts[p];
         if acts.epoch == n {
-            self.judge_version(p, n, &s);
+            self.judge_version(p, n, s);
             if found {
-                self.judge_whole(p, slot, &s);
+                self.judge_whole(p, slot, s);
             }
         } else if acts.epoch == 0 && s.join != Join::Unset && n > 1 && acts.places == [0; SLOTS] {
             self.judge_decision(p, n, &s.history);
@@ -127,17 +127,16 @@ impl Disks {
     /// A slot that gives up its join point has everything of the epochs that are closed: from now on its silence counts.
     fn judge_whole(&mut self, p: usize, slot: Slot, s: &Superblock) {
         let files = &self.files[slot.index()];
-        let joined = newest_superblock(files).is_some_and(|old| old.join != Join::Founder);
-        let Some(g) = self.laws.geometry.filter(|_| joined && s.join == Join::Founder) else { return };
+        let joined = s.join == Join::Founder && newest_superblock(files).is_some_and(|old| old.join != Join::Founder);
+        let Some(g) = self.laws.geometry.filter(|_| joined) else { return };
         // Damage since then is nobody's fault, and is found by a scrub.
         if self.atlas.hidden().contains(slot) {
             return;
         }
         let closed = s.history.entries().iter().filter(|e| e.end < Lsn::MAX);
-        let lacks = |(at, crc): &(Lsn, u32)| {
+        let lacks = |(at, mark): &(Lsn, Mark)| {
             let (name, offset) = FileName::segment_of(*at, g.pg_size);
-            let block = files.get(&name).and_then(|f| f.block(offset));
-            block.map(crc32fast::hash) != Some(*crc)
+            !files.get(&name).is_some_and(|f| f.has(offset, *mark))
         };
         if let Some((at, _)) = closed.flat_map(|e| self.laws.sent(e.epoch, e.begin, e.end)).find(lacks) {
             self.laws.breaks(p, || format!("lets the silence of slot {slot} count, which lacks the block at {at}"));
@@ -190,15 +189,8 @@ impl Disks {
         let Some(q) = self.laws.writer(epoch).filter(|_| end > begin) else { return };
         let last = Lsn(end.0 - 1).floor(super::BLOCK as u64);
         let from = self.laws.acts[q].clear.min(last).max(begin);
-        let hurt = self.atlas.hurt();
-        let tails = self.tails();
-        for (at, crc) in self.laws.sent(epoch, from, end) {
-            let on = self.copies(at, crc, &tails).union(hurt).len();
-            if on < WRITE_QUORUM {
-                return self
-                    .laws
-                    .breaks(p, || format!("closes epoch {epoch} at {end}, and {on} slots have its block at {at}"));
-            }
+        if let Some((at, on)) = self.short_of_copies(epoch, from, end, self.atlas.hurt()) {
+            self.laws.breaks(p, || format!("closes epoch {epoch} at {end}, and {on} slots have its block at {at}"));
         }
     }
 
@@ -253,12 +245,11 @@ impl Disks {
         }
         for q in 0..p {
             let (epoch, at) = (self.laws.acts[q].epoch, self.laws.acts[q].begin);
-            let Some(crc) = self.laws.blocks.get(&(epoch, at)).copied() else { continue };
+            let Some(mark) = self.laws.blocks.get(&(epoch, at)).copied() else { continue };
             let (name, offset) = FileName::segment_of(at, g.pg_size);
             if epoch > previous
                 && (at == begin || at == begin + format::EXTENT)
-                && let Some(block) = self.files[slot.index()].get(&name).and_then(|f| f.block(offset))
-                && crc32fast::hash(block) == crc
+                && self.files[slot.index()].get(&name).is_some_and(|f| f.has(offset, mark))
             {
                 self.laws.breaks(p, || {
                     format!("begins at {begin} by decision {previous}, and slot {slot} has epoch {epoch} at {at}")
@@ -283,12 +274,11 @@ impl Disks {
         let Some(g) = self.laws.geometry else { return };
         for q in 0..p {
             let (epoch, begin) = (self.laws.acts[q].epoch, self.laws.acts[q].begin);
-            let crc = self.laws.blocks.get(&(epoch, begin)).copied();
+            let mark = self.laws.blocks.get(&(epoch, begin)).copied();
             let (name, offset) = FileName::segment_of(begin, g.pg_size);
             if epoch > previous
-                && let Some(crc) = crc
-                && let Some(block) = self.files[slot.index()].get(&name).and_then(|f| f.block(offset))
-                && crc32fast::hash(block) == crc
+                && let Some(mark) = mark
+                && self.files[slot.index()].get(&name).is_some_and(|f| f.has(offset, mark))
             {
                 self.laws.breaks(p, || {
                     format!("chose decision {previous}, though slot {slot} has a group of epoch {epoch}")
@@ -311,14 +301,8 @@ impl Disks {
         if self.laws.acts[p].asked.len() < READ_QUORUM {
             self.laws.breaks(p, || format!("takes {settled} for certain, and did not look for a claim"));
         }
-        let tails = self.tails();
-        for (at, crc) in self.laws.sent(epoch, clear, settled) {
-            let on = self.copies(at, crc, &tails).len();
-            if on < WRITE_QUORUM {
-                return self
-                    .laws
-                    .breaks(p, || format!("takes {settled} for certain, and {on} slots have the block at {at}"));
-            }
+        if let Some((at, on)) = self.short_of_copies(epoch, clear, settled, SlotSet::NONE) {
+            self.laws.breaks(p, || format!("takes {settled} for certain, and {on} slots have the block at {at}"));
         }
     }
 }

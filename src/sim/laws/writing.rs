@@ -8,6 +8,7 @@ use crate::lsn::{Lsn, Slot, SlotSet, format};
 use crate::repair::frame::Piece;
 use crate::segment::name::FileName;
 use crate::segment::tail;
+use crate::sim::file::mark;
 use crate::sim::world::{Bytes, Disks, Flying};
 use std::collections::btree_map::Entry;
 use std::time::Duration;
@@ -63,13 +64,13 @@ impl Disks {
         let mut fresh = None;
         for (i, block) in bytes.chunks(BLOCK).enumerate() {
             let at = from + (i * BLOCK) as u64;
-            let crc = crc32fast::hash(block);
+            let mark = mark(block);
             match self.laws.blocks.entry((epoch, at)) {
                 Entry::Vacant(v) => {
-                    v.insert(crc);
+                    v.insert(mark);
                     fresh = fresh.or(Some(i * BLOCK));
                 }
-                Entry::Occupied(o) if *o.get() == crc => (),
+                Entry::Occupied(o) if *o.get() == mark => (),
                 Entry::Occupied(_) => {
                     self.laws.breaks(p, || format!("writes other bytes into the block of epoch {epoch} at {at}"));
                 }
@@ -106,7 +107,7 @@ impl Disks {
     pub(in crate::sim) fn judge_landing(&mut self, p: usize, from: Lsn, bytes: &[u8]) {
         let epoch = self.laws.acts[p].epoch;
         let sent = self.laws.blocks.get(&(epoch, from)).copied();
-        if sent.is_some_and(|crc| Some(crc) != bytes.get(..BLOCK).map(crc32fast::hash)) {
+        if sent.is_some_and(|sent| Some(sent) != bytes.get(..BLOCK).map(mark)) {
             self.laws.breaks(p, || format!("has other bytes in the frame at {from} than it sent"));
         }
     }
@@ -296,7 +297,7 @@ impl Disks {
             self.judge_within(p, epoch, at);
             for (i, block) in groups[pos..end].chunks(BLOCK).enumerate() {
                 let at = at + (i * BLOCK) as u64;
-                if self.laws.blocks.get(&(epoch, at)) != Some(&crc32fast::hash(block)) {
+                if self.laws.blocks.get(&(epoch, at)) != Some(&mark(block)) {
                     return self
                         .laws
                         .breaks(p, || format!("copies a block of epoch {epoch} to {at} that was not written so"));
