@@ -179,7 +179,7 @@ bugs! {
     ParkedBySilence,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
-    /// After an error a slot is read back from the page cache. `what_a_failed_flush_left_is_read_anew`.
+    /// After an error a slot is read from the page cache. `what_a_failed_flush_left_is_read_anew`.
     CacheTrusted,
     /// An opener whose flush failed on a slot goes on with what the page cache has.
     /// `what_an_openers_flush_left_is_read_anew`.

@@ -399,9 +399,13 @@ impl SlotDir for FileDir {
         }
     }
 
+    fn read_anew(&self) {
+        self.files.lock().open.clear();
+    }
+
     fn reopen(&self) {
         *self.held.lock() = None;
-        self.files.lock().open.clear();
+        self.read_anew();
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {

@@ -83,8 +83,9 @@ pub(crate) trait SlotDir: Send + Sync {
     fn drain(&self, name: FileName) -> io::Result<()>;
     /// Gives a range's space back; it reads as zeros. No error where the file system cannot.
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
-    /// Forgets open files: the directory may be another one now. What is read from then on is what the disk has: after a
-    /// failed flush a page cache may say otherwise.
+    /// Opens files anew before they are read: after a failed flush a page cache may have what the disk has not.
+    fn read_anew(&self) {}
+    /// ... and the directory, too: it may be another one now.
     fn reopen(&self) {}
     /// Removes a file; no error if it is not there.
     fn remove(&self, name: FileName) -> io::Result<()>;

@@ -191,9 +191,11 @@ impl SlotDir for SimDir {
         }
         let allowed = w.atlas.may_strike(self.slot, w.away());
         let fails = allowed && w.hurts(Fault::FlushError, CALLS, self.slot);
-        let Some(file) = w.reach(self.process, self.slot, false)?.get_mut(&name) else { return Ok(()) };
-        if fails {
-            file.fail_flush();
+        let others: Vec<usize> = if fails { w.alive().filter(|p| *p != self.process).collect() } else { Vec::new() };
+        let process = self.process;
+        let Some(file) = w.reach(process, self.slot, false)?.get_mut(&name) else { return Ok(()) };
+        if fails || file.owes(process, allowed) {
+            file.fail_flush(others.into_iter());
             w.atlas.strikes(self.slot);
             return Err(eio());
         }
@@ -220,6 +222,10 @@ impl SlotDir for SimDir {
             w.judge_alone(self.process, self.slot, name);
         }
         Ok(())
+    }
+
+    fn read_anew(&self) {
+        self.world.lock().read_anew(self.slot);
     }
 
     fn reopen(&self) {

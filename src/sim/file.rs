@@ -177,6 +177,8 @@ pub struct File {
     cached: BTreeMap<u64, Option<Block>>,
     /// Their flush failed: no later flush makes them durable, only another write does.
     doomed: BTreeSet<u64>,
+    /// Processes that had the file open then: each is told once, by its next flush.
+    owed: Vec<usize>,
     /// They cannot be read until they are written again.
     unreadable: BTreeSet<u64>,
     len: u64,
@@ -280,7 +282,9 @@ impl File {
 
     /// A superblock was put there, all of it.
     pub fn holds(&mut self, offset: u64, superblock: Arc<Superblock>) {
-        if let Some(known) = self.superblocks.get_mut(offset as usize / PLACE).filter(|_| offset.is_multiple_of(PLACE as u64)) {
+        if let Some(known) =
+            self.superblocks.get_mut(offset as usize / PLACE).filter(|_| offset.is_multiple_of(PLACE as u64))
+        {
             *known = OnceCell::from(Ok(superblock));
         }
     }
@@ -407,9 +411,19 @@ impl File {
     }
 
     /// The flush failed, and the cache forgot what it had to write. False if there was nothing.
-    pub fn fail_flush(&mut self) -> bool {
+    pub fn fail_flush(&mut self, others: impl Iterator<Item = usize>) -> bool {
         self.doomed.extend(self.cached.keys());
+        self.owed.extend(others);
         !self.cached.is_empty()
+    }
+
+    /// An earlier flush failed, of which the process is told now, or could be: then it has all been flushed after all.
+    pub fn owes(&mut self, process: usize, tell: bool) -> bool {
+        let owed = self.owed.iter().position(|p| *p == process).map(|at| self.owed.swap_remove(at)).is_some();
+        if owed && !tell {
+            self.doomed.clear();
+        }
+        owed && tell
     }
 
     /// The power goes: what was not flushed is old, new or garbage, sector by sector. Returns how many are garbage.

@@ -104,7 +104,7 @@ impl StageDir {
                 Err(io::Error::other("the process was killed"))
             }
             Act::Fail => {
-                name.map_or(Ok(false), |name| self.file(name, File::fail_flush))?;
+                name.map_or(Ok(false), |name| self.file(name, |file| file.fail_flush(std::iter::empty())))?;
                 Err(io::Error::from_raw_os_error(5))
             }
         }
@@ -197,10 +197,14 @@ impl SlotDir for StageDir {
         self.make(Op::Punch, Some(name), || self.file(name, |file| file.punch(offset, len)))
     }
 
-    fn reopen(&self) {
+    fn read_anew(&self) {
         for file in self.stage.0.disks.lock().files[self.slot.index()].values_mut() {
             file.doomed().into_iter().for_each(|at| file.land(at, &[0xA5; BLOCK], true, |_| true));
         }
+    }
+
+    fn reopen(&self) {
+        self.read_anew();
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
