@@ -275,7 +275,8 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
             let Some(bytes) = recovered.groups.get(&begin).cloned() else {
                 return Err(quorum(format!("the group at LSN {begin} was not read"), &recovered.survey));
             };
-            let reseal = |bytes: Bytes| crate::bugs::reseal(bytes.into(), begin, ruling.end, geometry.seed(), epoch).into();
+            let reseal =
+                |bytes: Bytes| crate::bugs::reseal(bytes.into(), begin, ruling.end, geometry.seed(), epoch).into();
             groups.push((begin, if planted(Bug::Reseal) { reseal(bytes) } else { bytes }));
         }
         if !groups.is_empty() {

@@ -280,7 +280,9 @@ impl File {
 
     /// A superblock was put there, all of it.
     pub fn holds(&mut self, offset: u64, superblock: Arc<Superblock>) {
-        if let Some(known) = self.superblocks.get_mut(offset as usize / PLACE).filter(|_| offset.is_multiple_of(PLACE as u64)) {
+        if let Some(known) =
+            self.superblocks.get_mut(offset as usize / PLACE).filter(|_| offset.is_multiple_of(PLACE as u64))
+        {
             *known = OnceCell::from(Ok(superblock));
         }
     }

@@ -178,7 +178,8 @@ pub type World = Arc<Mutex<Disks>>;
 
 /// What a slot's files say of it.
 pub fn newest_superblock(files: &Files) -> Option<&Superblock> {
-    let numbered = files.iter().filter_map(|(name, f)| if let FileName::Epoch(n) = name { Some((*n, f)) } else { None });
+    let numbered =
+        files.iter().filter_map(|(name, f)| if let FileName::Epoch(n) = name { Some((*n, f)) } else { None });
     let newest = numbered.filter_map(|(n, f)| f.superblocks().max_by_key(|s| s.version).filter(|s| s.number == n));
     newest.max_by_key(|s| (s.number, s.version))
 }

@@ -203,7 +203,9 @@ impl Disks {
         let tails = self.tails();
         let groups: Vec<(Slot, Lsn, &[u8])> = tails
             .iter()
-            .flat_map(|t| tail::decode(&t.bytes, g.volume).unwrap_or_default().into_iter().map(|(at, b)| (t.slot, at, b)))
+            .flat_map(|t| {
+                tail::decode(&t.bytes, g.volume).unwrap_or_default().into_iter().map(|(at, b)| (t.slot, at, b))
+            })
             .collect();
         short.into_iter().find_map(|(at, known, on)| {
             let has = |(_, begin, group): &&(Slot, Lsn, &[u8])| {
