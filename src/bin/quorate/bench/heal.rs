@@ -218,13 +218,24 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// AZ 0's slots are gone, and blank ones are taken for them.
+    /// AZ 0's slots are gone, and blank ones are taken for them. Healing is paused: both are rebuilt from its going on.
     fn wipe(&self) -> Result<(), Fail> {
+        self.volume.pause_repair(true);
         for slot in &self.at.slots()[..2] {
             std::fs::remove_dir_all(slot).map_err(at(slot))?;
         }
         let back = || self.volume.health().slots[..2].iter().all(|s| s.away.is_none() && !s.gaps.is_empty());
-        self.until("the blank AZ's return", back)
+        self.until("the blank AZ's return", back)?;
+        self.freed()
+    }
+
+    /// What was removed is given back to the disk now (discards wait for a sync), and not while something is measured.
+    fn freed(&self) -> Result<(), Fail> {
+        for place in &self.places.0 {
+            let synced = std::fs::File::open(place).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+            synced.map_err(at(place))?;
+        }
+        Ok(())
     }
 
     fn idle(&mut self) -> Result<(), Fail> {
@@ -232,6 +243,7 @@ impl Bench<'_> {
         let took = self.floor_copy()?;
         self.figures.floor_copy.push(bytes / took.as_secs_f64());
         self.wipe()?;
+        self.volume.pause_repair(false);
         let begun = Instant::now();
         self.until("the rebuild", || !self.lacks())?;
         self.figures.rebuild.push(bytes / begun.elapsed().as_secs_f64());
@@ -252,9 +264,8 @@ impl Bench<'_> {
         let alone = self.load()?;
         self.figures.p99_alone.push(alone.us(0.99));
         self.figures.per_s_alone.push(alone.per_s());
-        // It begins with the commits, and not before.
-        self.volume.pause_repair(true);
         self.wipe()?;
+        // It begins with the commits, and not before.
         let left = self.volume.health().repair.bytes_left;
         self.volume.pause_repair(false);
         let begun = Instant::now();
@@ -299,6 +310,7 @@ impl Bench<'_> {
     }
 
     fn floor_copy(&mut self) -> Result<Duration, Fail> {
+        self.freed()?;
         let segments = self.segments(2)?;
         let az = self.places.0[0].join(if self.places.0.len() == 1 { "az-0" } else { "." });
         let paths = ["floor-0", "floor-1"].map(|name| az.join(format!("lock-{name}")));
