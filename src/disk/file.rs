@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes moved by one call at most.
 const CHUNK: usize = 1 << 20;
+/// A huge page's bytes; where they are others, a map of so many is one in small pages.
+const HUGE: usize = 2 << 20;
 /// Open files kept for a slot; the oldest goes first.
 const FILES_MAX: usize = 64;
 
@@ -214,9 +216,9 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Memory in as few pieces as there can be: a device takes only so many at once, and a frame in pages of 4 KiB has more.
 fn in_huge_pages(len: usize) -> io::Result<memmap2::MmapMut> {
-    let map = memmap2::MmapMut::map_anon(len)?;
+    let map = memmap2::MmapMut::map_anon(len.next_multiple_of(HUGE))?;
     // Where there are none it is memory all the same.
-    let _ = map.advise(memmap2::Advice::HugePage).and_then(|()| map.advise(memmap2::Advice::PopulateWrite));
+    let _ = map.advise(memmap2::Advice::HugePage);
     Ok(map)
 }
 
@@ -225,7 +227,8 @@ pub fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> io::Result<R>) ->
     thread_local!(static BUFFER: std::cell::RefCell<Option<memmap2::MmapMut>> = const { std::cell::RefCell::new(None) });
     BUFFER.with_borrow_mut(|buffer| {
         if buffer.as_ref().is_none_or(|b| b.len() < len) {
-            *buffer = Some(memmap2::MmapMut::map_anon(len.next_power_of_two())?);
+            let whole = len.next_power_of_two();
+            *buffer = Some(if whole < CHUNK { memmap2::MmapMut::map_anon(whole)? } else { in_huge_pages(whole)? });
         }
         match buffer {
             Some(map) => f(&mut map[..len]),
@@ -326,7 +329,7 @@ impl SlotDir for FileDir {
         let fd = self.open(name, false)?;
         let frame = format::FRAME as usize;
         let mut map = in_huge_pages(count * frame)?;
-        let got = rustix::io::pread(&fd, &mut map[..], offset)?;
+        let got = rustix::io::pread(&fd, &mut map[..count * frame], offset)?;
         self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
         let read = Bytes::from_owner(map);
         let each = |i: usize| match got >= (i + 1) * frame {
