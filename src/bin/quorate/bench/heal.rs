@@ -16,6 +16,7 @@ use quorate::{PageId, Placement, Volume};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use serde_json::{Value, json};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ const CHUNK: usize = 1 << 20;
 const HUGE: usize = 2 << 20;
 /// Between two looks at the volume.
 const POLL: Duration = Duration::from_millis(5);
+/// A device that has discarded nothing for so long has nothing more to discard.
+const CALM: Duration = Duration::from_millis(500);
 /// What takes longer is not waited for.
 const MOST: Duration = Duration::from_secs(1800);
 /// Nothing of the process that filled the volume is waited for any more.
@@ -122,6 +125,13 @@ impl Figures {
 struct Memory {
     stop: AtomicBool,
     most: AtomicU64,
+}
+
+/// Discards that a device has done; none where nothing tells.
+fn discards(device: u64) -> Option<u64> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    stat.split_whitespace().nth(11)?.parse().ok()
 }
 
 fn resident() -> u64 {
@@ -238,6 +248,16 @@ impl Bench<'_> {
         for place in &self.places.0 {
             let synced = std::fs::File::open(place).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
             synced.map_err(at(place))?;
+            // ext4 discards in the background.
+            let device = std::fs::metadata(place).map_err(at(place))?.dev();
+            let (begun, mut since, mut seen) = (Instant::now(), Instant::now(), discards(device));
+            while seen.is_some() && since.elapsed() < CALM && begun.elapsed() < MOST {
+                std::thread::sleep(POLL);
+                let now = discards(device);
+                if now != seen {
+                    (since, seen) = (Instant::now(), now);
+                }
+            }
         }
         Ok(())
     }
