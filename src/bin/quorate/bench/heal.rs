@@ -4,7 +4,10 @@
 //!
 //! Floor of a rebuild: one copy's segments read in order and written to two new files in AZ 0, space allocated first, by
 //! one thread, O_DIRECT, 1 MiB a call, `fdatasync` at the end. Floor of a scrub: the six slots' segments read in order, one
-//! after the other, by one thread, O_DIRECT, 1 MiB a call. Nothing is checked, compared or copied in memory.
+//! after the other, by one thread, O_DIRECT, 1 MiB a call. Nothing is checked, compared or copied in memory. The floors' buffer
+//! lies in a huge page, as healing's do: in small pages a disk may take a call in pieces, and the floors are lower.
+//!
+//! Healing begins when both slots are back and the disk has discarded what was removed: neither side pays for that.
 //!
 //! The volume is filled by a process of its own, so that the memory that healing takes is seen.
 
@@ -168,7 +171,7 @@ pub fn run(io: &Io, under: &At, mib: u64, rounds: u32, seconds: u64) -> Result<(
     let volume = io.open(&at)?;
     let page_size = volume.health().page_size as usize;
     let buffer = MmapMut::map_anon(HUGE).map_err(|e| Fail::new(format!("memory: {e}")))?;
-    // As healing's own: in small pages a disk takes a chunk in two requests, and the floor would be lower.
+    // Where there are none it is memory all the same.
     let _ = buffer.advise(memmap2::Advice::HugePage);
     let pages = ((mib << 20) / page_size as u64).min(4096);
     let mut bench = Bench {
