@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes moved by one call at most.
 const CHUNK: usize = 1 << 20;
+/// A huge page's bytes; where they are others, a map of so many is one in small pages.
+const HUGE: usize = 2 << 20;
 /// Open files kept for a slot; the oldest goes first.
 const FILES_MAX: usize = 64;
 
@@ -217,12 +219,21 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Memory in as few pieces as there can be: a device takes only so many at once, and a frame in pages of 4 KiB has more.
+fn in_huge_pages(len: usize) -> io::Result<memmap2::MmapMut> {
+    let map = memmap2::MmapMut::map_anon(len.next_multiple_of(HUGE))?;
+    // Where there are none it is memory all the same.
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
+}
+
 /// A page-aligned buffer that goes back to its thread.
 pub fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> io::Result<R>) -> io::Result<R> {
     thread_local!(static BUFFER: std::cell::RefCell<Option<memmap2::MmapMut>> = const { std::cell::RefCell::new(None) });
     BUFFER.with_borrow_mut(|buffer| {
         if buffer.as_ref().is_none_or(|b| b.len() < len) {
-            *buffer = Some(memmap2::MmapMut::map_anon(len.next_power_of_two())?);
+            let whole = len.next_power_of_two();
+            *buffer = Some(if whole < CHUNK { memmap2::MmapMut::map_anon(whole)? } else { in_huge_pages(whole)? });
         }
         match buffer {
             Some(map) => f(&mut map[..len]),
@@ -322,17 +333,16 @@ impl SlotDir for FileDir {
     fn read_frames(&self, name: FileName, offset: u64, count: usize) -> io::Result<Vec<Bytes>> {
         let fd = self.open(name, false)?;
         let frame = format::FRAME as usize;
-        let map = || memmap2::MmapOptions::new().len(frame).populate().map_anon();
-        let mut maps = (0..count).map(|_| map()).collect::<io::Result<Vec<_>>>()?;
-        let mut slices: Vec<io::IoSliceMut<'_>> = maps.iter_mut().map(|m| io::IoSliceMut::new(m)).collect();
-        let got = rustix::io::preadv(&fd, &mut slices, offset)?;
+        let mut map = in_huge_pages(count * frame)?;
+        let got = rustix::io::pread(&fd, &mut map[..count * frame], offset)?;
         self.meter.bytes_read.fetch_add(got as u64, Ordering::Relaxed);
-        let read = |(i, map): (usize, memmap2::MmapMut)| match got >= (i + 1) * frame {
-            true => Ok(Bytes::from_owner(map)),
+        let read = Bytes::from_owner(map);
+        let each = |i: usize| match got >= (i + 1) * frame {
+            true => Ok(read.slice(i * frame..(i + 1) * frame)),
             // Behind the file's end, or at a bad sector.
             false => self.read_owned(name, offset + (i * frame) as u64, frame),
         };
-        maps.into_iter().enumerate().map(read).collect()
+        (0..count).map(each).collect()
     }
 
     fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {

@@ -4,7 +4,10 @@
 //!
 //! Floor of a rebuild: one copy's segments read in order and written to two new files in AZ 0, space allocated first, by
 //! one thread, O_DIRECT, 1 MiB a call, `fdatasync` at the end. Floor of a scrub: the six slots' segments read in order, one
-//! after the other, by one thread, O_DIRECT, 1 MiB a call. Nothing is checked, compared or copied in memory.
+//! after the other, by one thread, O_DIRECT, 1 MiB a call. Nothing is checked, compared or copied in memory. The floors' buffer
+//! lies in a huge page, as healing's do: in small pages a disk may take a call in pieces, and the floors are lower.
+//!
+//! Healing begins when both slots are back and the disk has discarded what was removed: neither side pays for that.
 //!
 //! The volume is filled by a process of its own, so that the memory that healing takes is seen.
 
@@ -16,14 +19,19 @@ use quorate::{PageId, Placement, Volume};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use serde_json::{Value, json};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes of one call of a floor.
 const CHUNK: usize = 1 << 20;
+/// A huge page: the chunk lies in one, where there are any.
+const HUGE: usize = 2 << 20;
 /// Between two looks at the volume.
 const POLL: Duration = Duration::from_millis(5);
+/// A device that has discarded nothing for so long has nothing more to discard.
+const CALM: Duration = Duration::from_millis(500);
 /// What takes longer is not waited for.
 const MOST: Duration = Duration::from_secs(1800);
 /// Nothing of the process that filled the volume is waited for any more.
@@ -122,6 +130,13 @@ struct Memory {
     most: AtomicU64,
 }
 
+/// Discards that a device has done; none where nothing tells.
+fn discards(device: u64) -> Option<u64> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    stat.split_whitespace().nth(11)?.parse().ok()
+}
+
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -155,7 +170,9 @@ pub fn run(io: &Io, under: &At, mib: u64, rounds: u32, seconds: u64) -> Result<(
     child::fill(io, &at, mib)?;
     let volume = io.open(&at)?;
     let page_size = volume.health().page_size as usize;
-    let buffer = MmapMut::map_anon(CHUNK).map_err(|e| Fail::new(format!("memory: {e}")))?;
+    let buffer = MmapMut::map_anon(HUGE).map_err(|e| Fail::new(format!("memory: {e}")))?;
+    // Where there are none it is memory all the same.
+    let _ = buffer.advise(memmap2::Advice::HugePage);
     let pages = ((mib << 20) / page_size as u64).min(4096);
     let mut bench = Bench {
         volume: &volume,
@@ -218,13 +235,34 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// AZ 0's slots are gone, and blank ones are taken for them.
+    /// AZ 0's slots are gone, and blank ones are taken for them. Healing is paused: both are rebuilt from its going on.
     fn wipe(&self) -> Result<(), Fail> {
+        self.volume.pause_repair(true);
         for slot in &self.at.slots()[..2] {
             std::fs::remove_dir_all(slot).map_err(at(slot))?;
         }
         let back = || self.volume.health().slots[..2].iter().all(|s| s.away.is_none() && !s.gaps.is_empty());
-        self.until("the blank AZ's return", back)
+        self.until("the blank AZ's return", back)?;
+        self.freed()
+    }
+
+    /// What was removed is given back to the disk now (discards wait for a sync), and not while something is measured.
+    fn freed(&self) -> Result<(), Fail> {
+        for place in &self.places.0 {
+            let synced = std::fs::File::open(place).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+            synced.map_err(at(place))?;
+            // ext4 discards in the background.
+            let device = std::fs::metadata(place).map_err(at(place))?.dev();
+            let (begun, mut since, mut seen) = (Instant::now(), Instant::now(), discards(device));
+            while seen.is_some() && since.elapsed() < CALM && begun.elapsed() < MOST {
+                std::thread::sleep(POLL);
+                let now = discards(device);
+                if now != seen {
+                    (since, seen) = (Instant::now(), now);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn idle(&mut self) -> Result<(), Fail> {
@@ -232,6 +270,7 @@ impl Bench<'_> {
         let took = self.floor_copy()?;
         self.figures.floor_copy.push(bytes / took.as_secs_f64());
         self.wipe()?;
+        self.volume.pause_repair(false);
         let begun = Instant::now();
         self.until("the rebuild", || !self.lacks())?;
         self.figures.rebuild.push(bytes / begun.elapsed().as_secs_f64());
@@ -252,9 +291,8 @@ impl Bench<'_> {
         let alone = self.load()?;
         self.figures.p99_alone.push(alone.us(0.99));
         self.figures.per_s_alone.push(alone.per_s());
-        // It begins with the commits, and not before.
-        self.volume.pause_repair(true);
         self.wipe()?;
+        // It begins with the commits, and not before.
         let left = self.volume.health().repair.bytes_left;
         self.volume.pause_repair(false);
         let begun = Instant::now();
@@ -299,6 +337,7 @@ impl Bench<'_> {
     }
 
     fn floor_copy(&mut self) -> Result<Duration, Fail> {
+        self.freed()?;
         let segments = self.segments(2)?;
         let az = self.places.0[0].join(if self.places.0.len() == 1 { "az-0" } else { "." });
         let paths = ["floor-0", "floor-1"].map(|name| az.join(format!("lock-{name}")));
@@ -316,7 +355,7 @@ impl Bench<'_> {
                 }
             }
             for from in (0..*len).step_by(CHUNK) {
-                let n = rustix::io::pread(segment, &mut self.buffer[..], from).map_err(fail)?;
+                let n = rustix::io::pread(segment, &mut self.buffer[..CHUNK], from).map_err(fail)?;
                 // Space that was allocated ahead of the log may end within the last chunk.
                 for copy in &copies {
                     if rustix::io::pwrite(copy, &self.buffer[..n], to).map_err(fail)? != n {
@@ -341,7 +380,7 @@ impl Bench<'_> {
         let begun = Instant::now();
         for (segment, len) in slots.iter().flatten() {
             for from in (0..*len).step_by(CHUNK) {
-                let read = rustix::io::pread(segment, &mut self.buffer[..], from);
+                let read = rustix::io::pread(segment, &mut self.buffer[..CHUNK], from);
                 read.map_err(|e| Fail::new(format!("the floor's reads: {e}")))?;
             }
         }
