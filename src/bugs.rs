@@ -179,6 +179,8 @@ bugs! {
     ParkedBySilence,
     /// A slot that does not answer counts as mended. `silence_fills_nothing`.
     SilenceFills,
+    /// A writer merges the tail files of an opener that came after it, too. `a_successors_tail_is_left_alone`.
+    MergeSuccessors,
     /// After an error a slot is read from the page cache. `what_a_failed_flush_left_is_read_anew`.
     CacheTrusted,
     /// An opener whose flush failed on a slot goes on with what the page cache has.

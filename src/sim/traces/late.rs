@@ -99,3 +99,26 @@ pub fn t18_a_merge_writes_nothing_again() -> Checked {
     stage.power_cut();
     stage.read_only("BEF").map(drop)
 }
+
+/// F's worker has still to merge when another opener completes its tail, and dies before it decides.
+/// Rule: a tail file is merged by those who came after its opener, and by nobody else.
+pub fn a_successors_tail_is_left_alone() -> Checked {
+    let stage = Stage::new();
+    let old = stage.create()?;
+    old.append(&[(1, 1)])?;
+    old.land_on("ABCDEF")?;
+    old.kill();
+    let w = stage.open("ABCDEF")?;
+    w.append(&[(2, 2)])?;
+    w.append(&[(9, 9)])?;
+    w.land_on("ABCDE")?;
+    w.idle("F");
+    (0..5).try_for_each(|_| w.housekeep(100))?;
+    stage.open_dies("ABCDEF", |c| {
+        if c.op == Op::Write && c.name == Some(FileName::Epoch(3)) { Act::Die } else { Act::Go }
+    })?;
+    ensure(stage.has("F", FileName::Tail(3)), "stage: the opener had nothing to complete on F")?;
+    w.idle("");
+    w.jobs()?;
+    ensure(stage.has("F", FileName::Tail(3)), "W1: a writer merges what its successor counts on")
+}
