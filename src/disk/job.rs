@@ -117,14 +117,19 @@ pub const PROBES: usize = 256;
 
 /// Does a job. After an error what is read next is what the disk has.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
-    let output = carry_out(dir, job);
+    run_by(dir, job, None)
+}
+
+/// ... where groups are found in a frame by others' means.
+pub fn run_by(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::Result<Output> {
+    let output = carry_out(dir, job, find);
     if output.is_err() && !planted(Bug::CacheTrusted) {
         dir.read_anew();
     }
     output
 }
 
-fn carry_out(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
+fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::Result<Output> {
     match job {
         Job::Allocate { from, to, pg_size, epoch } => {
             // A blank directory in the slot's place is formatted by a rejoin before it gets a segment.
@@ -156,7 +161,11 @@ fn carry_out(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
         }
         Job::Tidy { below } => tidy(dir, below).map(|()| Output::Tidied),
         Job::Copy { part, geometry, keep, flush } => {
-            Ok(Output::Copied(part.from, frame::read(dir, &part, &geometry, keep, flush)?))
+            let copy = match find {
+                Some(find) => frame::read_by(dir, &part, &geometry, keep, flush, find)?,
+                None => frame::read(dir, &part, &geometry, keep, flush)?,
+            };
+            Ok(Output::Copied(part.from, copy))
         }
         Job::Mend { pieces, geometry, epoch } => frame::write(dir, &pieces, &geometry, epoch).map(Output::Mended),
         Job::Marks(superblock) => marks(dir, *superblock).map(Output::Marks),

@@ -321,12 +321,13 @@ pub fn do_job(world: &World, process: usize) -> bool {
     let dir = SimDir { world: world.clone(), process, slot };
     let read = if let Job::Rejoin { read, .. } = &job { Some(read.from) } else { None };
     world.lock().mends(process, kind == JobKind::Mend);
-    let output = match job {
-        Job::Copy { part, geometry, keep, flush } => {
-            let find = |bytes: &[u8], here, at, epoch| find(&dir, &geometry, bytes, here, (at, epoch, geometry.seed()));
-            frame::read_by(&dir, &part, &geometry, keep, flush, &find).map(|copy| Output::Copied(part.from, copy))
+    let output = match &job {
+        Job::Copy { geometry, .. } => {
+            let g = *geometry;
+            let find = |bytes: &[u8], here, at, epoch| find(&dir, &g, bytes, here, (at, epoch, g.seed()));
+            job::run_by(&dir, job, Some(&find))
         }
-        job => job::run(&dir, job),
+        _ => job::run(&dir, job),
     };
     world.lock().mends(process, false);
     if let Err(e) = &output {

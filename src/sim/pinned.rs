@@ -11,11 +11,14 @@ const PINNED: u64 = 0xBAAD_62D1_B13C_21FD;
 const LIVES: [(u64, Mode); 4] = [(1, Mode::Atlas), (7, Mode::Atlas), (12, Mode::Atlas), (5, Mode::Beyond)];
 
 /// Lives that broke once. What each had found has a scenario in `traces`; they play other lives when a fix changes them.
-const BROKE: [(u64, Mode); 13] = [
+const BROKE: [(u64, Mode); 16] = [
     // A flush had failed, and what it left was read from the page cache.
     (900_000_013_694, Mode::Atlas),
     (900_000_106_389, Mode::Atlas),
     (5060, Mode::Atlas),
+    (920_000_000_816, Mode::Atlas),
+    (930_000_029_033, Mode::Atlas),
+    (930_000_137_379, Mode::Atlas),
     // A writer wrote its superblock into the image that had come in a slot's place: no writer can.
     (65_743_534_153, Mode::Atlas),
     // A scrub had ended, and a superblock had not been looked at.
@@ -26,10 +29,11 @@ const BROKE: [(u64, Mode); 13] = [
     (900_000_120_537, Mode::Atlas),
     (900_000_192_229, Mode::Atlas),
     (900_000_201_911, Mode::Atlas),
-    // Two readings in a row had failed, and what was good was written again.
+    // A writer merged the tail file of an opener that came after it.
     (900_000_015_560, Mode::Atlas),
+    // Two readings in a row had failed, and what was good was written again.
     (758, Mode::Beyond),
-    // A file was cut short while a scrub had the slot's copy in hand.
+    // A slot was away while a scrub read what was damaged there.
     (900_000_194_844, Mode::Atlas),
 ];
 
