@@ -521,6 +521,27 @@ mod tests {
     }
 
     #[test]
+    fn without_direct_io_what_is_opened_anew_is_read_from_the_disk() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = FileDir::new(temp.path().to_path_buf(), 4096, true, Reads::new(&bounded::Shared::new(true)));
+        let name = FileName::Segment(0);
+        dir.write_at(name, 0, &[7; 64 << 10]).unwrap();
+        // A read that may not wait finds what the page cache has, and nothing else.
+        let is_cached = || {
+            let (fd, mut block) = (dir.open(name, false).unwrap(), [0; 4096]);
+            let slices = &mut [io::IoSliceMut::new(&mut block)];
+            match rustix::io::preadv2(&fd, slices, 0, ReadWriteFlags::NOWAIT) {
+                Err(Errno::AGAIN) => false,
+                read => read.unwrap() == 4096,
+            }
+        };
+        assert!(is_cached(), "what was just written is in the page cache");
+        dir.read_anew();
+        assert!(!is_cached(), "it was opened anew");
+        assert_eq!(dir.read(name, 0, 4096).unwrap(), [7; 4096]);
+    }
+
+    #[test]
     fn a_claim_is_exclusive() {
         let (_temp, dir) = dir();
         dir.create_new(FileName::Claim(4)).unwrap();

@@ -194,12 +194,17 @@ impl SlotDir for SimDir {
         let others: Vec<usize> = if fails { w.alive().filter(|p| *p != self.process).collect() } else { Vec::new() };
         let process = self.process;
         let Some(file) = w.reach(process, self.slot, false)?.get_mut(&name) else { return Ok(()) };
-        if fails || file.owes(process, allowed) {
+        if fails {
             file.fail_flush(others.into_iter());
             w.atlas.strikes(self.slot);
             return Err(eio());
         }
+        let told = file.is_owed(process, allowed);
         file.flush();
+        if told {
+            w.atlas.strikes(self.slot);
+            return Err(eio());
+        }
         w.flushed(self.process);
         Ok(())
     }

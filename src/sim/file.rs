@@ -417,8 +417,8 @@ impl File {
         !self.cached.is_empty()
     }
 
-    /// An earlier flush failed, of which the process is told now, or could be: then it has all been flushed after all.
-    pub fn owes(&mut self, process: usize, tell: bool) -> bool {
+    /// An earlier flush failed, of which the process was not told. If it must not be told now, nothing was lost after all.
+    pub fn is_owed(&mut self, process: usize, tell: bool) -> bool {
         let owed = self.owed.iter().position(|p| *p == process).map(|at| self.owed.swap_remove(at)).is_some();
         if owed && !tell {
             self.doomed.clear();

@@ -57,7 +57,7 @@ pub struct Healing {
     filled_since: u64,
     /// Their join points are being removed.
     pub ending: SlotSet,
-    /// There are no tail files on any slot, and nothing of earlier processes can land any more.
+    /// Earlier processes' tail files are merged on every slot, and nothing of theirs can land any more.
     pub drained: bool,
     /// Superblocks are still to be looked at by the scrub.
     marks: SlotSet,
@@ -325,7 +325,7 @@ impl Engine {
         for slot in Slot::ALL {
             let failed = working.failed.contains(slot) && !planted(Bug::SilenceFills);
             let read = working.copies[slot.index()].is_some() && !failed && live.contains(slot);
-            // Beyond its limit nothing was looked for. One that was away had none, and lacks what it left with.
+            // Beyond its limit nothing was looked for. One that was away had none: what it has now may be bad up to its end.
             let limit = Some(unit.limits[slot.index()]).filter(|to| !to.is_none() || planted(Bug::AwayForgotten));
             let to = unit.stretch.to.min(limit.or(self.writer.cursor(slot)).unwrap_or(Lsn::MAX));
             if read && complete && unit.targets.contains(slot) {
