@@ -192,6 +192,24 @@ bugs! {
     WholeWithGaps,
     /// What has no good copy is tried again and again. `what_nobody_has_comes_to_an_end`.
     HealForever,
+    /// Extents are given back as soon as they are emptied. `nothing_is_punched_before_its_manifest`.
+    PunchEarly,
+    /// ... without a look. `a_zombie_punches_nothing`.
+    PunchWithoutLook,
+    /// ... while a view may read them. `what_a_view_reads_stays`.
+    PunchUnderView,
+    /// A page of which a part lies in another extent stays where it is. `what_lies_across_extents_moves_as_well`.
+    StraddlingStays,
+    /// The table is not told of pages that were moved. `the_table_knows_where_pages_went`.
+    MoveUntold,
+    /// Nodes of the table stay where they are. `nodes_of_the_table_move_as_well`.
+    NodesStay,
+    /// What an earlier process gave back and did not punch is forgotten. `what_one_slot_kept_is_punched_later`.
+    OldDebtsForgotten,
+    /// An extent of which a sample found nothing live is given back as it is. `a_sample_decides_nothing`.
+    SampleTrusted,
+    /// A page that changes while it is moved is taken as it was. `who_writes_meanwhile_wins`.
+    MoveOverwrites,
 }
 
 /// Whether the bug is switched on: never, in this build.

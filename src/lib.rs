@@ -29,6 +29,8 @@ mod lsn;
 #[cfg(not(quorate_loom))]
 mod page;
 #[cfg(not(quorate_loom))]
+mod reclaim;
+#[cfg(not(quorate_loom))]
 mod repair;
 #[cfg(not(quorate_loom))]
 mod segment;
@@ -82,5 +84,6 @@ pub use crate::{
     volume::options::Options,
     volume::page::Page,
     volume::reader::Reader,
+    volume::reclaim::Space,
     volume::view::View,
 };

@@ -22,7 +22,8 @@ impl Lsn {
 
     /// The multiple of `unit` at or above.
     pub(crate) fn ceil(self, unit: u64) -> Lsn {
-        Lsn(self.0.next_multiple_of(unit))
+        // Of the highest address: itself.
+        Lsn(self.0.checked_next_multiple_of(unit).unwrap_or(u64::MAX))
     }
 
     pub(crate) fn is_none(self) -> bool {

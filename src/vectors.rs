@@ -133,6 +133,7 @@ fn a_group_as_it_is_appended() {
 
 fn manifest() -> Manifest {
     Manifest {
+        freed: crate::reclaim::freed::Freed::default(),
         redo: Lsn(0x4000_0F00),
         next_page: 12,
         pages: 9,

@@ -8,6 +8,7 @@ use crate::core::writer::RejoinRead;
 use crate::disk::SlotDir;
 use crate::log::group;
 use crate::lsn::{Lsn, format};
+use crate::reclaim::freed::Run;
 use crate::repair::frame::{self, Copy, Part, Piece};
 use crate::segment::doubt;
 use crate::segment::name::FileName;
@@ -40,6 +41,8 @@ pub enum Job {
     Copy { part: Part, geometry: Geometry, keep: bool, flush: bool },
     /// Put groups in that do not verify there.
     Mend { pieces: Vec<Piece>, geometry: Geometry, epoch: u64 },
+    /// Give these extents' space back, and remove protection groups of which nothing is left.
+    Free { runs: Vec<Run>, geometry: Geometry, epoch: u64 },
     /// Is this epoch's superblock good in both places, and the claim there? Writes them anew if not.
     Marks(Box<Superblock>),
 }
@@ -57,10 +60,11 @@ pub enum JobKind {
     Copy,
     Mend,
     Marks,
+    Free,
 }
 
 impl JobKind {
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 }
 
 impl Job {
@@ -76,6 +80,7 @@ impl Job {
             Job::Copy { .. } => JobKind::Copy,
             Job::Mend { .. } => JobKind::Mend,
             Job::Marks(_) => JobKind::Marks,
+            Job::Free { .. } => JobKind::Free,
         }
     }
 }
@@ -96,6 +101,7 @@ pub enum Output {
     Mended(u64),
     /// Whether anything had to be written.
     Marks(bool),
+    Freed,
 }
 
 /// A slot that can come back.
@@ -114,6 +120,9 @@ pub struct Returned {
 const RESERVE: u64 = 256 << 10;
 /// Blocks that are read, at most, to find out whose files without a superblock are.
 pub const PROBES: usize = 256;
+
+/// So many segments at most are looked through for anything that is not ours; a young slot has few.
+const EMPTY_MAX: usize = 4;
 
 /// Does a job. After an error what is read next is what the disk has.
 pub fn run(dir: &dyn SlotDir, job: Job) -> io::Result<Output> {
@@ -169,6 +178,7 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
         }
         Job::Mend { pieces, geometry, epoch } => frame::write(dir, &pieces, &geometry, epoch).map(Output::Mended),
         Job::Marks(superblock) => marks(dir, *superblock).map(Output::Marks),
+        Job::Free { runs, geometry, epoch } => free(dir, &runs, &geometry, epoch).map(|()| Output::Freed),
     }
 }
 
@@ -349,8 +359,8 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
 }
 
 /// A slot whose superblocks are all damaged, or that has none, is this volume's if the header of a group stands where it
-/// belongs: checksums are seeded from the volume's identity. Or it is nobody's: where a log begins, here or in another
-/// volume, and where ours has frames, there is nothing.
+/// belongs: checksums are seeded from the volume's identity. Or it is nobody's: where a log has frames, ours or another
+/// volume's, there is nothing.
 fn may_be_taken(dir: &dyn SlotDir, names: &[FileName], superblock: &Superblock, end: Lsn) -> bool {
     let g = &superblock.geometry;
     let block = |at: Lsn| {
@@ -371,8 +381,11 @@ fn may_be_taken(dir: &dyn SlotDir, names: &[FileName], superblock: &Superblock, 
         FileName::Segment(pg) => Some(Lsn(u64::from(*pg) * g.pg_size)),
         _ => None,
     };
-    let begins = names.iter().filter_map(begin).flat_map(|at| [at, at + g.block()]);
-    empty && begins.take(PROBES).all(|at| is_zero(block(at)))
+    // What is left of a log that was reclaimed begins at any frame.
+    let frames = |at: Lsn| (0..g.pg_size).step_by(format::FRAME as usize).map(move |frame| at + frame);
+    let begins = || names.iter().filter_map(begin);
+    let mut places = begins().flat_map(|at| frames(at).chain([at + g.block()]));
+    empty && begins().count() <= EMPTY_MAX && places.all(|at| is_zero(block(at)))
 }
 
 /// Read, and nothing but zeros, or behind the file's end.
@@ -467,6 +480,30 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
             dir.punch(segment, offset, len)?;
         }
         at = at + len;
+    }
+    Ok(())
+}
+
+/// Gives space back, in files that are there.
+fn free(dir: &dyn SlotDir, runs: &[Run], g: &Geometry, epoch: u64) -> io::Result<()> {
+    let names = dir.list()?;
+    // Another volume's or slot's directory may be in its place by now: what it holds is not ours to give.
+    let own = Superblock::newest_of(read_super(dir, FileName::Epoch(epoch))?);
+    if !own.is_ok_and(|own| own.geometry.volume == g.volume) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
+    }
+    for name in names {
+        let FileName::Segment(pg) = name else { continue };
+        let begin = Lsn(u64::from(pg) * g.pg_size);
+        let end = begin + g.pg_size;
+        for run in runs.iter().filter(|r| r.from < end && begin < r.to) {
+            let (from, to) = (run.from.max(begin), run.to.min(end));
+            // Also where the whole file goes: a reader may have it open, and would keep its space.
+            dir.punch(name, from - begin, to - from)?;
+            if (from, to) == (begin, end) {
+                dir.remove(name)?;
+            }
+        }
     }
     Ok(())
 }

@@ -131,8 +131,8 @@ pub(crate) trait Disk: Send {
     fn job(&mut self, slot: Slot, job: job::Job);
     /// Reads what happened to the directories, also while nothing is to be looked for.
     fn notice(&mut self) {}
-    /// Slots whose directories were found gone or replaced since they were asked for last.
-    fn lost(&mut self) -> SlotSet {
+    /// Slots whose directories, or segments that they `need`, were found gone or replaced since they were asked for last.
+    fn lost(&mut self, _needs: &dyn Fn(u32) -> bool) -> SlotSet {
         SlotSet::NONE
     }
     /// The slot is back: its directory is watched again.

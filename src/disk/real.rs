@@ -100,8 +100,8 @@ impl Disk for RealDisk {
         }
     }
 
-    fn lost(&mut self) -> SlotSet {
-        self.watch.as_mut().map_or(SlotSet::NONE, Watch::take_lost)
+    fn lost(&mut self, needs: &dyn Fn(u32) -> bool) -> SlotSet {
+        self.watch.as_mut().map_or(SlotSet::NONE, |watch| watch.take_lost(needs))
     }
 
     fn found(&mut self, slot: Slot) {

@@ -32,16 +32,22 @@ pub struct Watch {
     overflowed: bool,
     /// A claim that was read between two looks.
     claimed: Option<u64>,
-    /// Directories that went away, or lost a segment, since somebody asked.
+    /// Directories that went away since somebody asked.
     lost: SlotSet,
+    /// Segments that went away since.
+    removed: Vec<(Slot, u32)>,
 }
+
+/// More removed segments than these are not told apart: their slots are lost.
+const REMOVED_MAX: usize = 4096;
 
 impl Watch {
     /// Begins to watch. It must exist before the opener's last look, so that nothing falls between the two.
     pub fn begin(epoch: u64, directory: impl Fn(Slot) -> std::path::PathBuf) -> Option<Watch> {
         let fd = Arc::new(inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?);
         let (slots, azs) = ([None; SLOTS], [None; SLOTS]);
-        let mut watch = Watch { fd, slots, azs, epoch, overflowed: false, claimed: None, lost: SlotSet::NONE };
+        let mut watch =
+            Watch { fd, slots, azs, epoch, overflowed: false, claimed: None, lost: SlotSet::NONE, removed: Vec::new() };
         for slot in Slot::ALL {
             watch.add(slot, &directory(slot));
         }
@@ -66,9 +72,10 @@ impl Watch {
         }
     }
 
-    /// The slots that were lost since the last call.
-    pub fn take_lost(&mut self) -> SlotSet {
-        std::mem::take(&mut self.lost)
+    /// The slots that were lost since the last call: their directories, or segments that they need.
+    pub fn take_lost(&mut self, needs: &dyn Fn(u32) -> bool) -> SlotSet {
+        let removed = self.removed.drain(..).filter(|(_, pg)| needs(*pg));
+        removed.map(|(slot, _)| slot).chain(std::mem::take(&mut self.lost).iter()).collect()
     }
 
     /// Looks.
@@ -112,14 +119,14 @@ impl Watch {
                 self.slots[slot.index()] = None;
                 self.lost.insert(slot);
             }
-            // Somebody else removed what the slot cannot do without.
-            let needed = match name {
-                Some(FileName::Segment(_)) => true,
-                Some(FileName::Epoch(n)) => n == self.epoch,
-                _ => false,
-            };
-            if let Some(slot) = slot.filter(|_| needed && flags.intersects(moved)) {
-                self.lost.insert(slot);
+            // What the slot may not be able to do without was removed.
+            if let Some(slot) = slot.filter(|_| flags.intersects(moved)) {
+                match name {
+                    Some(FileName::Segment(pg)) if self.removed.len() < REMOVED_MAX => self.removed.push((slot, pg)),
+                    Some(FileName::Segment(_)) => self.lost.insert(slot),
+                    Some(FileName::Epoch(n)) if n == self.epoch => self.lost.insert(slot),
+                    _ => (),
+                }
             }
             if let Some(FileName::Claim(n) | FileName::Epoch(n)) = name
                 && n > self.epoch
@@ -189,7 +196,7 @@ mod tests {
         for s in [Slot(0), Slot(1)] {
             fs::rename(dir(s), dir(s).with_extension("replaced-0")).unwrap();
             watch.notice();
-            assert_eq!(watch.take_lost(), SlotSet::NONE.with(s));
+            assert_eq!(watch.take_lost(&|_| true), SlotSet::NONE.with(s));
         }
         File::create(dir(Slot(4)).join("claim-9")).unwrap();
         watch.notice();
@@ -197,10 +204,10 @@ mod tests {
         let mut watch = Watch::begin(9, dir).unwrap();
         fs::rename(temp.path().join("az-2"), temp.path().join("away")).unwrap();
         assert_eq!(watch.look(), Look::Unsure, "slots 2 and 3 are left");
-        assert_eq!(watch.take_lost(), SlotSet::NONE.with(Slot(4)).with(Slot(5)));
+        assert_eq!(watch.take_lost(&|_| true), SlotSet::NONE.with(Slot(4)).with(Slot(5)));
         fs::remove_dir_all(temp.path().join("away")).unwrap();
         watch.look();
-        assert_eq!(watch.take_lost(), SlotSet::NONE);
+        assert_eq!(watch.take_lost(&|_| true), SlotSet::NONE);
     }
 
     #[test]

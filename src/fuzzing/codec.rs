@@ -74,14 +74,19 @@ fn groups(data: &[u8]) {
 fn written(mut u: Unstructured<'_>) -> arbitrary::Result<()> {
     let lsn = |u: &mut Unstructured<'_>| u.arbitrary::<u64>().map(|n| Lsn(n % format::NUMBER_LIMIT));
     let kinds = [Kind::Image, Kind::Delta, Kind::Free, Kind::Filler, Kind::Table, Kind::Manifest];
-    let fields = Fields {
+    let mut fields = Fields {
         kind: *u.choose(&kinds)?,
         depth: u.arbitrary()?,
         offset: u.arbitrary()?,
         page: u.arbitrary::<u64>()? % PageId::LIMIT,
         prev: lsn(&mut u)?,
         base: lsn(&mut u)?,
+        was: Lsn::NONE,
     };
+    // A page that was moved has the one in place of the other.
+    if matches!(fields.kind, Kind::Image | Kind::Delta) && fields.base.0 % 2 == 1 {
+        (fields.base, fields.was) = (Lsn::NONE, fields.base);
+    }
     let (at, epoch) = (lsn(&mut u)?, lsn(&mut u)?.0);
     let cpl = if u.arbitrary()? { Some(Cpl { wall_us: u.arbitrary()?, vdl: lsn(&mut u)? }) } else { None };
     let (padding, flip) = (u.int_in_range(0..=7)?, u.arbitrary::<u32>()? as usize);

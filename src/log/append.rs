@@ -408,7 +408,7 @@ mod tests {
     const BLOCK: u64 = 4096;
 
     fn fields() -> Fields {
-        Fields { kind: Kind::Image, depth: 0, offset: 0, page: 1, prev: Lsn::NONE, base: Lsn::NONE }
+        Fields { kind: Kind::Image, depth: 0, offset: 0, page: 1, ..Fields::filler() }
     }
 
     fn front() -> Front {

@@ -156,7 +156,7 @@ mod tests {
     fn group(at: Lsn) -> Vec<u8> {
         let mut bytes = vec![0; 4096];
         encode_header(&mut bytes, SEED, at, 3, 4096);
-        let f = Fields { kind: Kind::Delta, depth: 0, offset: 0, page: 1, prev: Lsn::NONE, base: Lsn::NONE };
+        let f = Fields { kind: Kind::Delta, page: 1, ..Fields::filler() };
         record::encode(&mut bytes[HEADER..HEADER + 72], SEED, at + HEADER as u64, 3, &f, None, b"hello");
         let cpl = Some(Cpl { wall_us: 1, vdl: Lsn(4096) });
         record::encode(&mut bytes[HEADER + 72..HEADER + 160], SEED, at + HEADER as u64 + 72, 3, &f, cpl, b"world");

@@ -42,6 +42,8 @@ impl Kind {
 
 /// The record ends an MTR: a consistency point follows the header.
 const FLAG_CPL: u8 = 1;
+/// Reclaiming wrote the page anew: `base` holds the address of the record that it stands for.
+const FLAG_MOVED: u8 = 2;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -97,11 +99,14 @@ pub struct Fields {
     pub prev: Lsn,
     /// The image that a delta stands on; 0 where it is not known and the chain is followed by `prev`.
     pub base: Lsn,
+    /// The page's newest record before reclaiming wrote the page anew, of which this is the last; 0 else. The page is the
+    /// same version still. A record has this or `base`.
+    pub was: Lsn,
 }
 
 impl Fields {
     pub fn filler() -> Fields {
-        Fields { kind: Kind::Filler, depth: 0, offset: 0, page: 0, prev: Lsn::NONE, base: Lsn::NONE }
+        Fields { kind: Kind::Filler, depth: 0, offset: 0, page: 0, prev: Lsn::NONE, base: Lsn::NONE, was: Lsn::NONE }
     }
 }
 
@@ -162,13 +167,13 @@ pub fn encode(out: &mut [u8], seed: u32, lsn: Lsn, epoch: u64, fields: &Fields, 
         lsn: U64::new(lsn.0),
         epoch: U64::new(epoch),
         kind: fields.kind as u8,
-        flags: if cpl.is_some() { FLAG_CPL } else { 0 },
+        flags: if cpl.is_some() { FLAG_CPL } else { 0 } | if fields.was.is_none() { 0 } else { FLAG_MOVED },
         depth: fields.depth,
         lineage: 0,
         offset: U32::new(fields.offset),
         page: U64::new(fields.page),
         prev: U64::new(fields.prev.0),
-        base: U64::new(fields.base.0),
+        base: U64::new(if fields.was.is_none() { fields.base.0 } else { fields.was.0 }),
         payload_len: U32::new(payload.len() as u32),
         reserved: U32::ZERO,
     };
@@ -230,7 +235,7 @@ pub fn decode(bytes: &[u8], at: Lsn, seed: u32) -> Result<Record<'_>, RecordFaul
         return Err(RecordFault::Misplaced(Lsn(raw.lsn.get())));
     }
     let kind = Kind::from_byte(raw.kind).ok_or(RecordFault::Unknown)?;
-    if raw.flags & !FLAG_CPL != 0 || raw.lineage != 0 || raw.reserved.get() != 0 {
+    if raw.flags & !(FLAG_CPL | FLAG_MOVED) != 0 || raw.lineage != 0 || raw.reserved.get() != 0 {
         return Err(RecordFault::Unknown);
     }
     let mut body = &record[HEADER..];
@@ -249,6 +254,11 @@ pub fn decode(bytes: &[u8], at: Lsn, seed: u32) -> Result<Record<'_>, RecordFaul
     {
         return Err(RecordFault::Range);
     }
+    let moved = raw.flags & FLAG_MOVED != 0;
+    if moved && (raw.base.get() == 0 || !matches!(kind, Kind::Image | Kind::Delta)) {
+        return Err(RecordFault::Unknown);
+    }
+    let (base, was) = if moved { (0, raw.base.get()) } else { (raw.base.get(), 0) };
     let payload = body.get(..raw.payload_len.get() as usize).ok_or(RecordFault::Length)?;
     Ok(Record {
         lsn: at,
@@ -260,7 +270,8 @@ pub fn decode(bytes: &[u8], at: Lsn, seed: u32) -> Result<Record<'_>, RecordFaul
             offset: raw.offset.get(),
             page: raw.page.get(),
             prev: Lsn(raw.prev.get()),
-            base: Lsn(raw.base.get()),
+            base: Lsn(base),
+            was: Lsn(was),
         },
         cpl,
         payload,
@@ -273,7 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample() -> Fields {
-        Fields { kind: Kind::Delta, depth: 3, offset: 77, page: 5, prev: Lsn(4096), base: Lsn(1024) }
+        Fields { kind: Kind::Delta, depth: 3, offset: 77, page: 5, prev: Lsn(4096), base: Lsn(1024), was: Lsn::NONE }
     }
 
     #[test]
@@ -312,7 +323,7 @@ mod tests {
             ("epoch", 23, 0x40, Range),
             ("kind 0", 24, 0, Unknown),
             ("kind 7", 24, 7, Unknown),
-            ("another flag beside", 25, 3, Unknown),
+            ("another flag beside", 25, 5, Unknown),
             ("lineage", 27, 1, Unknown),
             ("page", 36, 4, Range),
             ("prev", 47, 0x40, Range),
@@ -323,6 +334,13 @@ mod tests {
         ] {
             assert_eq!(decode(&changed(at, byte), Lsn(8192), 9), Err(fault), "{name}");
         }
+        let moved = decode(&changed(25, 3), Lsn(8192), 9).unwrap().fields;
+        assert_eq!((moved.base, moved.was), (Lsn::NONE, Lsn(1024)));
+        let mut other = changed(25, 3);
+        other[24] = Kind::Table as u8;
+        let crc = checksum(9, &other);
+        other[..4].copy_from_slice(U32::new(crc).as_bytes());
+        assert_eq!(decode(&other, Lsn(8192), 9), Err(Unknown), "only a page moves");
         assert_eq!(decode(&changed(36, 3), Lsn(8192), 9).unwrap().fields.page, (3 << 32) + 5, "the highest pages");
         let far = Lsn(format::NUMBER_LIMIT);
         let mut bytes = vec![0; 64];

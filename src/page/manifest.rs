@@ -3,6 +3,7 @@
 use crate::core::history::Entry;
 use crate::lsn::{Lsn, format};
 use crate::page::table::{Root, TOP_MAX};
+use crate::reclaim::freed::{Freed, Run};
 use bytes::Bytes;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -15,7 +16,8 @@ struct RawManifest {
     pages: U64,
     entries: U32,
     top: U32,
-    reserved: [u8; 32],
+    freed: U32,
+    reserved: [u8; 28],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -24,6 +26,13 @@ struct RawEntry {
     epoch: U64,
     begin: U64,
     end: U64,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawRun {
+    from: U64,
+    to: U64,
 }
 
 /// Epochs that a manifest holds: a record of one frame bounds it.
@@ -41,6 +50,8 @@ pub struct Manifest {
     /// All epochs, the open one last.
     pub history: Vec<Entry>,
     pub root: Root,
+    /// What was given back: nothing of it is read again.
+    pub freed: Freed,
 }
 
 impl Manifest {
@@ -51,11 +62,16 @@ impl Manifest {
             pages: U64::new(self.pages),
             entries: U32::new(self.history.len() as u32),
             top: U32::new(self.root.top.len() as u32),
-            reserved: [0; 32],
+            freed: U32::new(self.freed.runs().len() as u32),
+            reserved: [0; 28],
         };
         let mut out = raw.as_bytes().to_vec();
         for e in &self.history {
             let raw = RawEntry { epoch: U64::new(e.epoch), begin: U64::new(e.begin.0), end: U64::new(e.end.0) };
+            out.extend_from_slice(raw.as_bytes());
+        }
+        for run in self.freed.runs() {
+            let raw = RawRun { from: U64::new(run.from.0), to: U64::new(run.to.0) };
             out.extend_from_slice(raw.as_bytes());
         }
         for lsn in &self.root.top {
@@ -73,6 +89,9 @@ impl Manifest {
             return None;
         }
         let (entries, rest) = <[RawEntry]>::ref_from_prefix_with_elems(rest, entries).ok()?;
+        let (runs, rest) = <[RawRun]>::ref_from_prefix_with_elems(rest, raw.freed.get() as usize).ok()?;
+        let run = |r: &RawRun| Run { from: Lsn(r.from.get()), to: Lsn(r.to.get()) };
+        let freed = Freed::from_runs(runs.iter().map(run).collect())?;
         let top = <[U64]>::ref_from_bytes(rest).ok().filter(|t| t.len() == top)?;
         let entry = |e: &RawEntry| Entry { epoch: e.epoch.get(), begin: Lsn(e.begin.get()), end: Lsn(e.end.get()) };
         Some(Manifest {
@@ -81,6 +100,7 @@ impl Manifest {
             pages: raw.pages.get(),
             history: entries.iter().map(entry).collect(),
             root: Root { top: top.iter().map(|l| Lsn(l.get())).collect() },
+            freed,
         })
     }
 }
@@ -100,6 +120,7 @@ mod tests {
                 Entry { epoch: 2, begin: Lsn(8192), end: Lsn::MAX },
             ],
             root: Root { top: vec![Lsn(4096), Lsn::NONE, Lsn(7000)] },
+            freed: Freed::from_runs(vec![Run { from: Lsn(0), to: Lsn(format::EXTENT) }]).unwrap(),
         };
         let bytes = m.encode();
         assert_eq!(Manifest::decode(&bytes), Some(m));
@@ -123,7 +144,8 @@ mod tests {
             (1, 1, 1, 1, top + 1, false),
         ] {
             let root = Root { top: vec![Lsn(4096); top] };
-            let m = Manifest { redo: Lsn(redo), next_page, pages, history: vec![entry; entries], root };
+            let history = vec![entry; entries];
+            let m = Manifest { redo: Lsn(redo), next_page, pages, history, root, freed: Freed::default() };
             assert_eq!(Manifest::decode(&m.encode()).is_some(), is_one, "{redo} {next_page} {pages} {entries} {top}");
         }
     }

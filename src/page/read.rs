@@ -9,9 +9,10 @@ use crate::log::record::{self, Fields, Kind};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::overlay::{Layer, Version};
 use crate::page::table::{self, Entry, Root};
+use crate::reclaim::freed::Freed;
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
-use crate::segment::{survey, tail};
+use crate::segment::{given_back, survey, tail};
 use crate::volume::error::{ReadError, SlotFault, SlotFaults};
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
@@ -32,6 +33,31 @@ pub struct Owned {
 impl Owned {
     fn from(r: &record::Record<'_>) -> Owned {
         Owned { len: r.len, fields: r.fields, payload: Bytes::copy_from_slice(r.payload) }
+    }
+}
+
+/// A record without its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Brief {
+    pub lsn: Lsn,
+    pub len: u64,
+    pub fields: Fields,
+}
+
+/// A part of one frame, as a slot has it: all of it verifies.
+pub struct Part {
+    from: Lsn,
+    bytes: Arc<Vec<u8>>,
+    pub records: Vec<Brief>,
+    seed: u32,
+}
+
+impl Part {
+    /// The record at `lsn`, if it is one of these.
+    pub fn record(&self, lsn: Lsn) -> Option<Owned> {
+        self.records.binary_search_by_key(&lsn, |r| r.lsn).ok()?;
+        let bytes = self.bytes.get((lsn - self.from) as usize..)?;
+        record::decode(bytes, lsn, self.seed).ok().map(|r| Owned::from(&r))
     }
 }
 
@@ -174,6 +200,44 @@ impl LogReader {
         Err(faults)
     }
 
+    /// What was given back until now, by whoever writes.
+    pub fn given_back(&self) -> Freed {
+        given_back::newest(&self.dirs, &self.geometry)
+    }
+
+    /// A part of one frame that belongs to one epoch, from a slot on which all of it verifies.
+    pub fn part(&self, from: Lsn, to: Lsn) -> Result<Part, Faults> {
+        let mut faults = Faults::new();
+        for slot in self.order() {
+            let Some(dir) = &self.dirs[slot.index()] else { continue };
+            match self.part_of(&**dir, from, to) {
+                Ok(part) => return Ok(part),
+                Err(fault) => faults.push((slot, fault)),
+            }
+        }
+        Err(faults)
+    }
+
+    fn part_of(&self, dir: &dyn SlotDir, from: Lsn, to: Lsn) -> Result<Part, SlotFault> {
+        let (name, offset) = FileName::segment_of(from, self.geometry.pg_size);
+        // The last group may reach behind the epoch's end.
+        let room = (format::FRAME - from.0 % format::FRAME) as usize;
+        let bytes = dir.read_shared(name, offset, room).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => SlotFault::NoCopy,
+            _ => SlotFault::Io(e),
+        })?;
+        let (mut at, mut pos, mut records) = (from, 0, Vec::new());
+        while at < to {
+            let brief = |r: record::Record<'_>| records.push(Brief { lsn: r.lsn, len: r.len, fields: r.fields });
+            let sum = group::verify(bytes.get(pos..).unwrap_or_default(), at, self.seed, brief)
+                .map_err(|b| SlotFault::Damaged(b.fault.to_string()))?;
+            at = at + sum.header.len;
+            pos += sum.header.len as usize;
+        }
+        records.retain(|r| r.lsn < to);
+        Ok(Part { from, bytes, records, seed: self.seed })
+    }
+
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
         let last = self.last.load(Ordering::Relaxed);
         let reads = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -270,18 +334,29 @@ pub struct Map {
 #[derive(Clone)]
 struct ByLength;
 
-impl Weighter<Lsn, Bytes> for ByLength {
-    fn weight(&self, _: &Lsn, bytes: &Bytes) -> u64 {
-        bytes.len() as u64 + 64
+/// A page's version or a node, by the address of its record.
+#[derive(Clone)]
+struct Cached {
+    bytes: Bytes,
+    /// The record for which this one stands, if reclaiming wrote it; 0 else.
+    was: Lsn,
+}
+
+impl Weighter<Lsn, Cached> for ByLength {
+    fn weight(&self, _: &Lsn, cached: &Cached) -> u64 {
+        cached.bytes.len() as u64 + 72
     }
 }
 
-type PageCache = Cache<Lsn, Bytes, ByLength, foldhash::fast::FixedState>;
+type PageCache = Cache<Lsn, Cached, ByLength, foldhash::fast::FixedState>;
 
 /// The reading side of an open volume.
 pub struct Pages {
     pub reader: LogReader,
     front: Option<Arc<Front>>,
+    /// Records below are read from the slots though the ring may have them: simulated volumes would see little of their
+    /// disks.
+    from_slots: AtomicU64,
     cache: PageCache,
     map: RwLock<Arc<Map>>,
 }
@@ -307,11 +382,18 @@ impl Pages {
             ),
             Err(_) => unreachable!("both sizes are given"),
         };
-        Pages { reader, front, cache, map: RwLock::new(Arc::new(map)) }
+        Pages { reader, front, from_slots: AtomicU64::new(0), cache, map: RwLock::new(Arc::new(map)) }
     }
 
     pub fn map(&self) -> Arc<Map> {
         self.map.read().clone()
+    }
+
+    /// Whatever is in memory of what lies below is read anew.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn forget(&self, below: Lsn) {
+        self.cache.clear();
+        self.from_slots.store(below.0, Ordering::Relaxed);
     }
 
     pub fn set_map(&self, map: Map) {
@@ -324,11 +406,26 @@ impl Pages {
 
     /// A version that was just appended over a cached one.
     pub fn insert(&self, lsn: Lsn, bytes: Bytes) {
-        self.cache.insert(lsn, bytes);
+        self.insert_for(lsn, bytes, Lsn::NONE);
+    }
+
+    /// ... which stands for the record at `was`.
+    pub fn insert_for(&self, lsn: Lsn, bytes: Bytes, was: Lsn) {
+        self.cache.insert(lsn, Cached { bytes, was });
     }
 
     pub fn cached(&self, lsn: Lsn) -> Option<Bytes> {
-        self.cache.get(&lsn)
+        self.cache.get(&lsn).map(|c| c.bytes)
+    }
+
+    /// The version that the record at `head` is, by which users know it: its own address, or that of the record for which
+    /// it stands.
+    pub fn known_as(&self, page: PageId, head: Lsn) -> Result<Lsn, ReadError> {
+        let was = match self.cache.get(&head) {
+            Some(cached) => cached.was,
+            None => self.record(page, head, record::HEADER)?.fields.was,
+        };
+        Ok(if was.is_none() { head } else { was })
     }
 
     /// [`Pages::head`] in the newest map. The layers are asked without holding on to it.
@@ -367,41 +464,57 @@ impl Pages {
 
     /// A node of the table, through the cache.
     pub fn node(&self, page: PageId, lsn: Lsn) -> Result<Bytes, ReadError> {
-        if let Some(node) = self.cache.get(&lsn) {
+        if let Some(node) = self.cached(lsn) {
             return Ok(node);
         }
         let record = self.record(page, lsn, table::FANOUT as usize * 8 + 96)?;
         if record.fields.kind != Kind::Table || !table::is_node(&record.payload) {
             return Err(ReadError::Corrupt { page, lsn, what: "it is no node of the page table" });
         }
-        self.cache.insert(lsn, record.payload.clone());
+        self.insert(lsn, record.payload.clone());
         Ok(record.payload)
     }
 
-    /// One record, from the ring if it is still there.
+    /// One record, from the ring if it is still there. [`ReadError::ReadPointGone`] if a newer manifest gave it back.
     pub fn record(&self, page: PageId, lsn: Lsn, hint: usize) -> Result<Owned, ReadError> {
-        if let Some(record) = self.front.as_ref().and_then(|f| f.with_record(lsn, Owned::from)) {
+        let ring = self.front.as_ref().filter(|_| lsn.0 >= self.from_slots.load(Ordering::Relaxed));
+        if let Some(record) = ring.and_then(|f| f.with_record(lsn, Owned::from)) {
             return Ok(record);
         }
-        self.reader.record(lsn, hint).map_err(|faults| ReadError::Lost { page, lsn, slots: SlotFaults(faults) })
+        self.reader.record(lsn, hint).map_err(|faults| {
+            if self.reader.given_back().holds(lsn) {
+                return ReadError::ReadPointGone(lsn);
+            }
+            ReadError::Lost { page, lsn, slots: SlotFaults(faults) }
+        })
     }
 
     /// The page as its record at `head` left it.
     pub fn version(&self, page: PageId, head: Lsn) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = self.cache.get(&head) {
-            return Ok(bytes);
+        self.known_version(page, head).map(|(bytes, _)| bytes)
+    }
+
+    /// ... and as what version users know it.
+    pub fn known_version(&self, page: PageId, head: Lsn) -> Result<(Bytes, Lsn), ReadError> {
+        let known = |was: Lsn| if was.is_none() { head } else { was };
+        if let Some(cached) = self.cache.get(&head) {
+            return Ok((cached.bytes, known(cached.was)));
         }
+        let mut was = Lsn::NONE;
         let page_size = self.reader.geometry.page_size as usize;
         let corrupt = |lsn, what| ReadError::Corrupt { page, lsn, what };
         let mut deltas: Vec<Owned> = Vec::new();
         let mut at = head;
         let image = loop {
             if at != head
-                && let Some(bytes) = self.cache.get(&at)
+                && let Some(bytes) = self.cached(at)
             {
                 break bytes;
             }
             let record = self.record(page, at, page_size + 96)?;
+            if at == head {
+                was = record.fields.was;
+            }
             if record.fields.page != page.0 {
                 return Err(corrupt(at, "it is of another page"));
             }
@@ -436,8 +549,8 @@ impl Pages {
             }
             page.freeze()
         };
-        self.cache.insert(head, bytes.clone());
-        Ok(bytes)
+        self.insert_for(head, bytes.clone(), was);
+        Ok((bytes, known(was)))
     }
 }
 

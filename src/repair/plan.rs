@@ -7,7 +7,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
-use crate::core::history::{Entry, History};
+use crate::core::history::Entry;
 use crate::core::writer::Writer;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::repair::frame::Part;
@@ -75,7 +75,8 @@ impl Unit {
 
 /// What there is to choose from.
 pub struct Situation<'a> {
-    pub history: &'a History,
+    /// The history without what was given back.
+    pub history: &'a [Entry],
     pub writer: &'a Writer,
     pub unchecked: Gap,
     /// Live slots that have nothing of ours in hand.
@@ -223,7 +224,7 @@ impl Plan {
 
     /// Begins the scrub's next burst if its pace wants one: the log up to `to` in each `period`. Returns how long until it is to be
     /// asked again.
-    pub fn pace(&mut self, history: &History, to: Lsn, wall_us: u64, period: Duration) -> Duration {
+    pub fn pace(&mut self, history: &[Entry], to: Lsn, wall_us: u64, period: Duration) -> Duration {
         if self.round.is_some_and(|r| r.urgent || self.mark.at < r.burst) {
             return REST_MAX;
         }
@@ -373,9 +374,9 @@ impl Plan {
 }
 
 /// The first addresses of the log in `[from, to)`, up to the end of their frame, or of so many.
-fn part_at(history: &History, from: Lsn, to: Lsn, frames: u64) -> Option<Part> {
-    let stretched = planted(Bug::MendAnnulled).then(|| up_to_the_next(history));
-    let entries = stretched.as_deref().unwrap_or(history.entries());
+fn part_at(entries: &[Entry], from: Lsn, to: Lsn, frames: u64) -> Option<Part> {
+    let stretched = planted(Bug::MendAnnulled).then(|| up_to_the_next(entries));
+    let entries = stretched.as_deref().unwrap_or(entries);
     let first = entries.partition_point(|e| e.end <= from);
     let entry = entries.get(first..)?.iter().find(|e| e.begin < e.end)?;
     if from.max(entry.begin) >= to {
@@ -389,8 +390,8 @@ fn part_at(history: &History, from: Lsn, to: Lsn, frames: u64) -> Option<Part> {
 }
 
 /// What [`Bug::MendAnnulled`] takes for the entries.
-fn up_to_the_next(history: &History) -> Vec<Entry> {
-    let mut entries = history.entries().to_vec();
+fn up_to_the_next(entries: &[Entry]) -> Vec<Entry> {
+    let mut entries = entries.to_vec();
     for i in 1..entries.len() {
         entries[i - 1].end = entries[i].begin;
     }
@@ -398,15 +399,15 @@ fn up_to_the_next(history: &History) -> Vec<Entry> {
 }
 
 /// Bytes of the log in a stretch.
-pub fn bytes_in(history: &History, gap: Gap) -> u64 {
+pub fn bytes_in(entries: &[Entry], gap: Gap) -> u64 {
     let in_entry = |e: &Entry| e.end.min(gap.to).0.saturating_sub(e.begin.max(gap.from).0);
-    history.entries().iter().map(in_entry).sum()
+    entries.iter().map(in_entry).sum()
 }
 
 /// The address below which there are so many bytes of the log.
-fn address_of(history: &History, bytes: u64) -> Lsn {
+fn address_of(entries: &[Entry], bytes: u64) -> Lsn {
     let mut left = bytes;
-    for e in history.entries() {
+    for e in entries {
         let len = e.end.0 - e.begin.0;
         if left <= len {
             return e.begin + left;
@@ -419,6 +420,7 @@ fn address_of(history: &History, bytes: u64) -> Lsn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::history::History;
     use crate::core::writer::Away;
 
     const MIB: u64 = format::FRAME;
@@ -463,7 +465,7 @@ mod tests {
     impl Scene {
         fn next(&mut self) -> Option<Unit> {
             let (unchecked, able, in_hand, now) = (self.unchecked, self.able, self.in_hand.as_ref(), self.now);
-            let (history, writer) = (&self.history, &self.writer);
+            let (history, writer) = (self.history.entries(), &self.writer);
             if self.busy {
                 self.plan.active_at = Some(now);
             }
@@ -496,7 +498,7 @@ mod tests {
             (6 * MIB, u64::MAX, Some((OPEN.0, OPEN.0 + MIB))),
             (OPEN.0 + 1, OPEN.0 + 1, None),
         ] {
-            let part = part_at(&history, Lsn(from), Lsn(to), 1);
+            let part = part_at(history.entries(), Lsn(from), Lsn(to), 1);
             assert_eq!(part.as_ref().map(|p| (p.from.0, p.to.0)), want, "{from} to {to}");
             assert!(part.is_none_or(|p| p.entries.len() == 1));
         }
@@ -825,16 +827,16 @@ mod tests {
         let mut s = scene();
         let (hour, us) = (Duration::from_secs(3600), 3_600_000_000);
         // The log is shorter than a burst: it is read once, at the end of the period.
-        assert_eq!(s.plan.pace(&s.history, OPEN, us, hour), hour);
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, us, hour), hour);
         assert_eq!(s.told(), None);
-        assert_eq!(s.plan.pace(&s.history, OPEN, 2 * us - 1, hour), Duration::from_micros(1));
-        assert_eq!(s.plan.pace(&s.history, OPEN, 2 * us, hour), Duration::ZERO);
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, 2 * us - 1, hour), Duration::from_micros(1));
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, 2 * us, hour), Duration::ZERO);
         assert_eq!(s.told(), Some((Why::Scrub, gap(BEGIN.0, MIB))));
         // A clock that went back begins anew.
         let mut s = scene();
         s.plan.mark.begun_us = 5 * us;
-        assert_eq!(s.plan.pace(&s.history, OPEN, us, hour), hour);
-        assert_eq!(s.plan.pace(&s.history, OPEN, 2 * us, hour), Duration::ZERO);
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, us, hour), hour);
+        assert_eq!(s.plan.pace(s.history.entries(), OPEN, 2 * us, hour), Duration::ZERO);
     }
 
     #[test]
@@ -844,22 +846,22 @@ mod tests {
         // Four bursts: one in each quarter.
         let to = OPEN + (4 * BURST - (END - BEGIN));
         s.writer = Writer::new(to, SlotSet::ALL);
-        assert_eq!(s.plan.pace(&s.history, to, us, hour), hour / 4);
-        assert_eq!(s.plan.pace(&s.history, to, us + us / 4, hour), Duration::ZERO);
-        let burst = address_of(&s.history, BURST).ceil(MIB);
+        assert_eq!(s.plan.pace(s.history.entries(), to, us, hour), hour / 4);
+        assert_eq!(s.plan.pace(s.history.entries(), to, us + us / 4, hour), Duration::ZERO);
+        let burst = address_of(s.history.entries(), BURST).ceil(MIB);
         assert_eq!(s.plan.round.map(|r| (r.to, r.burst, r.urgent)), Some((to, burst, false)));
         // Until it is read there is no other, however late it is.
         s.plan.mark.at = Lsn(burst.0 - MIB);
-        assert_eq!(s.plan.pace(&s.history, to, 9 * us, hour), REST_MAX);
+        assert_eq!(s.plan.pace(s.history.entries(), to, 9 * us, hour), REST_MAX);
         assert_eq!(s.told(), Some((Why::Scrub, Gap { from: Lsn(burst.0 - MIB), to: burst })));
         s.plan.mark.at = burst;
         assert_eq!((s.told(), s.plan.rounds), (None, 0));
         // The next one is due by what was read, up to a frame's end.
-        let due = s.plan.pace(&s.history, to, us + us / 4, hour);
+        let due = s.plan.pace(s.history.entries(), to, us + us / 4, hour);
         assert!(due > hour / 4 && due < hour / 4 + hour / 200, "{due:?}");
         // One that is asked for knows no pace.
         s.plan.scrub_now(to, 2 * us);
         s.plan.mark.at = to;
-        assert_eq!(s.plan.pace(&s.history, to, 9 * us, hour), REST_MAX);
+        assert_eq!(s.plan.pace(s.history.entries(), to, 9 * us, hour), REST_MAX);
     }
 }

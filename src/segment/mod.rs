@@ -1,6 +1,7 @@
 //! Files of a slot: their names, superblocks, where an address lies.
 
 pub(crate) mod doubt;
+pub(crate) mod given_back;
 pub(crate) mod lost;
 pub(crate) mod name;
 pub(crate) mod placement;

@@ -5,7 +5,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
-use crate::core::history::{History, reach};
+use crate::core::history::{Entry, History, reach};
 use crate::core::recovery::{self, Ruling, Sightings};
 use crate::core::vote::{self, Choice, Join};
 use crate::core::writer::Look;
@@ -47,6 +47,13 @@ pub struct Recovered {
     pub bytes_read: u64,
 }
 
+impl Recovered {
+    /// The history without what was given back.
+    pub fn kept(&self) -> Vec<Entry> {
+        self.manifest.freed.kept(&self.history)
+    }
+}
+
 /// A volume that is open for writing.
 pub struct Opened {
     pub geometry: Geometry,
@@ -61,9 +68,29 @@ pub struct Opened {
     pub recovered: Recovered,
 }
 
+/// Checkpoints of a running writer that a reading steps aside for.
+const TRIES: usize = 8;
+
 /// Reads and decides: steps 2 and 3. Changes nothing.
 pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
-    let survey = survey(fleet)?;
+    let newest = |survey: &Survey| survey.manifests().last().map(|(lsn, ..)| *lsn);
+    let mut found = survey(fleet)?;
+    for _ in 1..TRIES {
+        let before = newest(&found);
+        let error = match recover_from(fleet, found) {
+            Err(error) => error,
+            recovered => return recovered,
+        };
+        // A writer may have gone on beside it, and given back what its newer manifest does not need.
+        match survey(fleet) {
+            Ok(again) if newest(&again) > before => found = again,
+            _ => return Err(error),
+        }
+    }
+    recover_from(fleet, found)
+}
+
+fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenError> {
     let voices = survey.voices();
     let unread = |e: vote::NoChoice| quorum(format!("the volume cannot be read: {e}"), &survey);
     let mut choice = vote::choose(&voices).map_err(unread)?;

@@ -11,6 +11,7 @@ use crate::log::record::Kind;
 use crate::log::{group, record};
 use crate::lsn::{Lsn, PageId, Slot, SlotSet};
 use crate::page::read::Faults;
+use crate::reclaim::freed::Freed;
 use crate::segment::name::FileName;
 use crate::segment::recover::Recovered;
 use crate::segment::superblock::{self, Superblock};
@@ -83,6 +84,9 @@ pub struct Verification {
     pub bytes: u64,
     /// Pages that were read.
     pub pages: u64,
+    /// Pages, or nodes of their table, that a writer has written anew meanwhile, and given back where they were: what is
+    /// there now was not read.
+    pub gone: u64,
     /// What deviates, in order of address.
     pub differences: Vec<Difference>,
     /// Pages that cannot be read, and why.
@@ -107,6 +111,17 @@ impl Verification {
         } else {
             self.more += 1;
         }
+    }
+
+    /// A writer has given this back meanwhile.
+    pub(crate) fn given_back(&mut self, freed: &Freed) {
+        self.differences.retain_mut(|d| {
+            let left = freed.trimmed(d.lsn, d.end);
+            if let Some((from, to)) = left {
+                (d.lsn, d.end) = (from, to);
+            }
+            d.lsn.is_none() || left.is_some()
+        });
     }
 
     /// A page that cannot be read.
@@ -141,7 +156,7 @@ pub fn verify<F: Fleet>(fleet: &F, recovered: &Recovered, settled: Lsn) -> Verif
         pg_size: recovered.survey.geometry.pg_size,
         patient: true,
     };
-    for entry in recovered.history.entries() {
+    for entry in &recovered.kept() {
         let mut at = entry.begin;
         while at < entry.end.min(settled) {
             at = comparing.step(*entry, at, &mut found);
@@ -379,7 +394,7 @@ pub fn log<F: Fleet>(
     let geometry = recovered.survey.geometry;
     let slots = recovered.survey.ours();
     let mut walk = Walk::new(fleet, geometry, slots);
-    for entry in recovered.history.entries() {
+    for entry in &recovered.kept() {
         // No group crosses a frame, so one begins where a frame does.
         let mut at = entry.begin.max(from.floor(crate::lsn::format::FRAME));
         let end = entry.end.min(to);

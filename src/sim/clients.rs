@@ -3,7 +3,7 @@
 use crate::disk;
 use crate::lsn::PageId;
 use crate::sim::dir::do_job;
-use crate::sim::life::{BRINK, Checked, Held, PAGE, Sim};
+use crate::sim::life::{BRINK, Checked, Held, PAGE, Running, Sim};
 use crate::sim::model::{Effect, Image, ModelMtr, State};
 use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
@@ -31,9 +31,14 @@ impl Sim {
         // Now and then one that spans groups: a crash may leave half of it.
         let near = self.temper.brink && running.shared.front.tail() < BRINK;
         let heavy = self.temper.heavy || near;
-        if heavy && self.one_in(if near { 2 } else { 4 }) || self.temper.large && self.one_in(40) {
+        let large = heavy && self.one_in(if near { 2 } else { 4 }) || self.temper.large && self.one_in(40);
+        if large || self.temper.reclaims && self.one_in(6) {
             // Several writes long, so that one lies across with its end still to come.
-            let (least, more) = if near { (300, 600) } else { (100, 300) };
+            let (least, more) = match (near, large) {
+                (true, _) => (300, 600),
+                (_, true) => (100, 300),
+                _ => (20, 80),
+            };
             let (pages, before): (Vec<PageId>, usize) = (state.keys().copied().collect(), effects.len());
             for _ in 0..least + self.below(more) {
                 self.put_again(&pages, &mut mtr, &mut effects);
@@ -92,6 +97,13 @@ impl Sim {
             }
             Err(NotAppended::Wrong(WriteError::Conflict(_))) if conflict => Ok(()),
             Err(NotAppended::Wrong(WriteError::Read(ReadError::Lost { .. }))) if !self.promised() => Ok(()),
+            // Its successor has given back what it stands on.
+            Err(NotAppended::Wrong(WriteError::Read(ReadError::ReadPointGone(_))))
+                if self.world.lock().is_overtaken(running.process) =>
+            {
+                Ok(())
+            }
+            Err(NotAppended::Wrong(_)) if !self.world.lock().is_alive(running.process) => Ok(()),
             Err(NotAppended::Wrong(e)) => Err(format!("a right MTR is refused: {e}")),
         }
     }
@@ -162,7 +174,29 @@ impl Sim {
         let at = if shared.tickets.is_over() { shared.tickets.vdl() } else { shared.front.published() };
         let state = running.state_at(&self.model.borrow(), at);
         let page = PageId(self.below(30) as u64);
-        self.check_page(page, shared.read_newest(page), &state, "a read")
+        self.forget(running);
+        let got = shared.read_newest(page);
+        self.check_page_of(running.process, page, got, &state, "a read")
+    }
+
+    /// What a writer shows. Once it is overtaken its successor may have given back what it stands on.
+    fn check_page_of(
+        &self,
+        process: usize,
+        page: PageId,
+        got: Result<crate::Page, ReadError>,
+        state: &State,
+        who: &str,
+    ) -> Checked {
+        match got {
+            // It died in the midst of it.
+            Err(_) if !self.world.lock().is_alive(process) => Ok(()),
+            Err(ReadError::ReadPointGone(_)) if self.world.lock().is_overtaken(process) => {
+                self.world.lock().counts.gone += 1;
+                Ok(())
+            }
+            got => self.check_page(page, got, state, who),
+        }
     }
 
     pub fn check_page(&self, page: PageId, got: Result<crate::Page, ReadError>, state: &State, who: &str) -> Checked {
@@ -182,6 +216,13 @@ impl Sim {
         }
     }
 
+    /// Where space is given back, what is durable is read from the slots now and then: memory would have all of it.
+    fn forget(&self, running: &Running) {
+        if self.temper.reclaims && self.one_in(3) {
+            running.shared.reads.pages.forget(running.shared.tickets.vdl());
+        }
+    }
+
     pub fn take_view(&self, which: usize) {
         let mut slot = self.running[which].borrow_mut();
         let Some(running) = slot.as_mut().filter(|r| r.views.len() < 3 && r.closing.is_none()) else { return };
@@ -194,9 +235,11 @@ impl Sim {
         let mut slot = self.running[which].borrow_mut();
         let Some(running) = slot.as_mut().filter(|r| !r.views.is_empty()) else { return Ok(()) };
         let at = self.below(running.views.len());
+        self.forget(running);
         for page in 0..30 {
             let (view, state) = &running.views[at];
-            self.check_page(PageId(page), view.read(PageId(page)), state, "a view's read")?;
+            let got = view.read(PageId(page));
+            self.check_page_of(running.process, PageId(page), got, state, "a view's read")?;
         }
         if self.one_in(2) {
             running.views.swap_remove(at);

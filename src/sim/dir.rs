@@ -223,8 +223,11 @@ impl SlotDir for SimDir {
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let mut w = self.writes()?;
         w.reach(self.process, self.slot, true)?.get_mut(&name).ok_or(io::ErrorKind::NotFound)?.punch(offset, len);
-        if !w.holds_another(self.process, self.slot) {
-            w.judge_alone(self.process, self.slot, name);
+        w.counts.punched += 1;
+        let (p, slot) = (self.process, self.slot);
+        w.note(|| format!("p{p} slot {slot} punches {name} at {offset}, {len}"));
+        if !w.holds_another(p, slot) {
+            w.judge_punch(p, slot, name, offset, len);
         }
         Ok(())
     }
@@ -244,6 +247,7 @@ impl SlotDir for SimDir {
             w.judge_removal(self.process, self.slot, name);
         }
         w.reach(self.process, self.slot, true)?.remove(&name);
+        w.counts.groups_removed += u64::from(matches!(name, FileName::Segment(_)));
         Ok(())
     }
 }
@@ -277,7 +281,7 @@ impl Disk for SimDisk {
     }
 
     /// A replaced directory is noticed sooner or later.
-    fn lost(&mut self) -> SlotSet {
+    fn lost(&mut self, _needs: &dyn Fn(u32) -> bool) -> SlotSet {
         let mut w = self.world.lock();
         let now = w.generations;
         let process = &w.processes[self.process];

@@ -514,6 +514,14 @@ impl File {
         self.doomed.retain(|index| !range.contains(index));
     }
 
+    /// The first block in a range that was written.
+    pub fn first_written(&self, from: u64, to: u64) -> Option<u64> {
+        let (from, to) = (from / BLOCK as u64, to / BLOCK as u64);
+        let frames = self.frames.range(from / BLOCKS as u64..to.div_ceil(BLOCKS as u64));
+        let mut blocks = frames.flat_map(|(i, f)| f.blocks().map(move |b| i * BLOCKS as u64 + b as u64));
+        blocks.find(|b| (from..to).contains(b)).map(|b| b * BLOCK as u64)
+    }
+
     fn forget(&mut self, index: u64) {
         if let Some(frame) = self.frames.get_mut(&(index / BLOCKS as u64)) {
             frame.forget((index % BLOCKS as u64) as usize);

@@ -133,14 +133,14 @@ impl Sim {
         let (history, to, cursors) = {
             let engine = running.shared.engine();
             let cursors = Slot::ALL.map(|s| engine.writer.cursor(s).unwrap_or(Lsn::NONE));
-            (engine.history.clone(), engine.writer.vdl_group(), cursors)
+            (engine.freeing.kept.clone(), engine.writer.vdl_group(), cursors)
         };
         let sent = cursors.into_iter().max().unwrap_or(to).max(to);
         let mut w = self.world.lock();
         let strangers = w.strangers(geometry.volume);
         let ours: Vec<Slot> = SlotSet::ALL.minus(strangers).minus(but).iter().collect();
         let mut later = false;
-        for entry in history.entries() {
+        for entry in &history {
             // What lies above was not scrubbed, and may be damaged, too.
             let (mut at, end) = (entry.begin, entry.end.min(sent));
             while at < end {

@@ -6,6 +6,7 @@ use crate::segment::recover::Opened;
 use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
 use crate::sim::model::{Model, State};
+use crate::sim::openers::Beside;
 use crate::sim::temper::{Step, Temper};
 use crate::sim::world::{Counts, Disks, Files, World};
 use crate::sim::{Failure, Life, Report};
@@ -67,6 +68,10 @@ fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
         ("reads", c.reads),
         ("reads refused", c.lost_reads),
         ("writes landed", c.landed),
+        ("punches", c.punched),
+        ("of the own epoch", c.punched_own),
+        ("groups removed", c.groups_removed),
+        ("read points gone", c.gone),
     ]
 }
 
@@ -153,6 +158,8 @@ pub struct Sim {
     pub failure: RefCell<Option<String>>,
     /// The process that was asked to scrub, how much had been damaged then, and where VDL's group was.
     pub scrubbed: Cell<Option<((usize, u64), Lsn)>>,
+    /// A reader that stays open while the world goes on.
+    pub beside: RefCell<Option<Beside>>,
     /// Slots of another volume.
     pub foreign: RefCell<Vec<Files>>,
     step: Cell<u64>,
@@ -174,6 +181,7 @@ impl Sim {
             past_promise: Cell::new(false),
             failure: RefCell::new(None),
             scrubbed: Cell::new(None),
+            beside: RefCell::default(),
             foreign: RefCell::default(),
             step: Cell::new(0),
         }
@@ -192,10 +200,12 @@ impl Sim {
         self.world.lock().faults.happens(fault)
     }
 
-    pub fn options() -> Options {
+    pub fn options(reclaims: bool) -> Options {
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         options.checkpoint_bytes = 256 << 10;
         options.merge_after = Duration::from_millis(300);
+        // Lives are short: a frame is to them what an extent is to others.
+        (options.reclaim, options.reclaim_unit) = (reclaims, format::FRAME);
         options
     }
 
@@ -229,11 +239,13 @@ impl Sim {
             }
             Step::Read => self.read(which)?,
             Step::TakeView => self.take_view(which),
+            Step::ReadView if self.one_in(4) => self.read_beside()?,
             Step::ReadView => self.read_view(which)?,
             Step::Weather => self.change_weather(),
             Step::Kill if young => self.kill_one(which),
             Step::PowerCut => self.power_cut(),
             Step::Close if young => self.begin_close(),
+            Step::ReadOnly if self.one_in(2) => self.read_beside()?,
             Step::ReadOnly => self.read_only()?,
             Step::TakeOver if young => self.take_over()?,
             Step::Mischief => self.mischief(),
@@ -373,6 +385,10 @@ impl Sim {
         if let Some(running) = self.running[which].borrow().as_ref() {
             let before = running.shared.reads.pages.map().generation;
             let had_merge = running.shared.merge.lock().is_some();
+            let asked = self.temper.reclaims && self.one_in(3);
+            if asked {
+                running.shared.ask_for_space();
+            }
             running.shared.housekeep();
             let mut w = self.world.lock();
             w.counts.merges += u64::from(had_merge && running.shared.merge.lock().is_none());

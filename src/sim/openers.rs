@@ -6,6 +6,7 @@ use crate::core::vote::Join;
 use crate::disk::{Fleet, SlotDir, job};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
+use crate::reclaim::freed::Freed;
 use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
 use crate::sim::dir::{SimDir, SimDisk, do_job};
@@ -18,7 +19,7 @@ use crate::volume::mtr::{Change, Content, What};
 use crate::volume::open::{build, redo_layer};
 use crate::volume::reader;
 use crate::volume::shared::{Clock, Shared};
-use crate::volume::view::Reads;
+use crate::volume::view::{Reads, View};
 use std::io;
 use std::sync::Arc;
 
@@ -56,6 +57,15 @@ impl Fleet for SimFleet<'_> {
             self.visible.contains(slot).then(|| Arc::new(dir) as Arc<dyn SlotDir>)
         })
     }
+}
+
+/// A reader that stays open, and what it must show.
+pub struct Beside {
+    process: usize,
+    view: View,
+    state: State,
+    /// What was given back when it opened.
+    given_back: Freed,
 }
 
 /// The error of an opener that did not live to the end of it.
@@ -196,7 +206,7 @@ impl Sim {
         let disk =
             Box::new(SimDisk { world: self.world.clone(), process, pg_size: geometry.pg_size, seed: geometry.seed() });
         let clock: Arc<dyn Clock> = Arc::new(SimClock(self.world.clone()));
-        let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &Sim::options());
+        let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &Sim::options(self.temper.reclaims));
         let world = self.world.clone();
         parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
         #[cfg(feature = "io-uring")]
@@ -248,22 +258,54 @@ impl Sim {
         }
         let process = self.world.lock().start_process();
         let fleet = SimFleet { sim: self, process, visible };
+        let given_back = self.world.lock().given_back().clone();
         let recovered = recover::recover(&fleet);
         let promised = self.promised();
         if !promised {
             self.past_promise.set(true);
         }
         let result = match recovered {
-            Ok(recovered) => self.check_reader(&fleet, recovered),
+            Ok(recovered) => self.check_reader(&fleet, recovered, given_back),
             Err(e) if promised => {
                 Err(format!("A1: a read-only open within the promise is refused: {e} (of {visible:?})"))
             }
             Err(_) => Ok(()),
         };
+        let kept = self.beside.borrow().as_ref().is_some_and(|b| b.process == process);
         let mut w = self.world.lock();
         w.hidden = SlotSet::NONE;
-        w.kill(process);
+        if !kept {
+            w.kill(process);
+        }
         result
+    }
+
+    /// A reader that has been open for a while reads what it showed then, or is told that it is gone.
+    pub fn read_beside(&self) -> Checked {
+        let mut slot = self.beside.borrow_mut();
+        let Some(beside) = slot.as_ref().filter(|b| self.world.lock().is_alive(b.process)) else {
+            *slot = None;
+            return Ok(());
+        };
+        let (excused, more) = {
+            let w = self.world.lock();
+            // It holds on to directories that others have replaced, and nobody mends what is in those.
+            let replaced = Slot::ALL.into_iter().any(|s| w.holds_another(beside.process, s));
+            (replaced || w.atlas.is_struck(), *w.given_back() != beside.given_back)
+        };
+        for page in 0..30 {
+            let got = beside.view.read(PageId(page));
+            match got {
+                Err(ReadError::ReadPointGone(_)) if more => self.world.lock().counts.gone += 1,
+                Err(ReadError::Lost { .. }) if excused => (),
+                got => self.check_page(PageId(page), got, &beside.state, "a read by who stayed open")?,
+            }
+        }
+        if self.one_in(8) {
+            self.world.lock().kill(beside.process);
+            *slot = None;
+        }
+        Ok(())
     }
 
     /// A new writer is open: every earlier outcome is known now. What it must show.
@@ -305,7 +347,8 @@ impl Sim {
         Ok(())
     }
 
-    fn check_reader(&self, fleet: &SimFleet<'_>, recovered: Recovered) -> Checked {
+    /// `given_back` was when it began to read.
+    fn check_reader(&self, fleet: &SimFleet<'_>, recovered: Recovered, given_back: Freed) -> Checked {
         let (settled, decided) = reader::settled(fleet, &recovered);
         let visible = recovered.ruling.end;
         let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
@@ -341,10 +384,21 @@ impl Sim {
             let mut state = State::new();
             present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
             let view = reads.view_at(at);
+            let mut beside = self.beside.borrow_mut();
+            if at == settled && beside.is_none() && !self.peace.get() && self.one_in(2) {
+                let mut w = self.world.lock();
+                w.reads_only(fleet.process);
+                let (view, state, given_back) = (view.clone(), state.clone(), given_back.clone());
+                *beside = Some(Beside { process: fleet.process, view, state, given_back });
+            }
+            drop(beside);
             for page in 0..30 {
                 let got = view.read(PageId(page));
                 // What is not settled may have a single copy in reach, and the one read of that may fail.
                 if at > settled && matches!(got, Err(ReadError::Lost { .. })) && self.world.lock().atlas.is_struck() {
+                    continue;
+                }
+                if matches!(got, Err(ReadError::ReadPointGone(_))) && *self.world.lock().given_back() != given_back {
                     continue;
                 }
                 self.check_page(PageId(page), got, &state, "a read-only open's read")?;

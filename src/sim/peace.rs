@@ -5,9 +5,10 @@
 //! damaged is mended: six identical copies, but for slots in whose place somebody put another volume's or another slot's
 //! disk. Then the volume closes clean and opens again.
 
+use crate::core::history::Entry;
 use crate::disk::SlotDir;
 use crate::log::group;
-use crate::lsn::{Lsn, SLOTS, Slot, format};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::sim::dir::{SimDir, do_job};
 use crate::sim::life::{Checked, PG, Sim};
@@ -95,6 +96,7 @@ impl Sim {
             self.check_copies()?;
             self.until_filled()?;
             self.until_healed()?;
+            self.until_given_back()?;
             for _ in 0..5 {
                 self.reserve(0)?;
                 self.publish(0);
@@ -131,7 +133,8 @@ impl Sim {
         let Some(running) = slot.as_ref() else { return Slot::ALL.to_vec() };
         let (live, hurt) = (running.shared.engine().writer.live(), self.world.lock().atlas.hurt());
         let tails = hurt.len() == 0 && running.shared.merge.lock().is_some();
-        let away = |s: &Slot| !live.contains(*s) && !hurt.contains(*s) || tails;
+        let owes = hurt.len() == 0 && running.shared.engine().owes_space();
+        let away = |s: &Slot| !live.contains(*s) && !hurt.contains(*s) || tails || owes;
         Slot::ALL.into_iter().filter(away).collect()
     }
 
@@ -156,6 +159,46 @@ impl Sim {
             self.reserve(0)?;
             self.publish(0);
             self.read(0)?;
+        }
+        Ok(())
+    }
+
+    /// What was given back is punched on every slot, whichever process gave it back, and whole protection groups are gone.
+    fn until_given_back(&self) -> Checked {
+        for _ in 0..SETTLED_WITHIN {
+            let owes = self.running[0].borrow().as_ref().is_some_and(|r| r.shared.engine().owes_space());
+            if !owes {
+                return self.check_given_back();
+            }
+            self.disks_step(false);
+            self.settle_jobs();
+            self.pass(Duration::from_millis(50));
+            self.housekeep(0);
+            self.tend(0)?;
+        }
+        Err("L2: space that was given back is not punched though nothing is wrong any more".into())
+    }
+
+    fn check_given_back(&self) -> Checked {
+        let slot = self.running[0].borrow();
+        let Some(running) = slot.as_ref() else { return Ok(()) };
+        let runs = running.shared.engine().freeing.let_go().runs().to_vec();
+        let w = self.world.lock();
+        let strangers = w.strangers(running.shared.geometry.volume);
+        for slot in SlotSet::ALL.minus(strangers).iter() {
+            for (name, file) in &w.files[slot.index()] {
+                let FileName::Segment(pg) = name else { continue };
+                let begin = Lsn(u64::from(*pg) * PG);
+                for run in runs.iter().filter(|r| r.from < begin + PG && begin < r.to) {
+                    let (from, to) = (run.from.max(begin), run.to.min(begin + PG));
+                    if (from, to) == (begin, begin + PG) {
+                        return Err(format!("slot {slot} keeps {name}, of which nothing is left"));
+                    }
+                    if let Some(at) = file.first_written(from - begin, to - begin) {
+                        return Err(format!("slot {slot} has something at {}, which was given back", begin + at));
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -196,18 +239,22 @@ impl Sim {
         let (seed, epoch) = (running.shared.geometry.seed(), running.shared.number);
         for slot in engine.writer.live().iter() {
             let whole = engine.writer.gaps(slot).iter().all(|g| g.to <= engine.writer.begin());
-            let (mut at, end) = (engine.writer.begin(), engine.writer.cursor(slot).unwrap_or(Lsn::NONE));
+            let end = engine.writer.cursor(slot).unwrap_or(Lsn::NONE);
+            let mut kept: Vec<Entry> = engine.freeing.kept.iter().filter(|e| e.epoch == epoch).copied().collect();
             // A slot that was away in this epoch, or is damaged, lacks what it lacks.
             if !whole || self.world.lock().atlas.hurt().contains(slot) {
                 continue;
             }
             let dir = SimDir { world: self.world.clone(), process: running.process, slot };
-            while at < end {
+            while let Some(at) = kept.first().map(|e| e.begin).filter(|at| *at < end) {
                 let (name, offset) = FileName::segment_of(at, PG);
                 let room = (format::FRAME - at.0 % format::FRAME) as usize;
                 let bytes = dir.read(name, offset, room).map_err(|e| format!("slot {slot}: {e}"))?;
                 match group::verify(&bytes, at, seed, |_| ()) {
-                    Ok(sum) if sum.header.epoch == epoch => at = at + sum.header.len,
+                    Ok(sum) if sum.header.epoch == epoch => {
+                        kept[0].begin = at + sum.header.len;
+                        kept.retain(|e| e.begin < e.end);
+                    }
                     Ok(sum) => return Err(format!("slot {slot} has epoch {} at {at}", sum.header.epoch)),
                     Err(b) => return Err(format!("slot {slot} counts to {end}, and its group at {at}: {}", b.fault)),
                 }

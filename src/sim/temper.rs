@@ -58,6 +58,8 @@ pub struct Temper {
     pub large: bool,
     /// A scrub is given the time to come to its end.
     pub lulls: bool,
+    /// Space is given back, and every sixth MTR writes many pages again, so that frame after frame dies.
+    pub reclaims: bool,
     /// Every fourth MTR does, and the log runs through the ring again and again.
     pub heavy: bool,
     /// The log begins just below the place from which on a writer reaches into the next extent, and long MTRs lie across.
@@ -86,7 +88,8 @@ impl Temper {
         let (races, large, lulls) = (random.one_in(2), !odd || random.one_in(2), random.one_in(6));
         let rare = random.below(1000);
         let (heavy, brink, forgetful) = (rare == 0, (1..=8).contains(&rare), (9..=28).contains(&rare));
-        Temper { steps, total, races, favourite, large, lulls, heavy, brink, forgetful }
+        let reclaims = random.one_in(3);
+        Temper { steps, total, races, favourite, large, lulls, reclaims, heavy, brink, forgetful }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

@@ -9,7 +9,7 @@ use crate::disk::Done;
 use crate::disk::job::Job;
 use crate::log::group;
 use crate::log::ring::Frame;
-use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::repair::frame::Found;
 use crate::segment::name::FileName;
 use crate::segment::superblock::Superblock;
@@ -100,6 +100,12 @@ pub struct Counts {
     pub healed: u64,
     pub reads: u64,
     pub lost_reads: u64,
+    /// Calls that punched something, and files of protection groups that were removed.
+    pub punched: u64,
+    pub punched_own: u64,
+    pub groups_removed: u64,
+    /// Reads of those who came too late.
+    pub gone: u64,
 }
 
 /// A group as its writer sent it.
@@ -241,7 +247,8 @@ impl Disks {
     pub fn strangers(&self, volume: uuid::Uuid) -> SlotSet {
         let begins_in_garbage = |(name, file): (&FileName, &File)| {
             let (FileName::Segment(pg), Some(g)) = (*name, self.laws.geometry) else { return false };
-            [0, g.block()].into_iter().any(|at| {
+            let frames = (0..g.pg_size).step_by(format::FRAME as usize);
+            frames.chain([g.block()]).any(|at| {
                 let begin = Lsn(u64::from(pg) * g.pg_size + at);
                 file.block(at)
                     .is_some_and(|b| b.iter().any(|b| *b > 0) && group::decode_header(b, begin, g.seed()).is_err())

@@ -1,5 +1,6 @@
 //! Appending an MTR: planned against the pages' newest versions, given its addresses, encoded, published.
 
+use crate::bugs::{Bug, planted};
 use crate::log::append::{Locked, Refused, Reservation};
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, PageId, format};
@@ -7,6 +8,7 @@ use crate::page::overlay::Version;
 use crate::page::read::{Head, Map, head_of};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Content, What};
+use crate::volume::reclaim::CREDIT_WAIT;
 use crate::volume::shared::Shared;
 use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
@@ -66,6 +68,11 @@ impl Prepared {
         self.reservation.end
     }
 
+    /// The MTR's first record.
+    pub fn begin(&self) -> Lsn {
+        self.reservation.records.first().map_or(self.reservation.end, |r| r.0)
+    }
+
     /// Address of record `i`.
     pub fn lsn(&self, i: usize) -> Lsn {
         self.reservation.records[i].0
@@ -109,6 +116,30 @@ impl Shared {
         Ok(())
     }
 
+    /// The newest records of expected pages: those that were seen, or that reclaiming wrote over them.
+    fn expected_heads(
+        &self,
+        content: &Content,
+        heads: &HashMap<PageId, Option<Head>>,
+    ) -> Result<Vec<(PageId, Lsn)>, NotAppended> {
+        let mut good = Vec::with_capacity(content.expected.len());
+        for (page, seen) in &content.expected {
+            let conflict = WriteError::Conflict(*page);
+            let Some(head) = heads.get(page).copied().flatten() else { return Err(conflict.into()) };
+            if head.lsn != *seen {
+                // Of a record that is not filled yet nothing can be said.
+                if head.lsn >= self.front.published() {
+                    return Err(NotAppended::Again);
+                }
+                if self.reads.pages.known_as(*page, head.lsn)? != *seen {
+                    return Err(conflict.into());
+                }
+            }
+            good.push((*page, head.lsn));
+        }
+        Ok(good)
+    }
+
     /// The newest version of a page under the append lock: layers first, then what the table said before.
     fn newest(map: &Map, page: PageId, in_table: Option<Head>) -> Option<Head> {
         let layers = [Some(&map.current), map.frozen.as_ref()];
@@ -121,14 +152,27 @@ impl Shared {
     /// Plans an MTR, checks it, and gives it its addresses.
     pub fn prepare(&self, content: &Content) -> Result<Prepared, NotAppended> {
         let map = self.reads.pages.map();
+        match self.prepare_by(&map, content) {
+            // What an older table points to may have been given back meanwhile.
+            Err(NotAppended::Wrong(WriteError::Read(_))) if self.reads.pages.map().generation != map.generation => {
+                Err(NotAppended::Again)
+            }
+            other => other,
+        }
+    }
+
+    fn prepare_by(&self, map: &Map, content: &Content) -> Result<Prepared, NotAppended> {
         let mut heads: HashMap<PageId, Option<Head>> = HashMap::new();
         let touched = content.changes.iter().map(|c| c.page).chain(content.expected.iter().map(|e| e.0));
         for page in touched {
             if let std::collections::hash_map::Entry::Vacant(entry) = heads.entry(page) {
-                entry.insert(self.reads.pages.head(&map, page, Lsn::MAX)?);
+                entry.insert(self.reads.pages.head(map, page, Lsn::MAX)?);
             }
         }
         let (images, freed) = (self.images_for_deep(content, &heads)?, content.freed());
+        // A volume that has ended says so, whatever it shows.
+        self.check_open()?;
+        let expected = self.expected_heads(content, &heads)?;
 
         let mut append = self.front.lock();
         self.check_open()?;
@@ -139,9 +183,13 @@ impl Shared {
         for (page, head) in &mut heads {
             *head = Self::newest(&map_now, *page, *head);
         }
-        for (page, seen) in &content.expected {
-            if heads.get(page).copied().flatten().map(|h| h.lsn) != Some(*seen) {
-                return Err(WriteError::Conflict(*page).into());
+        // What came in between is a conflict, or was moved: that is seen when it is looked at again.
+        if expected.iter().any(|(page, good)| heads.get(page).copied().flatten().map(|h| h.lsn) != Some(*good)) {
+            return Err(NotAppended::Again);
+        }
+        for (page, moved) in &content.moved {
+            if let (Some(base), Some(head)) = (moved.base, heads.get_mut(page)) {
+                *head = Some(Head { lsn: base, base, depth: 0 });
             }
         }
         let mut planned = Vec::with_capacity(content.changes.len());
@@ -180,7 +228,14 @@ impl Shared {
             let fields = Fields { kind, offset, page: change.page.0, ..Fields::filler() };
             planned.push(Planned { fields, payload });
         }
-        self.place(&mut append, planned, &heads, &map_now, TABLE_ROOM)
+        for (page, moved) in &content.moved {
+            if let Some(last) = planned.iter_mut().rfind(|p| p.fields.page == page.0) {
+                last.fields.was = moved.was;
+            }
+        }
+        // Reclaiming makes room: it may use the last of it.
+        let left = if content.moved.is_empty() { TABLE_ROOM } else { 0 };
+        self.place(&mut append, planned, &heads, &map_now, left)
     }
 
     /// Folds an MTR's changes of a page into one image where its chain would grow too long, and where the page is cached.
@@ -190,6 +245,9 @@ impl Shared {
         heads: &HashMap<PageId, Option<Head>>,
     ) -> Result<HashMap<PageId, Folded>, NotAppended> {
         let mut images = HashMap::new();
+        if !content.moved.is_empty() {
+            return Ok(images);
+        }
         let mut spare = FOLDED_MAX;
         for (page, depths) in content.depths() {
             let head = heads.get(&page).copied().flatten();
@@ -280,6 +338,9 @@ impl Shared {
         let pins = self.reads.views.lock().pins();
         for (page, head) in newest {
             let last = planned.iter().rposition(|p| p.fields.page == page).unwrap_or(0);
+            if planted(Bug::MoveUntold) && !planned[last].fields.was.is_none() {
+                continue;
+            }
             let freed = Head { lsn: reservation.records[last].0, base: Lsn::NONE, depth: 0 };
             let h = head.unwrap_or(freed);
             let version = Version { lsn: h.lsn, base: h.base, depth: h.depth, free: head.is_none() };
@@ -307,25 +368,27 @@ impl Shared {
         for (i, p) in planned.iter().enumerate() {
             self.front.fill(&reservation, i, &p.fields, (i == last).then_some(cpl), &p.payload);
         }
-        let after = |p: &Patched| p.records.last().map_or(Lsn::NONE, |i| reservation.records[*i].0);
-        let patched: Vec<(Patched, Lsn)> = patched
+        let after = |p: &Patched| {
+            p.records.last().map_or((Lsn::NONE, Lsn::NONE), |i| (reservation.records[*i].0, planned[*i].fields.was))
+        };
+        let patched: Vec<(Patched, (Lsn, Lsn))> = patched
             .into_iter()
             .map(|p| {
-                let lsn = after(&p);
-                (p, lsn)
+                let after = after(&p);
+                (p, after)
             })
             .collect();
         self.front.publish(reservation);
         self.appended.fetch_max(end.0, Ordering::SeqCst);
         // A cached page stays cached: its new version is made now, from the old one.
-        for (p, after) in patched {
+        for (p, (after, was)) in patched {
             let Some(image) = self.reads.pages.cached(p.before) else { continue };
             let mut page = image.to_vec();
             for i in p.records {
                 let at = planned[i].fields.offset as usize;
                 page[at..at + planned[i].payload.len()].copy_from_slice(&planned[i].payload);
             }
-            self.reads.pages.insert(after, page.into());
+            self.reads.pages.insert_for(after, page.into(), was);
         }
         end
     }
@@ -336,9 +399,17 @@ impl Shared {
     }
 
     pub fn append_with(&self, mut prepare: impl FnMut() -> Result<Prepared, NotAppended>) -> Result<Lsn, WriteError> {
-        let deadline = self.clock.now() + self.options.stall_max;
+        let begun = self.clock.now();
+        let deadline = begun + self.options.stall_max;
         loop {
             let turn = self.progress.turn();
+            if self.pressure.is_on() && self.clock.now() < begun + CREDIT_WAIT {
+                // The log would grow faster than space comes back.
+                self.background.wake();
+                self.wait_for_word(turn, Duration::from_millis(10));
+                self.check_open()?;
+                continue;
+            }
             if self.overlay_is_full() {
                 // The checkpoint under way must end first: memory is bounded.
                 self.background.wake_now();
@@ -350,7 +421,9 @@ impl Shared {
             }
             let needed = match prepare() {
                 Ok(prepared) => {
+                    let begin = prepared.begin();
                     let end = self.finish(prepared);
+                    self.pressure.appended(end - begin);
                     self.front.wait_published(end, self.options.stall_max);
                     self.last_commit_us.store(self.clock.now().as_micros() as u64, Ordering::Relaxed);
                     // While a group is on its way the next one fills, and whoever reaps that, or waits for this, sends it

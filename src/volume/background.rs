@@ -56,10 +56,12 @@ impl Shared {
             return None;
         }
         let merge = self.merge_tails(now);
+        let reclaim = self.reclaim(now);
         let scrub = self.engine().pace_scrub(self.clock.wall_us(), self.options.scrub_period);
         let mut due = vec![merge, next_tick.map(|t| t.saturating_sub(now)), scrub];
         // Commits that nobody waits for may be left to this thread: while there are commits it looks about.
         due.push(self.speak_for_the_last(now).map(|d| d.min(SOON)));
+        due.push(reclaim);
         due.push(checkpoint.then_some(CHECKPOINT));
         due.push((waited_for).then_some(Duration::from_millis(1)));
         due.push(busy.then_some(SOON));

@@ -11,6 +11,7 @@ use crate::page::manifest::Manifest;
 use crate::page::overlay::{Layer, Version};
 use crate::page::read::Map;
 use crate::page::table::{self, Entry, FANOUT, Root};
+use crate::reclaim::freed::{Freed, Run};
 use crate::sync::Arc;
 use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
@@ -31,6 +32,12 @@ pub struct Checkpoint {
     changes: Vec<(PageId, Version)>,
     /// How many of them are in leaves that were appended.
     done: usize,
+    /// Extents that are given back: no page's chain comes there any more, and the table's nodes are written anew.
+    victims: Vec<Run>,
+    freed: Freed,
+    /// Leaves that lie in a victim, in order, and how many of them were appended.
+    moving: Vec<u64>,
+    moved: usize,
     root: Root,
     /// Upper nodes that have new leaves.
     uppers: BTreeMap<u64, Vec<u64>>,
@@ -40,6 +47,8 @@ pub struct Checkpoint {
 }
 
 enum Phase {
+    /// Which nodes lie in a victim? So many of the upper ones were asked.
+    Victims(usize),
     Leaves,
     Uppers,
     Manifest,
@@ -69,6 +78,10 @@ impl Checkpoint {
     pub fn begin(shared: &Shared) -> Option<Checkpoint> {
         // Redo begins at a group: only there a scan can begin.
         let (redo, frozen, map) = shared.freeze()?;
+        let victims = shared.reclaim.lock().ready(redo);
+        let mut freed = shared.freed();
+        victims.iter().for_each(|run| freed.add(*run));
+        freed.absorb(&shared.engine().history);
         // A reservation below may not be filled yet: its versions are in the layer, its records come.
         let changes = frozen.sorted(redo);
         Some(Checkpoint {
@@ -76,18 +89,23 @@ impl Checkpoint {
             frozen,
             changes,
             done: 0,
+            victims,
+            freed,
+            moving: Vec::new(),
+            moved: 0,
             root: (*map.root).clone(),
             uppers: BTreeMap::new(),
             pages: shared.pages_at_checkpoint.load(Ordering::Relaxed),
             next_page: shared.alloc.lock().next(),
-            phase: Phase::Leaves,
+            phase: Phase::Victims(0),
         })
     }
 
     /// Does a bounded piece of it.
     pub fn step(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         match self.phase {
-            Phase::Leaves if self.done == self.changes.len() => {
+            Phase::Victims(asked) => self.nodes_in_victims(shared, asked),
+            Phase::Leaves if self.next_leaf(self.done, self.moved).is_none() => {
                 self.phase = Phase::Uppers;
                 Ok(Step::More)
             }
@@ -127,18 +145,46 @@ impl Checkpoint {
         }
     }
 
+    /// Asks some of the upper nodes for leaves that lie in a victim. The table decides: whatever it points to is live.
+    fn nodes_in_victims(&mut self, shared: &Shared, asked: usize) -> Result<Step, WriteError> {
+        let within = |lsn: Lsn| self.victims.iter().any(|r| r.from <= lsn && lsn < r.to);
+        let to = (asked + LEAVES).min(self.root.top.len());
+        if self.victims.is_empty() || asked == to || planted(Bug::NodesStay) {
+            self.phase = Phase::Leaves;
+            return Ok(Step::More);
+        }
+        for (upper, lsn) in self.root.top.iter().enumerate().take(to).skip(asked).filter(|(_, lsn)| !lsn.is_none()) {
+            let first = upper as u64 * FANOUT;
+            let mut leaves = table::numbers(&shared.reads.pages.node(PageId(first * FANOUT), *lsn)?);
+            let in_victims = leaves.iter().enumerate().filter(|(_, leaf)| **leaf != 0 && within(Lsn(**leaf)));
+            self.moving.extend(in_victims.map(|(i, _)| first + i as u64));
+            if within(*lsn) {
+                leaves.resize(FANOUT as usize, 0);
+                self.uppers.insert(upper as u64, leaves);
+            }
+        }
+        self.phase = Phase::Victims(to);
+        Ok(Step::More)
+    }
+
+    /// The lowest leaf that is still to be written.
+    fn next_leaf(&self, done: usize, moved: usize) -> Option<u64> {
+        let changed = self.changes.get(done).map(|(page, _)| page.0 / FANOUT);
+        [changed, self.moving.get(moved).copied()].into_iter().flatten().min()
+    }
+
     /// Puts changes into the next leaves, and appends those.
     fn leaves(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         let pages = &shared.reads.pages;
         let mut records = Vec::new();
         let mut made: Vec<(u64, Bytes)> = Vec::new();
         // Kept aside until the append has succeeded: a refusal leaves this checkpoint as it was.
-        let (mut done, mut count) = (self.done, self.pages);
-        while let Some((page, _)) = self.changes.get(done).copied()
+        let (mut done, mut count, mut moved) = (self.done, self.pages, self.moved);
+        while let Some(leaf) = self.next_leaf(done, moved)
             && made.len() < LEAVES
         {
-            let leaf = page.0 / FANOUT;
-            let mut entries = self.old_leaf(shared, page)?;
+            moved += usize::from(self.moving.get(moved) == Some(&leaf));
+            let mut entries = self.old_leaf(shared, PageId(leaf * FANOUT))?;
             entries.resize(FANOUT as usize, 0);
             while let Some((page, version)) = self.changes.get(done).filter(|(p, _)| p.0 / FANOUT == leaf) {
                 let entry = &mut entries[table::in_leaf(*page)];
@@ -167,7 +213,7 @@ impl Checkpoint {
                 numbers[(leaf % FANOUT) as usize] = lsn.0;
             }
         }
-        (self.done, self.pages) = (done, count);
+        (self.done, self.pages, self.moved) = (done, count, moved);
         Ok(Step::More)
     }
 
@@ -206,6 +252,7 @@ impl Checkpoint {
             pages: self.pages,
             history,
             root: self.root.clone(),
+            freed: self.freed.clone(),
         };
         let fields = Fields { kind: Kind::Manifest, ..Fields::filler() };
         let Some((lsns, end)) = append(shared, vec![(fields, manifest.encode())])? else { return Ok(Step::Wait) };
@@ -215,7 +262,7 @@ impl Checkpoint {
 
     /// The new root takes the place of the old one and of the frozen layer.
     fn end(&self, shared: &Shared) {
-        let _append = shared.front.lock();
+        let append = shared.front.lock();
         let map = shared.reads.pages.map();
         debug_assert!(map.frozen.as_ref().is_some_and(|f| Arc::ptr_eq(f, &self.frozen)));
         let next = Map {
@@ -227,6 +274,14 @@ impl Checkpoint {
         shared.reads.pages.set_map(next);
         shared.redo_from.store(self.redo.0, Ordering::Relaxed);
         shared.pages_at_checkpoint.store(self.pages, Ordering::Relaxed);
+        drop(append);
+        // Four superblocks name the manifest: nobody who opens from now on reads what it gives back, and nobody here but
+        // who holds the old map.
+        if !self.victims.is_empty() {
+            shared.engine().give_back(self.freed.clone());
+            shared.reclaim.lock().given_back(&self.victims, &self.freed, map.generation + 1);
+            shared.background.wake();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Decisions are the core's ([`Writer`]); here they meet the ring, the disk and the tickets. Whoever has something for
 //! it calls [`Engine::pump`] under its lock: a committing thread, a slot's worker, the background, or the simulator.
 
+pub mod freeing;
 mod heal;
 mod replace;
 
@@ -16,8 +17,10 @@ use crate::disk::{Disk, Done, LogWrite, SPACE_LEAST};
 use crate::log::append::Front;
 use crate::log::ring;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
+use crate::reclaim::freed::Freed;
 use crate::segment::superblock::{Geometry, Superblock};
 use crate::sync::Arc;
+use crate::volume::engine::freeing::Freeing;
 use crate::volume::engine::heal::Healing;
 use crate::volume::event::{Event, Events};
 use crate::volume::options::Options;
@@ -73,11 +76,13 @@ struct Deeds {
     mend: bool,
     /// Slots whose join points are to go.
     whole: SlotSet,
+    /// What a manifest gave back is to be punched.
+    free: bool,
 }
 
 impl Deeds {
     fn any(&self) -> bool {
-        self.returning.len() > 0 || self.merge.is_some() || self.mend || self.whole.len() > 0
+        self.returning.len() > 0 || self.merge.is_some() || self.mend || self.whole.len() > 0 || self.free
     }
 }
 
@@ -121,6 +126,7 @@ pub struct Engine {
     /// Slots whose tail files are merged.
     merged: SlotSet,
     healing: Healing,
+    pub freeing: Freeing,
     /// No slot was read for it since a writer died.
     unchecked: Gap,
     /// Their directories are being replaced: they do not come back meanwhile.
@@ -165,9 +171,11 @@ impl Engine {
         disk: Box<dyn Disk>,
         superblocks: Vec<Superblock>,
         history: History,
+        freed: Freed,
         number: u64,
         options: &Options,
     ) -> Engine {
+        let freeing = Freeing::new(freed, &history);
         let geometry = superblocks[0].geometry;
         let (unchecked, scrub) = (superblocks[0].unchecked, superblocks[0].scrub);
         let (stall_max, share) = (options.stall_max, options.repair_share);
@@ -197,6 +205,7 @@ impl Engine {
             needless: 0,
             merged: SlotSet::NONE,
             healing: Healing::new(share, scrub),
+            freeing,
             unchecked,
             held: SlotSet::NONE,
             outdated: SlotSet::NONE,
@@ -221,7 +230,7 @@ impl Engine {
         loop {
             let mut moved = self.take_in(now);
             moved |= self.look(now);
-            for slot in self.disk.lost().iter() {
+            for slot in self.lost().iter() {
                 self.leave(slot, Away::Absent);
                 self.is_another(slot, now);
             }
@@ -307,6 +316,7 @@ impl Engine {
             Ok(Output::Mended(bytes)) => self.mended(slot, Some(bytes)),
             Ok(Output::Marks(wrong)) => self.marks_checked(slot, wrong),
             Ok(Output::Merged) => self.merged.insert(slot),
+            Ok(Output::Freed) => self.space_freed(slot, true),
             Ok(Output::Reserved | Output::Tidied) => (),
             Err(e) => self.job_failed(slot, kind, &e, now),
         }
@@ -339,6 +349,10 @@ impl Engine {
             JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),
             JobKind::Claims => self.claims_failed(slot),
             JobKind::Rejoin => self.healing.tried.insert(slot),
+            JobKind::Free => {
+                self.space_freed(slot, false);
+                return;
+            }
             JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
         }
         self.faults[slot.index()] = Some(e.to_string());
@@ -398,6 +412,7 @@ impl Engine {
             self.writer.forget_space(slot);
         }
         self.doubted = self.doubted.without(slot);
+        self.owes_all(slot);
         self.back_at[slot.index()] = Some(now);
         self.healing.slot_is_back();
         self.events.push(Event::SlotReturned { slot, lacks: self.lacking(slot) });
@@ -496,6 +511,9 @@ impl Engine {
                 self.mend_now();
             }
             vouched.whole.iter().for_each(|slot| self.end_join(slot));
+            if vouched.free {
+                self.free_now();
+            }
         }
         let moved = self.writer.looked(quorum, look);
         if let Some(epoch) = self.writer.fenced() {

@@ -3,6 +3,7 @@
 use crate::core::gaps::Gap;
 use crate::core::writer::Away;
 use crate::lsn::{Lsn, Slot};
+use crate::volume::reclaim::Space;
 use std::path::PathBuf;
 
 /// The state of one slot.
@@ -136,6 +137,10 @@ pub struct Health {
     pub memory_bytes: u64,
     /// The most that they may take.
     pub memory_bytes_max: u64,
+    /// What the log takes on each slot.
+    pub space: Space,
+    /// Bytes that all six slots take on their devices.
+    pub device_bytes: u64,
     /// Open views.
     pub views: usize,
     /// Copies that failed their check and were answered from another.

@@ -15,6 +15,7 @@ pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod page;
 pub(crate) mod reader;
+pub(crate) mod reclaim;
 pub(crate) mod shared;
 pub(crate) mod tickets;
 pub(crate) mod view;
@@ -162,6 +163,23 @@ impl Volume {
     /// [`RepairHealth::unmendable`](crate::RepairHealth::unmendable).
     pub fn wait_repaired(&self, most: std::time::Duration) -> bool {
         self.handle.shared.wait_healed(most)
+    }
+
+    /// Gives back all the space that can be had, or as much as this time is enough for: pages of extents that are mostly
+    /// dead are written anew, and the extents are punched. True if nothing is left to be had. It goes on by itself when
+    /// more than a fifth of the log is dead; nobody has to call this.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let volume = quorate::Volume::create(dir.path(), &quorate::Options::default())?;
+    /// assert!(volume.compact(std::time::Duration::from_secs(60)));
+    /// println!("{} bytes of log a copy", volume.health().space.allocated);
+    /// # volume.close()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn compact(&self, most: std::time::Duration) -> bool {
+        self.handle.shared.compact(most)
     }
 
     /// Puts another directory in a slot's place while the volume works: an empty one, or one that is made in a directory

@@ -6,8 +6,9 @@ use crate::volume::error::{ReadError, WriteError};
 use crate::volume::page::Page;
 use crate::volume::shared::Shared;
 use bytes::{Bytes, BytesMut};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// One change, in the MTR's own memory.
 #[derive(Clone, Debug)]
@@ -35,6 +36,17 @@ pub(crate) enum What {
 pub(crate) struct Content {
     pub changes: Vec<Change>,
     pub expected: Vec<(PageId, Lsn)>,
+    /// It is reclaiming's: pages are written anew as they are.
+    pub moved: HashMap<PageId, Moved>,
+}
+
+/// A page that is written anew, and stays the same version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    /// Its newest record until now, or what that stood for.
+    pub was: Lsn,
+    /// The image that stays: the MTR's deltas are the whole chain over it. None: the MTR brings the image.
+    pub base: Option<Lsn>,
 }
 
 /// How many deltas an MTR would add to a page's chain.
@@ -289,6 +301,7 @@ impl Mtr {
                 self.content.changes.iter().rev().find(|c| c.page == *p).is_some_and(|c| matches!(c.what, What::Free))
             };
             let freed: Vec<PageId> = freed.into_iter().filter(last).collect();
+            self.shared.freed_pages.fetch_add(freed.len() as u64, Ordering::Relaxed);
             self.shared.alloc.lock().give_back(freed);
         }
     }

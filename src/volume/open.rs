@@ -264,6 +264,7 @@ impl Handle {
 
     pub fn health(&self) -> Health {
         let shared = &self.shared;
+        let space = shared.space();
         let engine = shared.engine();
         let slots = Slot::ALL.map(|slot| {
             let meter = self.real.as_ref().map(|real| &real.workers.dir(slot).meter);
@@ -302,6 +303,8 @@ impl Handle {
             durability: DURABILITY,
             memory_bytes,
             memory_bytes_max,
+            space,
+            device_bytes: Slot::ALL.iter().map(|s| device_bytes(&self.slot_path(*s))).sum(),
             views: shared.reads.views.lock().count(),
             bad_copies: shared.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: engine.repair_health(),
@@ -328,6 +331,13 @@ pub(crate) fn az_health(azs: &Azs) -> Vec<AzHealth> {
         volatile: probe.as_ref().is_some_and(|p| p.volatile),
     };
     azs.paths.iter().zip(&azs.probes).map(health).collect()
+}
+
+/// What a slot's files take; nothing of a directory that cannot be read.
+pub(crate) fn device_bytes(slot: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir(slot).into_iter().flatten().flatten();
+    files.filter_map(|f| f.metadata().ok()).map(|m| m.blocks() * 512).sum()
 }
 
 /// Names the directory in which no volume was found.
@@ -407,8 +417,10 @@ pub(crate) fn build(
     // earlier writers had in flight is no more.
     let doubts = (!any.gaps.is_empty() || !any.unchecked.is_empty()) && !planted(Bug::QuietAfterClean);
     let (tails, all_seen) = (recovered.survey.has_tails(), recovered.survey.ours() == SlotSet::ALL);
-    let merges = !recovered.clean || tails || !all_seen || doubts;
-    let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, number, options);
+    // Before the first epoch there was nobody.
+    let merges = number > 1 && (!recovered.clean || tails || !all_seen || doubts);
+    let freed = recovered.manifest.freed.clone();
+    let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, freed, number, options);
     let parts = Parts {
         geometry,
         number,

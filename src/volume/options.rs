@@ -16,6 +16,9 @@ use std::time::Duration;
 pub struct Options {
     pub(crate) page_size: u32,
     pub(crate) pg_size: u64,
+    pub(crate) reclaim: bool,
+    /// What is emptied and given back at once: an extent, but for simulated volumes, whose lives are short.
+    pub(crate) reclaim_unit: u64,
     pub(crate) cache_bytes: u64,
     pub(crate) stall_max: Duration,
     pub(crate) idle_after: Duration,
@@ -49,6 +52,8 @@ impl Default for Options {
         Options {
             page_size: 16 << 10,
             pg_size: format::PG_DEFAULT,
+            reclaim: true,
+            reclaim_unit: format::EXTENT,
             cache_bytes: 64 << 20,
             stall_max: Duration::from_secs(30),
             idle_after: Duration::from_millis(200),

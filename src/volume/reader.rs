@@ -2,7 +2,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gaps;
-use crate::core::history::History;
+use crate::core::history::{Entry, History};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::file::Meter;
@@ -10,6 +10,7 @@ use crate::disk::worker::Workers;
 use crate::disk::{Fleet, SlotDir, job};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
 use crate::page::read::{LogReader, Map, Pages};
+use crate::reclaim::freed;
 use crate::repair::plan::bytes_in;
 use crate::segment::placement::{self, Azs, Placement};
 use crate::segment::recover::{self, Recovered};
@@ -18,8 +19,10 @@ use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, ReplaceError, Unknown};
 use crate::volume::health::{DURABILITY, Health, RepairHealth, SlotHealth};
+use crate::volume::open::device_bytes;
 use crate::volume::open::{az_health, no_volume, redo_layer, start};
 use crate::volume::options::Options;
+use crate::volume::reclaim::Space;
 use crate::volume::view::{Reads, View};
 use std::io;
 use std::ops::ControlFlow;
@@ -212,16 +215,24 @@ impl Reader {
             Slots::Real { workers, .. } => verify::verify(&**workers, &self.recovered, self.settled),
             Slots::Simulated(slots) => verify::verify(slots, &self.recovered, self.settled),
         };
+        // What a writer has given back beside it is not missing.
+        if !found.differences.is_empty() {
+            let freed = self.reads.pages.reader.given_back();
+            found.given_back(&freed);
+        }
         let view = self.view();
         let all = view.each_page(|page| {
             match view.read(page) {
                 Ok(_) => found.pages += 1,
+                Err(ReadError::ReadPointGone(_)) => found.gone += 1,
                 Err(e) => found.cannot_read(page, e),
             }
             Ok(())
         });
         // A node of the page table: the pages below and behind it are not known.
-        if let Err(e) = all {
+        if let Err(ReadError::ReadPointGone(_)) = all {
+            found.gone += 1;
+        } else if let Err(e) = all {
             let page = match &e {
                 ReadError::Lost { page, .. } | ReadError::Corrupt { page, .. } => *page,
                 _ => PageId::ROOT,
@@ -258,6 +269,12 @@ impl Reader {
             return Err(ReplaceError::TooFew { slot, live: live.iter().collect() });
         }
         replacement.carry_out()
+    }
+
+    fn space(&self) -> Space {
+        // Nothing is sampled here.
+        let allocated = freed::bytes_in(&self.recovered.kept(), Lsn::NONE, self.recovered.ruling.end);
+        Space { allocated, live: allocated, ..Space::default() }
     }
 
     /// What the slots say, as plain numbers.
@@ -322,9 +339,11 @@ impl Reader {
             durability: DURABILITY,
             memory_bytes: self.reads.pages.cached_bytes(),
             memory_bytes_max: 0,
+            space: self.space(),
+            device_bytes: real.map_or(0, |(_, azs)| Slot::ALL.iter().map(|s| device_bytes(&azs.slot(*s))).sum()),
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
-            repair: newest.map(|s| as_told(s, &slots, &r.history)).unwrap_or_default(),
+            repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),
             recovery_bytes: r.bytes_read,
             ended: None,
         }
@@ -332,7 +351,7 @@ impl Reader {
 }
 
 /// How far healing is, as far as a superblock tells.
-fn as_told(superblock: &Superblock, slots: &[SlotHealth], history: &History) -> RepairHealth {
+fn as_told(superblock: &Superblock, slots: &[SlotHealth], history: &[Entry]) -> RepairHealth {
     let of_slots: u64 = slots.iter().flat_map(|s| &s.gaps).map(|gap| bytes_in(history, *gap)).sum();
     let of_all = bytes_in(history, superblock.unchecked) * SLOTS as u64;
     RepairHealth {

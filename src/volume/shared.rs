@@ -5,6 +5,7 @@ use crate::log::append::Front;
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Layer;
 use crate::page::read::Map;
+use crate::reclaim::freed::Freed;
 use crate::segment::superblock::Geometry;
 use crate::sync::Arc;
 use crate::volume::alloc::Alloc;
@@ -13,6 +14,7 @@ use crate::volume::engine::{Engine, Pumped};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::options::Options;
 use crate::volume::page::Page;
+use crate::volume::reclaim::{Pressure, Reclaim};
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
 use crate::volume::wake::{Background, Progress};
@@ -66,6 +68,10 @@ pub(crate) struct Shared {
     engine: Mutex<Engine>,
     pub alloc: Mutex<Alloc>,
     pub checkpoint: Mutex<Option<Checkpoint>>,
+    pub reclaim: Mutex<Reclaim>,
+    pub pressure: Pressure,
+    /// Pages freed since the volume was opened.
+    pub freed_pages: AtomicU64,
     pub clock: Arc<dyn Clock>,
     pub opened_at: Duration,
     /// What is to be merged and given back once every earlier process is gone.
@@ -170,6 +176,9 @@ impl Shared {
             engine: Mutex::new(engine),
             alloc: Mutex::new(Alloc::new(parts.next_page)),
             checkpoint: Mutex::new(None),
+            reclaim: Mutex::default(),
+            pressure: Pressure::default(),
+            freed_pages: AtomicU64::new(0),
             opened_at: parts.clock.now(),
             clock: parts.clock,
             merge: Mutex::new(parts.merge),
@@ -235,6 +244,11 @@ impl Shared {
     /// Behind the last MTR that was published.
     pub fn appended(&self) -> Lsn {
         Lsn(self.appended.load(Ordering::SeqCst))
+    }
+
+    /// What was given back, by the newest manifest.
+    pub fn freed(&self) -> Freed {
+        self.engine().freeing.freed.clone()
     }
 
     /// The engine, locked. Whoever had something for it meanwhile and did not wait is served when it is given up.

@@ -46,6 +46,14 @@ pub(crate) struct Reads {
     pub closed: AtomicBool,
 }
 
+/// A read that fails is tried again so often.
+const READ_AGAIN: usize = 2;
+
+/// To who reads at `at`.
+fn gone(e: ReadError, at: Lsn) -> ReadError {
+    if let ReadError::ReadPointGone(_) = e { ReadError::ReadPointGone(at) } else { e }
+}
+
 impl Reads {
     pub fn new(pages: Pages) -> Reads {
         Reads { pages, views: Mutex::default(), closed: AtomicBool::new(false) }
@@ -53,8 +61,19 @@ impl Reads {
 
     /// The page's newest version below `at`.
     pub fn read(&self, page: PageId, at: Lsn) -> Result<Page, ReadError> {
-        let head = self.pages.newest(page, at)?.ok_or(ReadError::NoSuchPage(page))?;
-        Ok(Page::new(page, head.lsn, self.pages.version(page, head.lsn)?))
+        let read = || {
+            let head = self.pages.newest(page, at)?.ok_or(ReadError::NoSuchPage(page))?;
+            let (bytes, lsn) = self.pages.known_version(page, head.lsn)?;
+            Ok(Page::new(page, lsn, bytes))
+        };
+        for _ in 0..READ_AGAIN {
+            match read() {
+                // What an older table points to may just have been given back: the newer one knows better.
+                Err(ReadError::Lost { .. } | ReadError::Corrupt { .. } | ReadError::ReadPointGone(_)) => (),
+                other => return other,
+            }
+        }
+        read().map_err(|e| gone(e, at))
     }
 
     /// A view at a given point.
@@ -133,12 +152,17 @@ impl View {
     /// The page as it was.
     ///
     /// # Errors
-    /// [`ReadError::NoSuchPage`] if it did not exist, [`ReadError::ReadPointGone`] if the view was revoked.
+    /// [`ReadError::NoSuchPage`] if it did not exist, [`ReadError::ReadPointGone`] if the view was revoked, or if another
+    /// process writes the volume and has given back what is needed here.
     pub fn read(&self, page: PageId) -> Result<Page, ReadError> {
         let map = self.map()?;
         let pages = &self.0.reads.pages;
-        let head = pages.head(&map, page, self.0.lsn)?.ok_or(ReadError::NoSuchPage(page))?;
-        Ok(Page::new(page, head.lsn, pages.version(page, head.lsn)?))
+        let read = || {
+            let head = pages.head(&map, page, self.0.lsn)?.ok_or(ReadError::NoSuchPage(page))?;
+            let (bytes, lsn) = pages.known_version(page, head.lsn)?;
+            Ok(Page::new(page, lsn, bytes))
+        };
+        read().map_err(|e| gone(e, self.0.lsn))
     }
 
     /// Everything below was durable; nothing at or above is seen.
@@ -152,10 +176,11 @@ impl View {
     /// As [`View::read`].
     pub fn pages(&self) -> Result<Vec<PageId>, ReadError> {
         let mut all = Vec::new();
-        self.each_page(|page| {
+        let each = self.each_page(|page| {
             all.push(page);
             Ok(())
-        })?;
+        });
+        each.map_err(|e| gone(e, self.0.lsn))?;
         Ok(all)
     }
 

@@ -5,11 +5,13 @@
 //! itself has done to a slot (it is hurt) is no process's fault.
 
 mod opening;
+mod space;
 mod writing;
 
 use crate::core::WRITE_QUORUM;
 use crate::core::history::History;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::reclaim::freed::Freed;
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
 use crate::segment::tail;
@@ -67,6 +69,11 @@ struct Acts {
     compared: BTreeMap<(Slot, Lsn), (u32, Duration)>,
     /// What it decided on.
     history: Option<History>,
+    /// All epochs, once it was open.
+    opened: Option<History>,
+    /// What was given back when its present look began, and when the last clear one did.
+    asks_to_punch: Freed,
+    may_punch: Freed,
     /// A look that was begun when this much was on four slots was clear.
     clear: Lsn,
     /// When that moved last, and the time before, in time awake.
@@ -94,6 +101,11 @@ pub struct Laws {
     /// The mark of every block that an epoch's writer sent.
     blocks: BTreeMap<(u64, Lsn), Mark>,
     votes: [Vote; SLOTS],
+    /// What each manifest that was sent gives back, and the slots that have named it.
+    manifests: BTreeMap<Lsn, Freed>,
+    named: BTreeMap<Lsn, SlotSet>,
+    /// By manifests that four slots have named.
+    given_back: Freed,
     pub(super) geometry: Option<Geometry>,
     /// Time that passed in jumps, while every process was stopped, and their number.
     pub asleep: Duration,
@@ -108,6 +120,9 @@ impl Laws {
             acts: Vec::new(),
             blocks: BTreeMap::new(),
             votes: [Vote::Full; SLOTS],
+            manifests: BTreeMap::new(),
+            named: BTreeMap::new(),
+            given_back: Freed::default(),
             geometry: None,
             asleep: Duration::ZERO,
             jumps: 0,
@@ -139,6 +154,9 @@ impl Laws {
             unlooked: BTreeSet::new(),
             compared: BTreeMap::new(),
             history: None,
+            opened: None,
+            asks_to_punch: Freed::default(),
+            may_punch: Freed::default(),
             clear: Lsn::NONE,
             moved: [Duration::ZERO; 2],
             sent: Lsn::NONE,

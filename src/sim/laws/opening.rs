@@ -60,6 +60,7 @@ impl Disks {
         let found = !self.holds_another(p, slot);
         if found {
             self.judge_formatting(p, slot, n);
+            self.manifest_named(slot, s);
         }
         if found && s.join != Join::Unset && self.laws.votes[slot.index()] == Vote::None {
             self.laws.votes[slot.index()] = Vote::From(p);
@@ -136,7 +137,8 @@ impl Disks {
         let closed = s.history.entries().iter().filter(|e| e.end < Lsn::MAX);
         let lacks = |(at, mark): &(Lsn, Mark)| {
             let (name, offset) = FileName::segment_of(*at, g.pg_size);
-            !files.get(&name).is_some_and(|f| f.has(offset, *mark))
+            !self.laws.given_back.holds(*at)
+                && !files.get(&name).is_some_and(|f| f.has(offset, *mark))
         };
         if let Some((at, _)) = closed.flat_map(|e| self.laws.sent(e.epoch, e.begin, e.end)).find(lacks) {
             self.laws.breaks(p, || format!("lets the silence of slot {slot} count, which lacks the block at {at}"));
@@ -204,6 +206,7 @@ impl Disks {
         let awake = self.awake();
         let acts = &mut self.laws.acts[p];
         (acts.epoch, acts.begin, acts.clear, acts.moved) = (number, begin, begin, [awake; 2]);
+        acts.opened = Some(history.clone());
         acts.runs = [(begin, begin); SLOTS];
         let (decided, looked) = (acts.has_decided().len(), acts.looked.len());
         if decided < WRITE_QUORUM {

@@ -4,6 +4,7 @@ use super::BLOCK;
 use crate::core::WRITE_QUORUM;
 use crate::disk::job::{Job, JobKind};
 use crate::log::group;
+use crate::log::record::{Kind, Record};
 use crate::lsn::{Lsn, Slot, SlotSet, format};
 use crate::repair::frame::Piece;
 use crate::segment::name::FileName;
@@ -79,7 +80,17 @@ impl Disks {
         let mut pos = fresh.unwrap_or(bytes.len());
         while pos < bytes.len() {
             let at = from + pos as u64;
-            match group::verify(&bytes[pos..], at, seed, |_| ()) {
+            let mut manifest = None;
+            let mut take = |r: Record<'_>| {
+                if r.fields.kind == Kind::Manifest {
+                    manifest = Some((r.lsn, r.payload.to_vec()));
+                }
+            };
+            let verified = group::verify(&bytes[pos..], at, seed, &mut take);
+            if let Some((lsn, payload)) = manifest {
+                self.manifest_sent(lsn, &payload);
+            }
+            match verified {
                 Ok(sum) if sum.header.epoch == epoch && sum.vdl <= clear => pos += sum.header.len as usize,
                 Ok(sum) => {
                     let (theirs, vdl) = (sum.header.epoch, sum.vdl);
@@ -138,6 +149,7 @@ impl Disks {
 
     /// A look begins. Beyond what was vouched for, four slots have what it is for.
     pub(in crate::sim) fn look_begins(&mut self, p: usize, quorum: Lsn) {
+        self.laws.acts[p].asks_to_punch = self.laws.given_back.clone();
         let acts = &self.laws.acts[p];
         let on = acts.runs.iter().filter(|r| r.1 >= quorum).count();
         if quorum > acts.clear && on < WRITE_QUORUM {
@@ -156,6 +168,7 @@ impl Disks {
         }
         acts.unvouched = SlotSet::NONE;
         acts.unlooked.clear();
+        acts.may_punch = std::mem::take(&mut acts.asks_to_punch);
     }
 
     /// A worker of the process begins or ends mending.
@@ -187,6 +200,7 @@ impl Disks {
         match job {
             Job::Copy { part, .. } => self.judge_compare(p, slot, part.from.floor(format::FRAME)),
             Job::Mend { pieces, .. } => self.judge_mend(p, slot, pieces),
+            Job::Free { runs, .. } => self.judge_free(p, slot, runs),
             _ => (),
         }
         if let Job::Super { superblock, .. } = job
@@ -307,8 +321,12 @@ impl Disks {
         }
     }
 
-    /// A claim or a superblock goes: a newer superblock must stay beside it.
+    /// A claim or a superblock goes: a newer superblock must stay beside it. A protection group goes: nobody needs it.
     pub(in crate::sim) fn judge_removal(&mut self, p: usize, slot: Slot, name: FileName) {
+        if let (FileName::Segment(pg), Some(g)) = (name, self.laws.geometry) {
+            let begin = Lsn(u64::from(pg) * g.pg_size);
+            self.judge_gone(p, slot, begin, begin + g.pg_size);
+        }
         if let FileName::Epoch(n) | FileName::Claim(n) = name
             && self.files[slot.index()].contains_key(&name)
             && !self.files[slot.index()].keys().any(|k| matches!(k, FileName::Epoch(m) if *m > n))

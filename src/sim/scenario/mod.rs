@@ -16,7 +16,7 @@ use crate::disk::job::{self, Job};
 use crate::disk::{Done, Fleet};
 use crate::log::group;
 use crate::log::ring::Frame;
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::name::FileName;
 use crate::segment::recover::{self, Opened, Recovered};
@@ -167,6 +167,7 @@ struct Inner {
     hands: Mutex<HashMap<usize, Hands>>,
     failure: Mutex<Option<String>>,
     geometry: Geometry,
+    reclaims: bool,
 }
 
 /// Disks, what is in flight to them, and the model.
@@ -194,7 +195,16 @@ impl Stage {
         Stage::of_volume(0x51)
     }
 
+    /// One whose writers give space back, frame by frame.
+    pub fn reclaiming() -> Stage {
+        Stage::with(0x51, true)
+    }
+
     pub fn of_volume(id: u128) -> Stage {
+        Stage::with(id, false)
+    }
+
+    fn with(id: u128, reclaims: bool) -> Stage {
         let id = uuid::Uuid::from_u128(id);
         let geometry = Geometry { volume: id, log: id, page_size: PAGE as u32, block_size: 4096, pg_size: PG };
         Stage(Arc::new(Inner {
@@ -205,6 +215,7 @@ impl Stage {
             hands: Mutex::default(),
             failure: Mutex::new(None),
             geometry,
+            reclaims,
         }))
     }
 
@@ -313,6 +324,7 @@ impl Stage {
         let clock: Arc<dyn Clock> = Arc::new(StageClock(self.clone()));
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         (options.merge_after, options.stall_max) = (Duration::from_millis(300), STALL_MAX);
+        (options.reclaim, options.reclaim_unit) = (self.0.reclaims, format::FRAME);
         let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &options);
         // Weak: the writer is the stage's, and not the other way round.
         let stage = Arc::downgrade(&self.0);

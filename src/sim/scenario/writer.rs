@@ -294,6 +294,30 @@ impl Writer {
         Ok(())
     }
 
+    /// What is durable is read from the slots from now on, whatever of it is in memory.
+    pub fn forget_cached(&self) {
+        self.shared.reads.pages.forget(self.shared.tickets.vdl());
+    }
+
+    /// Every page is what its newest acknowledged MTR has made of it.
+    pub fn check_newest(&self) -> Checked {
+        let view = self.view();
+        self.check_view(&view)
+    }
+
+    /// Appends an MTR that changes one byte of a page.
+    pub fn patch(&self, page: u64, at: u32, byte: u8) -> Checked<Made> {
+        let mut content = Content::default();
+        let what = What::Patch { offset: at, bytes: vec![byte].into() };
+        content.changes.push(Change { page: PageId(page), what, fresh: false });
+        let (prepared, made) =
+            self.reserve_content(&content, vec![Effect::Patch(PageId(page), at as usize, vec![byte])])?;
+        self.shared.finish(prepared);
+        self.shared.front.seal();
+        self.shared.pump();
+        Ok(made)
+    }
+
     /// The process ends. What it has in flight stays there.
     pub fn kill(&self) {
         self.stage.kill(self.process);

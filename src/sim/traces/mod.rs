@@ -11,6 +11,7 @@ mod healing;
 mod late;
 mod readers;
 mod recovery;
+mod space;
 mod votes;
 mod writer;
 mod zombies;
@@ -123,6 +124,16 @@ traces! {
     healing::superblocks_belong_to_a_scrub [MarksUnheard "R1"]
     healing::a_join_point_stays_as_long_as_a_gap [WholeWithGaps "R1"]
     healing::what_nobody_has_comes_to_an_end [HealForever "L1"]
+    space::a_dead_frame_is_punched []
+    space::nothing_is_punched_before_its_manifest [PunchEarly "S1"]
+    space::a_zombie_punches_nothing [PunchWithoutLook "S6"]
+    space::what_a_view_reads_stays [PunchUnderView "S1"]
+    space::what_lies_across_extents_moves_as_well [StraddlingStays "S1"]
+    space::the_table_knows_where_pages_went [MoveUntold "S1"]
+    space::nodes_of_the_table_move_as_well [NodesStay "S1"]
+    space::what_one_slot_kept_is_punched_later [OldDebtsForgotten "G1"]
+    space::a_sample_decides_nothing [SampleTrusted "S1"]
+    space::who_writes_meanwhile_wins [MoveOverwrites "S1"]
 }
 
 /// Every planted bug is seen by the scenario that is there for it, and breaks what it should.

@@ -5,6 +5,7 @@ use crate::core::gaps::Gap;
 use crate::core::vote::Join;
 use crate::disk::job::{Job, JobKind};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::reclaim::freed::Freed;
 use crate::repair::frame::Copy;
 use crate::repair::judge::{self, Verdict};
 use crate::repair::plan::{self, Plan, Situation, Unit, Why};
@@ -179,7 +180,7 @@ impl Engine {
         let room = |s: &Slot| now >= self.healing.no_room_until[s.index()];
         let fillable = able.iter().filter(room).collect();
         let situation =
-            Situation { history: &self.history, writer: &self.writer, unchecked, able, fillable, in_hand, now };
+            Situation { history: &self.freeing.kept, writer: &self.writer, unchecked, able, fillable, in_hand, now };
         let rounds = self.healing.plan.rounds;
         let unit = self.healing.plan.next(&situation, &mut nothing);
         let moved = !nothing.is_empty() || unit.is_some();
@@ -375,7 +376,7 @@ impl Engine {
     }
 
     /// No slot that is live can get late writes of earlier processes any more.
-    fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&self) -> bool {
         self.healing.drained || self.writer.live().minus(self.merged).len() == 0 || planted(Bug::WholeUndrained)
     }
 
@@ -390,7 +391,7 @@ impl Engine {
         if before || gap.is_empty() {
             return;
         }
-        self.healing.filled_since += plan::bytes_in(&self.history, gap);
+        self.healing.filled_since += plan::bytes_in(&self.freeing.kept, gap);
         if self.writer.past_gaps(slot).is_empty() {
             self.healing.untold = true;
             if self.superblocks[slot.index()].join == Join::Founder {
@@ -404,7 +405,7 @@ impl Engine {
 
     /// Bytes of log that a slot lacks, or that have to be looked at on it.
     pub(super) fn lacking(&self, slot: Slot) -> u64 {
-        self.writer.gaps(slot).iter().map(|g| plan::bytes_in(&self.history, *g)).sum()
+        self.writer.gaps(slot).iter().map(|g| plan::bytes_in(&self.freeing.kept, *g)).sum()
     }
 
     /// Slots without a gap give up their join points: from now on their silence counts. Only once nothing of an earlier
@@ -540,7 +541,7 @@ impl Engine {
             return None;
         }
         let at = self.healing.plan.mark.at;
-        let wait = self.healing.plan.pace(&self.history, self.writer.vdl_group(), wall_us, period);
+        let wait = self.healing.plan.pace(&self.freeing.kept, self.writer.vdl_group(), wall_us, period);
         if wait.is_zero() && at.is_none() {
             self.healing.marks = SlotSet::ALL;
         }
@@ -550,6 +551,13 @@ impl Engine {
     /// Healing stops until it is let go on; what readers find wrong is mended all the same.
     pub fn pause_healing(&mut self, paused: bool) {
         self.healing.plan.paused = paused;
+    }
+
+    /// A part of what was given back is being read or mended: it was begun before.
+    pub(super) fn heals_in(&self, freed: &Freed) -> bool {
+        let h = &self.healing;
+        let at_work = [&h.reading, &h.mending].into_iter().flatten();
+        at_work.map(|w| &w.unit.part).any(|part| freed.touches(part.from, part.to))
     }
 
     /// Slots that have such a job.
@@ -562,7 +570,7 @@ impl Engine {
         let gaps: u64 = self.writer.live().iter().map(|s| self.lacking(s)).sum();
         let live = self.writer.live().len() as u64;
         let scrub = self.healing.plan.scrub_left().unwrap_or(Gap::NONE);
-        gaps + live * (plan::bytes_in(&self.history, self.unchecked) + plan::bytes_in(&self.history, scrub))
+        gaps + live * (plan::bytes_in(&self.freeing.kept, self.unchecked) + plan::bytes_in(&self.freeing.kept, scrub))
     }
 
     /// True once nothing is left to be healed, on all slots in reach; false if what is left has no good copy in reach. None

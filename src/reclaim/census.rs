@@ -1,0 +1,189 @@
+//! How much of each extent is live, by samples: a frame of it is read, and each record's page is asked for. Nothing is kept
+//! up to date by writers, and nothing has to be right: samples rank victims, and whoever empties one asks again.
+//!
+//! What is live in a sealed extent only dies, so that a sample that has grown old says too much, never too little; the
+//! sum of all is a bound from above.
+
+use crate::core::history::Entry;
+use crate::lsn::Lsn;
+use crate::reclaim::freed::{Freed, Run};
+use std::collections::BTreeMap;
+
+/// What is kept in one extent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stock {
+    pub run: Run,
+    /// Bytes of the log in it.
+    pub bytes: u64,
+}
+
+/// Extents of `unit` bytes that hold something, and lie below an address as a whole.
+pub fn stocks(kept: &[Entry], below: Lsn, unit: u64) -> Vec<Stock> {
+    let mut all: Vec<Stock> = Vec::new();
+    let end = below.floor(unit);
+    for entry in kept.iter().take_while(|e| e.begin < end) {
+        let mut from = entry.begin;
+        let to = entry.end.min(end);
+        while from < to {
+            let begin = from.floor(unit);
+            let run = Run { from: begin, to: begin + unit };
+            let next = run.to.min(to);
+            match all.last_mut().filter(|s| s.run == run) {
+                Some(stock) => stock.bytes += next - from,
+                None => all.push(Stock { run, bytes: next - from }),
+            }
+            from = next;
+        }
+    }
+    all
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sample {
+    /// Of so many bytes so many were live.
+    of: u64,
+    live: u64,
+    /// As of that progress.
+    at: u64,
+}
+
+/// So many samples are kept; extents beyond count as live.
+const SAMPLES_MAX: usize = 64 << 10;
+/// A sample is taken again after so much has happened, as a share of everything that is kept: 1/8.
+const AGAIN: u64 = 8;
+
+/// What samples say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Census {
+    /// By their extents' beginnings.
+    samples: BTreeMap<Lsn, Sample>,
+}
+
+/// A sum over all extents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sum {
+    pub kept: u64,
+    pub live: u64,
+}
+
+impl Census {
+    pub fn record(&mut self, extent: Lsn, of: u64, live: u64, at: u64) {
+        if self.samples.len() < SAMPLES_MAX || self.samples.contains_key(&extent) {
+            self.samples.insert(extent, Sample { of, live, at });
+        }
+    }
+
+    pub fn forget(&mut self, freed: &Freed) {
+        self.samples.retain(|extent, _| !freed.holds(*extent));
+    }
+
+    /// The extent that should be sampled next, if one should. `progress` counts what may have made something dead: bytes
+    /// appended, and pages freed.
+    pub fn due(&self, stocks: &[Stock], progress: u64) -> Option<Stock> {
+        let age =
+            |s: &&Stock| self.samples.get(&s.run.from).map_or(u64::MAX, |sample| progress.saturating_sub(sample.at));
+        let oldest = stocks.iter().max_by_key(age)?;
+        let kept: u64 = stocks.iter().map(|s| s.bytes).sum();
+        let spacing = kept.max(oldest.run.to - oldest.run.from) / AGAIN;
+        (age(&oldest) >= spacing).then_some(*oldest)
+    }
+
+    fn live_of(&self, stock: &Stock) -> u64 {
+        match self.samples.get(&stock.run.from) {
+            Some(s) if s.of > 0 => (u128::from(stock.bytes) * u128::from(s.live) / u128::from(s.of)) as u64,
+            _ => stock.bytes,
+        }
+    }
+
+    /// What is dead of it, in 1/256.
+    pub fn dead_share(&self, stock: &Stock) -> u64 {
+        stock.bytes.saturating_sub(self.live_of(stock)) * 256 / stock.bytes.max(1)
+    }
+
+    pub fn sum(&self, stocks: &[Stock]) -> Sum {
+        let of = |sum: Sum, s: &Stock| Sum { kept: sum.kept + s.bytes, live: sum.live + self.live_of(s).min(s.bytes) };
+        stocks.iter().fold(Sum::default(), of)
+    }
+
+    /// The extent that gives most for what it costs: dead bytes against the live ones that move and those that are read.
+    /// Only where at least one part in `least` is dead.
+    pub fn victim(&self, stocks: &[Stock], least: u64, mut may: impl FnMut(&Stock) -> bool) -> Option<Stock> {
+        let dead = |s: &Stock| s.bytes.saturating_sub(self.live_of(s));
+        let worth = |s: &&Stock| {
+            let cost = (s.bytes - dead(s).min(s.bytes)) + s.bytes / 8 + 1;
+            u128::from(dead(s)) * 1024 / u128::from(cost)
+        };
+        let sampled = |s: &&Stock| self.samples.contains_key(&s.run.from);
+        let enough = |s: &&Stock| dead(s) * least >= s.bytes && dead(s) > 0;
+        stocks.iter().filter(sampled).filter(enough).filter(|s| may(s)).max_by_key(worth).copied()
+    }
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+
+    use crate::lsn::format;
+
+    const E: u64 = format::EXTENT;
+
+    fn stock(extent: u64, bytes: u64) -> Stock {
+        Stock { run: Run { from: Lsn(extent * E), to: Lsn((extent + 1) * E) }, bytes }
+    }
+
+    fn entry(begin: u64, end: u64) -> Entry {
+        Entry { epoch: 1, begin: Lsn(begin), end: Lsn(end) }
+    }
+
+    #[test]
+    fn stocks_are_whole_extents_below() {
+        let kept = [entry(4096, 10_000), entry(20_000, E + 100), entry(5 * E, u64::MAX)];
+        let want = |list: &[(u64, u64)]| list.iter().map(|(e, b)| stock(*e, *b)).collect::<Vec<_>>();
+        let first = 10_000 - 4096 + E - 20_000;
+        assert_eq!(stocks(&kept, Lsn(E - 1), E), want(&[]));
+        assert_eq!(stocks(&kept, Lsn(E), E), want(&[(0, first)]));
+        assert_eq!(stocks(&kept, Lsn(5 * E + 7), E), want(&[(0, first), (1, 100)]));
+        assert_eq!(stocks(&kept, Lsn(7 * E), E), want(&[(0, first), (1, 100), (5, E), (6, E)]));
+    }
+
+    #[test]
+    fn what_was_never_sampled_is_due_first_then_what_is_old() {
+        let stocks: Vec<Stock> = (0..16).map(|extent| stock(extent, E)).collect();
+        let mut census = Census::default();
+        for i in 0..16 {
+            let due = census.due(&stocks, 1000 * E).unwrap();
+            census.record(due.run.from, 100, 50, (1000 - i) * E);
+        }
+        // Spacing is two extents here: the last ones were sampled long ago.
+        assert_eq!(census.due(&stocks, 1000 * E).map(|s| s.bytes), Some(E));
+        (0..16).for_each(|e| census.record(Lsn(e * E), 100, 50, 1000 * E));
+        assert_eq!(census.due(&stocks, 1001 * E), None);
+        assert!(census.due(&stocks, 1002 * E).is_some());
+        assert_eq!(census.sum(&stocks), Sum { kept: 16 * E, live: 8 * E });
+    }
+
+    #[test]
+    fn the_victim_gives_most_for_its_cost() {
+        let stocks = [(1, E), (2, E), (3, E / 64), (4, E), (5, E)].map(|(extent, bytes)| stock(extent, bytes));
+        let mut census = Census::default();
+        census.record(Lsn(E), 100, 80, 0);
+        census.record(Lsn(2 * E), 100, 40, 0);
+        census.record(Lsn(3 * E), 100, 0, 0);
+        census.record(Lsn(4 * E), 100, 100, 0);
+        let victim = |least, not: u64| census.victim(&stocks, least, |s| s.run.from.0 != not * E).map(|s| s.run.from.0 / E);
+        assert_eq!(victim(10, 0), Some(3), "empty: nothing moves");
+        assert_eq!(victim(10, 3), Some(2));
+        assert_eq!(census.victim(&stocks[..1], 4, |_| true), None, "a fifth is not enough");
+        assert_eq!(census.victim(&stocks[3..], 10, |_| true), None, "all live, and never sampled");
+    }
+
+    #[test]
+    fn what_is_given_back_is_forgotten() {
+        let mut census = Census::default();
+        (0..4).for_each(|e| census.record(Lsn(e * E), 10, 5, 0));
+        let mut freed = Freed::default();
+        freed.add(stock(2, 1).run);
+        census.forget(&freed);
+        assert_eq!(census.samples.keys().map(|l| l.0 / E).collect::<Vec<_>>(), [0, 1, 3]);
+    }
+}

@@ -1,0 +1,212 @@
+//! Giving space back: what may be punched, when, and what has to move before. An extent is a frame here.
+
+use crate::lsn::{Lsn, format};
+use crate::segment::name::FileName;
+use crate::sim::scenario::{Act, Checked, Op, Stage, Writer, ensure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Turns of the background in which reclaiming comes to its end.
+const TURNS: usize = 60;
+
+/// Page 1, then so many frames of page 2, all acknowledged: page 1 alone lives in the first.
+fn old_page_in_a_dead_frame() -> Checked<(Stage, Writer)> {
+    let stage = Stage::reclaiming();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    dead_frames(&w, 3)?;
+    Ok((stage, w))
+}
+
+/// Fills so many frames with versions of page 2, of which the last one lives.
+fn dead_frames(w: &Writer, frames: u64) -> Checked {
+    let end = w.shared.front.tail() + frames * format::FRAME;
+    let mut byte = 0;
+    while w.shared.front.tail() < end {
+        byte = byte % 200 + 1;
+        w.append(&[(2, byte); 40])?;
+        w.land_on("ABCDEF")?;
+    }
+    Ok(())
+}
+
+/// Everything that can be had is given back, while writes land on these slots. Stops where `enough` says so.
+fn reclaim(w: &Writer, lands: &str, mut enough: impl FnMut() -> bool) -> Checked {
+    w.checkpoint(lands)?;
+    w.shared.ask_for_space();
+    for _ in 0..TURNS {
+        w.housekeep(1100)?;
+        w.land_on(lands)?;
+        if enough() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The slot's segment has something in the first frame.
+fn first_frame(stage: &Stage, name: &str) -> bool {
+    stage.verifies(name, Lsn(4096), 1)
+}
+
+/// Tells whether these slots' workers punch from now on.
+fn punches(w: &Writer) -> impl Fn() -> bool {
+    let punched = Arc::new(AtomicBool::new(false));
+    let seen = punched.clone();
+    w.hook(move |c| {
+        seen.fetch_or(c.op == Op::Punch, Ordering::Relaxed);
+        Act::Go
+    });
+    move || punched.load(Ordering::Relaxed)
+}
+
+/// x moves out of a frame in which all else is dead, the frame is punched on all slots, and x is read: now, and by an
+/// opener.
+pub fn a_dead_frame_is_punched() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    reclaim(&w, "ABCDEF", || false)?;
+    for name in ["A", "B", "C", "D", "E", "F"] {
+        ensure(!first_frame(&stage, name), &format!("G1: {name} keeps what is dead"))?;
+    }
+    w.check_newest()?;
+    w.kill();
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
+/// Nothing of what is written anew lands: until it does, and a manifest is named that knows of it, the frame stays.
+pub fn nothing_is_punched_before_its_manifest() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    w.checkpoint("ABCDEF")?;
+    w.shared.ask_for_space();
+    for _ in 0..TURNS {
+        w.housekeep(1100)?;
+    }
+    stage.lose(&w, "ABCDEF");
+    w.kill();
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
+/// Another opens as soon as the manifest is named, before the writer has looked.
+pub fn a_zombie_punches_nothing() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    w.checkpoint("ABCDEF")?;
+    w.shared.ask_for_space();
+    let punched = punches(&w);
+    let named = || !w.shared.reclaim.lock().ready(Lsn::MAX).is_empty() && w.shared.engine().round() == Some(true);
+    for _ in 0..TURNS {
+        w.housekeep(20)?;
+        if named() {
+            break;
+        }
+        w.land_on("ABCDEF")?;
+    }
+    ensure(named() && !punched(), "stage: the manifest is not named, or more than that")?;
+    stage.open("ABCDEF")?;
+    for _ in 0..TURNS {
+        w.housekeep(1100)?;
+    }
+    ensure(!punched(), "S6: a zombie punches")?;
+    ensure(w.shared.tickets.is_over(), "stage: the zombie does not know of its successor")
+}
+
+/// A view is open over the frame.
+pub fn what_a_view_reads_stays() -> Checked {
+    let (_stage, w) = old_page_in_a_dead_frame()?;
+    let view = w.view();
+    dead_frames(&w, 2)?;
+    let punched = punches(&w);
+    reclaim(&w, "ABCDEF", || false)?;
+    w.forget_cached();
+    w.check_view(&view)?;
+    ensure(!punched(), "G2: punched under a view")?;
+    drop(view);
+    reclaim(&w, "ABCDEF", &punched)?;
+    ensure(punched(), "G1: it is not punched when the view is gone")
+}
+
+/// A delta of x lies in another frame than its image does.
+pub fn what_lies_across_extents_moves_as_well() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    w.patch(1, 7, 9)?;
+    w.land_on("ABCDEF")?;
+    dead_frames(&w, 2)?;
+    reclaim(&w, "ABCDEF", || false)?;
+    ensure(!first_frame(&stage, "A"), "stage: nothing is punched")?;
+    w.forget_cached();
+    w.check_newest()
+}
+
+/// ... of which the table must know.
+pub fn the_table_knows_where_pages_went() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    reclaim(&w, "ABCDEF", || false)?;
+    ensure(!first_frame(&stage, "A"), "stage: nothing is punched")?;
+    w.forget_cached();
+    w.check_newest()
+}
+
+/// The table's nodes lie in a frame that is given back.
+pub fn nodes_of_the_table_move_as_well() -> Checked {
+    let stage = Stage::reclaiming();
+    let w = stage.create()?;
+    // Pages of a leaf that no later checkpoint writes.
+    w.append(&[(5000, 5)])?;
+    w.land_on("ABCDEF")?;
+    w.checkpoint("ABCDEF")?;
+    dead_frames(&w, 3)?;
+    reclaim(&w, "ABCDEF", || false)?;
+    ensure(!first_frame(&stage, "A"), "stage: nothing is punched")?;
+    w.forget_cached();
+    w.check_newest()?;
+    w.kill();
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
+/// F is away while the others punch a frame and remove a protection group. The writer dies; the next one sees F again.
+pub fn what_one_slot_kept_is_punched_later() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    w.kill();
+    // A later epoch begins in another group, of which nothing is left in the first once x has moved.
+    let w = stage.open("ABCDEF")?;
+    w.append(&[(2, 3)])?;
+    w.land_on("ABCDEF")?;
+    w.housekeep(1000)?;
+    w.idle("F");
+    reclaim(&w, "ABCDEF", || false)?;
+    ensure(!stage.has("A", FileName::Segment(0)), "stage: the group is still there")?;
+    ensure(stage.has("F", FileName::Segment(0)), "stage: F has removed it")?;
+    w.kill();
+    let w = stage.open("ABCDEF")?;
+    for _ in 0..TURNS {
+        w.housekeep(1100)?;
+        w.land_on("ABCDEF")?;
+    }
+    ensure(!stage.has("F", FileName::Segment(0)), "G1: F keeps a group of which nothing is left")
+}
+
+/// A sample of a frame finds nothing that lives, and there is something.
+pub fn a_sample_decides_nothing() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    reclaim(&w, "ABCDEF", || false)?;
+    ensure(!first_frame(&stage, "A"), "stage: nothing is punched")?;
+    w.forget_cached();
+    w.check_newest()
+}
+
+/// x is written between the moment at which reclaiming has read it and that at which it appends it anew.
+pub fn who_writes_meanwhile_wins() -> Checked {
+    let (_stage, w) = old_page_in_a_dead_frame()?;
+    w.checkpoint("ABCDEF")?;
+    w.shared.ask_for_space();
+    let moves = (0..TURNS).any(|_| w.shared.step_of_reclaim().is_ok_and(|moves| moves));
+    ensure(moves, "stage: nothing is moved")?;
+    w.append(&[(1, 99)])?;
+    w.land_on("ABCDEF")?;
+    reclaim(&w, "ABCDEF", || false)?;
+    w.forget_cached();
+    w.check_newest()
+}

@@ -1,0 +1,623 @@
+//! Reclaiming, carried out in steps beside commits: extents are sampled, the one that is worth most is emptied by writing
+//! its pages anew as ordinary MTRs, and the next checkpoint gives it back.
+//!
+//! A step never waits. A crash anywhere costs nothing but what was written anew: pages are what they were, and an extent
+//! is given back by a manifest alone.
+
+use crate::bugs::{Bug, planted};
+use crate::core::history::Entry;
+use crate::log::record::{self, Kind};
+use crate::lsn::{Lsn, PageId, format};
+use crate::page::read::{Brief, Head, Owned, Part};
+use crate::reclaim::census::{self, Census, Stock, Sum};
+use crate::reclaim::freed::{self, Freed, Run};
+use crate::reclaim::moves::{self, Chain, Link, Move};
+use crate::reclaim::queue::Queue;
+use crate::volume::append::{NotAppended, Prepared};
+use crate::volume::error::{ReadError, WriteError};
+use crate::volume::mtr::{Change, Content, Moved, What};
+use crate::volume::shared::Shared;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+/// Extents are emptied while more is kept than this share of what is live, and one extent beside.
+const KEPT_PER_LIVE: (u64, u64) = (6, 5);
+/// Beyond this share, and the reserve beside, whoever appends waits for it.
+const BEHIND_PER_LIVE: (u64, u64) = (13, 10);
+/// What the log takes beside what is live and what views hold, at most: its newest extent, one that is being emptied, two
+/// that wait for a checkpoint, and what a checkpoint has not come to. In extents.
+const RESERVE: u64 = 4;
+/// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for it.
+const LEAST_DEAD: u64 = 8;
+const LEAST_DEAD_ASKED: u64 = 32;
+/// Records of a frame that are asked for, at most.
+const PICKS: usize = 24;
+/// Content of one MTR.
+const BATCH_BYTES: usize = 512 << 10;
+/// Pages looked at in one step.
+const PAGES_A_STEP: usize = 32;
+/// While commits are made it rests so many times as long as a step took.
+const REST: u32 = 3;
+/// What could not be read, or moved on, is tried again then.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Extents that are emptied wait for a checkpoint: at most so many, and two where little is live.
+const EMPTIED_MAX: u64 = 8;
+/// Steps of one turn, and the time after which a turn ends.
+const STEPS: usize = 16;
+const TURN: Duration = Duration::from_millis(5);
+/// So much of an extent may be appended before it is looked again whether something is to be done: 1/16.
+const IDLE: u64 = 16;
+/// What was given back ahead of who appends, and what they may be ahead of it.
+const CREDIT_MAX: i64 = 16 << 20;
+const CREDIT_MIN: i64 = -(4 << 20);
+/// An append waits so long for credit, at most.
+pub const CREDIT_WAIT: Duration = Duration::from_millis(100);
+/// Slots that have something to give back are asked to again after so long, if they could not.
+const OWED: Duration = Duration::from_millis(50);
+/// Pages of an extent that are remembered as done.
+const SEEN_MAX: usize = 128 << 10;
+
+/// What is under way.
+#[derive(Default)]
+pub struct Reclaim {
+    census: Census,
+    emptying: Option<Emptying>,
+    queue: Queue,
+    /// Parts of these could not be read: they stay.
+    unreadable: BTreeSet<Lsn>,
+    /// Somebody asked for all that can be had.
+    asked: bool,
+    rests_until: Duration,
+    /// Nothing was to be done at this progress.
+    idle_at: Option<u64>,
+    /// Draws the frames that are sampled.
+    turn: u64,
+    appended: Lsn,
+    told: Sum,
+    /// Log written to empty extents, and bytes given back, since the volume was opened.
+    pub moved_bytes: u64,
+    pub given_back_bytes: u64,
+}
+
+/// Reclaiming that is behind slows down who appends: as much as it gives back, they may append.
+#[derive(Default)]
+pub struct Pressure {
+    behind: AtomicBool,
+    credit: AtomicI64,
+}
+
+impl Pressure {
+    pub fn is_on(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) && self.credit.load(Ordering::Relaxed) < 0
+    }
+
+    pub fn appended(&self, bytes: u64) {
+        if self.behind.load(Ordering::Relaxed) {
+            let less = |c: i64| Some((c - bytes as i64).max(CREDIT_MIN));
+            let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+
+    fn gained(&self, bytes: u64) {
+        let more = |c: i64| Some((c + bytes as i64).min(CREDIT_MAX));
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    fn set(&self, behind: bool) {
+        if !self.behind.swap(behind, Ordering::Relaxed) {
+            self.credit.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An extent that is gone through.
+struct Emptying {
+    run: Run,
+    /// What is dead of it, by the census, in 1/256.
+    dead: u64,
+    /// Parts of frames that are still to be read, the next one last.
+    parts: Vec<(Lsn, Lsn)>,
+    /// The one at hand, and its pages that are still to be looked at.
+    part: Option<Part>,
+    pages: Vec<PageId>,
+    seen: HashSet<PageId>,
+    batch: Batch,
+}
+
+#[derive(Default)]
+struct Batch {
+    content: Content,
+    bytes: usize,
+}
+
+/// What a step came to.
+enum Step {
+    /// There is more to do.
+    More,
+    /// Something else must move first.
+    Wait,
+    /// What it waits for may take long.
+    Later,
+    /// A checkpoint gives back what is emptied.
+    Checkpoint,
+    /// Nothing is to be done.
+    Idle,
+}
+
+impl Reclaim {
+    /// Extents that a checkpoint whose redo begins at `redo` can give back.
+    pub fn ready(&self, redo: Lsn) -> Vec<Run> {
+        self.queue.ready(redo)
+    }
+
+    /// The manifest that gives these back is named: by the map of this generation, and by those that follow.
+    pub fn given_back(&mut self, runs: &[Run], freed: &Freed, generation: u64) {
+        self.given_back_bytes += runs.iter().map(|r| r.to - r.from).sum::<u64>();
+        self.queue.given_back(runs, generation);
+        self.census.forget(freed);
+    }
+}
+
+/// What the log takes, as far as samples tell; bytes of one copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Space {
+    /// Of the log that was written and not given back.
+    pub allocated: u64,
+    /// What the newest state needs, and what is too young to be given back: a bound from above.
+    pub live: u64,
+    /// What could be given back, now or once more of it is dead.
+    pub dead: u64,
+    /// Emptied, and waiting for a checkpoint or for open views.
+    pub pinned: u64,
+    /// Written anew to empty extents since the volume was opened.
+    pub moved: u64,
+    /// Given back since the volume was opened.
+    pub given_back: u64,
+}
+
+impl Shared {
+    pub fn space(&self) -> Space {
+        let kept = self.engine().freeing.kept.clone();
+        let r = self.reclaim.lock();
+        let views = r.queue.held();
+        let held = r.queue.waiting().map(|run| freed::bytes_in(&kept, run.from, run.to)).sum::<u64>() + views;
+        let allocated = freed::bytes_in(&kept, Lsn::NONE, self.front.tail()) + views;
+        let dead = r.told.kept.saturating_sub(r.told.live).min(allocated.saturating_sub(held));
+        let live = allocated.saturating_sub(dead + held);
+        Space { allocated, live, dead, pinned: held, moved: r.moved_bytes, given_back: r.given_back_bytes }
+    }
+
+    /// Gives back all that can be had, or as much as this time is enough for. True if nothing is left to be had.
+    pub fn compact(&self, most: Duration) -> bool {
+        let deadline = self.clock.now() + most;
+        // Only what lies below redo's begin can be given back.
+        let from = self.appended().0;
+        while self.redo_from.load(Ordering::Relaxed) < from {
+            let turn = self.progress.turn();
+            self.begin_checkpoint();
+            self.background.wake();
+            if self.clock.now() >= deadline || self.tickets.is_over() {
+                return false;
+            }
+            self.wait_for_word(turn, Duration::from_millis(5));
+        }
+        self.reclaim.lock().census = Census::default();
+        self.ask_for_space();
+        loop {
+            let turn = self.progress.turn();
+            self.background.wake_now();
+            let done = !self.reclaim.lock().asked && !self.engine().owes_space();
+            if done || self.clock.now() >= deadline || self.tickets.is_over() {
+                return done;
+            }
+            self.wait_for_word(turn, Duration::from_millis(5));
+        }
+    }
+
+    /// All that can be had is given back from now on, until nothing is left to be had.
+    pub fn ask_for_space(&self) {
+        let mut reclaim = self.reclaim.lock();
+        reclaim.asked = true;
+        reclaim.unreadable.clear();
+    }
+
+    /// One step of it. True if pages are about to be written anew.
+    #[cfg(all(test, feature = "sim"))]
+    pub fn step_of_reclaim(&self) -> Result<bool, WriteError> {
+        let mut r = self.reclaim.lock();
+        self.reclaim_step(&mut r)?;
+        Ok(r.emptying.as_ref().is_some_and(|e| !e.batch.content.changes.is_empty()))
+    }
+
+    /// Goes on with reclaiming. Returns how long until there is more to do; none if there is nothing.
+    pub fn reclaim(&self, now: Duration) -> Option<Duration> {
+        if !self.options.reclaim || self.tickets.is_over() || self.reads.closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut reclaim = self.reclaim.lock();
+        let owed = self.let_go(&mut reclaim, now);
+        if now < reclaim.rests_until {
+            return owed.into_iter().chain([reclaim.rests_until - now]).min();
+        }
+        let busy = std::mem::replace(&mut reclaim.appended, self.appended()) < self.appended();
+        let behind = self.is_behind(&mut reclaim);
+        self.pressure.set(behind);
+        let busy = busy && !behind;
+        let mut step = self.reclaim_step(&mut reclaim);
+        for _ in 1..STEPS {
+            if !matches!(step, Ok(Step::More)) || self.clock.now() > now + TURN {
+                break;
+            }
+            step = self.reclaim_step(&mut reclaim);
+        }
+        if behind {
+            self.progress.moved();
+        }
+        let took = self.clock.now().saturating_sub(now);
+        let rest = match step {
+            Ok(Step::More) if busy => took * REST,
+            Ok(Step::More) => Duration::ZERO,
+            Ok(Step::Idle) => return owed,
+            Ok(Step::Wait | Step::Checkpoint) => Duration::from_millis(5).max(took * REST),
+            Ok(Step::Later) | Err(_) => AGAIN,
+        };
+        reclaim.rests_until = self.clock.now() + rest;
+        drop(reclaim);
+        if matches!(step, Ok(Step::Checkpoint)) {
+            self.begin_checkpoint();
+        }
+        let rest = rest.max(Duration::from_millis(1));
+        Some(owed.map_or(rest, |owed| owed.min(rest)))
+    }
+
+    /// What no view can read any more is given to the slots. Returns how long until it is to be asked again.
+    fn let_go(&self, r: &mut Reclaim, now: Duration) -> Option<Duration> {
+        let asks = r.queue.held() > 0 && !planted(Bug::PunchUnderView);
+        let runs = r.queue.let_go(if asks { self.oldest_map() } else { None });
+        let mut engine = self.engine();
+        engine.owe(&runs);
+        if !engine.owes_space() {
+            return (r.queue.held() > 0).then_some(AGAIN);
+        }
+        // A short life pays nothing for what an earlier process may have left.
+        let from = self.opened_at + self.options.merge_after;
+        if now < from && !engine.owes_new() {
+            return Some(from - now);
+        }
+        engine.wants_to_free(now);
+        Some(OWED)
+    }
+
+    /// The oldest map that a view holds.
+    fn oldest_map(&self) -> Option<u64> {
+        let views = self.reads.views.lock().oldest();
+        views.iter().filter_map(|view| view.map()).map(|map| map.generation).min()
+    }
+
+    /// The log takes more than it should, and what is under way makes it less.
+    fn is_behind(&self, r: &mut Reclaim) -> bool {
+        if r.told.kept == 0 || r.emptying.is_none() && r.queue.waiting().next().is_none() {
+            return false;
+        }
+        // What views hold is nobody's to wait for.
+        let all = freed::bytes_in(&self.engine().freeing.kept, Lsn::NONE, self.front.tail());
+        let (of, per) = BEHIND_PER_LIVE;
+        all > r.told.live / per * of + RESERVE * self.options.reclaim_unit
+    }
+
+    fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
+        if let Some(emptying) = r.emptying.take() {
+            return self.go_on(r, emptying);
+        }
+        let page_size = u64::from(self.geometry.page_size);
+        let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
+        let unit = self.options.reclaim_unit;
+        let idle = r.idle_at.is_some_and(|at| progress < at + unit / IDLE);
+        if idle && !r.asked && r.queue.waiting().next().is_none() {
+            return Ok(Step::Idle);
+        }
+        r.idle_at = None;
+        let (kept, redo, quiet) = {
+            let engine = self.engine();
+            (engine.freeing.kept.clone(), engine.manifest().1, engine.is_quiet())
+        };
+        // What an earlier process has in flight may still land, and tail files are no segments.
+        if !quiet {
+            return Ok(Step::Later);
+        }
+        let waits = |s: &Stock| r.queue.waiting().any(|run| run == s.run);
+        let stocks: Vec<Stock> = census::stocks(&kept, redo, unit).into_iter().filter(|s| !waits(s)).collect();
+        let due = r.census.due(&stocks, progress);
+        if let Some(stock) = due {
+            r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
+            r.census.record(stock.run.from, of, live, progress);
+        }
+        let sum = r.census.sum(&stocks);
+        r.told = sum;
+        let (share, slack, least) = match r.asked {
+            true => ((1, 1), 0, LEAST_DEAD_ASKED),
+            false => (KEPT_PER_LIVE, unit, LEAST_DEAD),
+        };
+        let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
+        let full = r.queue.waiting().count() as u64 >= (sum.live / unit / 8).clamp(2, EMPTIED_MAX);
+        let freed = self.freed();
+        let may = |s: &Stock| !r.unreadable.contains(&s.run.from) && !freed.is_full_for(s.run);
+        match r.census.victim(&stocks, least, may).filter(|_| wanted && !full) {
+            Some(stock) if planted(Bug::SampleTrusted) && r.census.dead_share(&stock) == 256 => {
+                r.queue.emptied(stock.run, self.front.tail());
+                Ok(Step::More)
+            }
+            Some(stock) => {
+                r.emptying = Some(Emptying {
+                    run: stock.run,
+                    dead: r.census.dead_share(&stock),
+                    parts: parts(&kept, stock.run),
+                    part: None,
+                    pages: Vec::new(),
+                    seen: HashSet::new(),
+                    batch: Batch::default(),
+                });
+                Ok(Step::More)
+            }
+            None if due.is_some() => Ok(Step::More),
+            None if r.queue.waiting().next().is_none() => {
+                (r.asked, r.idle_at) = (false, Some(progress));
+                Ok(Step::Idle)
+            }
+            None => Ok(Step::Checkpoint),
+        }
+    }
+
+    /// A frame of the extent: how many bytes were looked at, and how many are live.
+    fn sample(&self, kept: &[Entry], stock: Stock, draw: u64) -> Option<(u64, u64)> {
+        let parts = parts(kept, stock.run);
+        let (from, to) = *parts.get((draw % parts.len().max(1) as u64) as usize)?;
+        let part = self.reads.pages.reader.part(from, to).ok()?;
+        let records = &part.records;
+        // Nodes that are live are few, and a page's frees are not.
+        let all = records.iter().map(|r| r.len).sum::<u64>().max(1);
+        let of_pages: Vec<&Brief> = records.iter().filter(|r| is_of_page(r)).collect();
+        let (mut of, mut live) = (0, 0);
+        let each = of_pages.len().div_ceil(PICKS).max(1);
+        for r in of_pages.iter().skip((draw >> 8) as usize % each).step_by(each) {
+            of += r.len;
+            let found = self.chain(PageId(r.fields.page), stock.run, Some(&part)).ok().flatten();
+            let holds = |c: Chain| c.image == r.lsn || c.deltas.iter().any(|d| d.lsn == r.lsn);
+            live += if found.is_some_and(|f| holds(f.chain)) { r.len } else { 0 };
+        }
+        let pages = of_pages.iter().map(|r| r.len).sum::<u64>();
+        Some((all, (u128::from(pages) * u128::from(live) / u128::from(of.max(1))) as u64))
+    }
+
+    /// Goes on with emptying an extent.
+    fn go_on(&self, r: &mut Reclaim, mut e: Emptying) -> Result<Step, WriteError> {
+        let full = e.batch.bytes >= BATCH_BYTES;
+        if full || e.pages.is_empty() && !e.batch.content.changes.is_empty() {
+            let tail = self.front.tail();
+            let step = match self.prepare(&e.batch.content) {
+                Ok(prepared) => {
+                    self.finish_moved(prepared, &e.batch.content);
+                    e.batch = Batch::default();
+                    r.moved_bytes += self.front.tail().0.saturating_sub(tail.0);
+                    Step::More
+                }
+                // A page has changed meanwhile: it is looked at again, and the others go without it.
+                Err(NotAppended::Wrong(WriteError::Conflict(page) | WriteError::NoSuchPage(page))) => {
+                    let content = &mut e.batch.content;
+                    content.changes.retain(|c| c.page != page);
+                    content.expected.retain(|(p, _)| *p != page);
+                    content.moved.remove(&page);
+                    e.pages.insert(0, page);
+                    if content.changes.is_empty() {
+                        e.batch = Batch::default();
+                    }
+                    Step::More
+                }
+                Err(NotAppended::Again) => Step::Wait,
+                Err(NotAppended::RingFull) => {
+                    self.pump();
+                    Step::Wait
+                }
+                Err(NotAppended::Space(end)) => {
+                    self.engine().want_space(end, self.clock.now());
+                    Step::Wait
+                }
+                Err(NotAppended::Wrong(other)) => return Err(other),
+            };
+            r.emptying = Some(e);
+            return Ok(step);
+        }
+        if !e.pages.is_empty() {
+            for _ in 0..PAGES_A_STEP {
+                let Some(page) = e.pages.pop() else { break };
+                match self.plan_move(page, e.run, e.part.as_ref(), &mut e.batch) {
+                    Ok(true) => (),
+                    // Somebody's reservation is not filled yet.
+                    Ok(false) => {
+                        e.pages.push(page);
+                        break;
+                    }
+                    Err(error) => {
+                        r.unreadable.insert(e.run.from);
+                        return Err(error.into());
+                    }
+                }
+                if e.batch.bytes >= BATCH_BYTES {
+                    break;
+                }
+            }
+            r.emptying = Some(e);
+            return Ok(Step::More);
+        }
+        let Some((from, to)) = e.parts.pop() else {
+            r.queue.emptied(e.run, self.front.tail());
+            if planted(Bug::PunchEarly) {
+                self.engine().owe(&[e.run]);
+            }
+            return Ok(Step::More);
+        };
+        let part = match self.reads.pages.reader.part(from, to) {
+            Ok(part) => part,
+            Err(_) => {
+                // Healing may bring it back; until then nothing says what is live there.
+                r.unreadable.insert(e.run.from);
+                return Ok(Step::More);
+            }
+        };
+        self.pressure.gained((to - from) * e.dead / 256);
+        for record in part.records.iter().filter(|r| is_of_page(r)) {
+            let page = PageId(record.fields.page);
+            if e.seen.len() >= SEEN_MAX {
+                e.seen.clear();
+            }
+            if e.seen.insert(page) {
+                e.pages.push(page);
+            }
+        }
+        e.part = Some(part);
+        r.emptying = Some(e);
+        Ok(Step::More)
+    }
+
+    /// Adds to the batch what has to be written anew of a page. False: it cannot be told now.
+    fn plan_move(&self, page: PageId, extent: Run, part: Option<&Part>, batch: &mut Batch) -> Result<bool, ReadError> {
+        let Some(found) = self.chain(page, extent, part)? else { return Ok(true) };
+        if found.head.lsn >= self.front.published() {
+            return Ok(false);
+        }
+        let (head, page_size) = (found.head, self.geometry.page_size as usize);
+        let mut base = None;
+        let changes: Vec<What> = match moves::plan(found.chain, extent, page_size) {
+            Move::Nothing => return Ok(true),
+            Move::Image => {
+                batch.bytes += page_size;
+                // Of a page that is one image the bytes are at hand.
+                let image = part.and_then(|part| part.record(head.lsn)).filter(|r| is_image_of(r, page));
+                vec![match image {
+                    Some(image) if image.payload.is_empty() => What::Zero,
+                    Some(image) if image.payload.len() == page_size => What::Put(image.payload),
+                    _ => {
+                        let bytes = self.reads.pages.version(page, head.lsn)?;
+                        if bytes.iter().all(|b| *b == 0) { What::Zero } else { What::Put(bytes) }
+                    }
+                }]
+            }
+            Move::Deltas { base: image, deltas } => {
+                base = Some(image);
+                batch.bytes += deltas.iter().map(|d| d.bytes.len() + 64).sum::<usize>();
+                deltas.into_iter().map(|d| What::Patch { offset: d.offset, bytes: d.bytes }).collect()
+            }
+        };
+        batch.content.changes.extend(changes.into_iter().map(|what| Change { page, what, fresh: false }));
+        if !planted(Bug::MoveOverwrites) {
+            batch.content.expected.push((page, head.lsn));
+        }
+        batch.content.moved.insert(page, Moved { was: found.was, base });
+        Ok(true)
+    }
+
+    /// The page's chain, as far as it matters for an extent; none if the page is no more. Records that are in `part` are not
+    /// read again, and where nothing of the page can lie in the extent nothing is read.
+    fn chain(&self, page: PageId, extent: Run, part: Option<&Part>) -> Result<Option<Found>, ReadError> {
+        let pages = &self.reads.pages;
+        let Some(head) = pages.newest(page, Lsn::MAX)? else { return Ok(None) };
+        let mut found = Found { head, was: head.lsn, chain: Chain { deltas: Vec::new(), image: head.lsn } };
+        if head.lsn >= self.front.published() {
+            return Ok(Some(found));
+        }
+        let within = |lsn: Lsn| extent.from <= lsn && lsn < extent.to;
+        if head.depth == 0 && !within(head.lsn) {
+            return Ok(Some(found));
+        }
+        if !head.base.is_none() && head.base >= extent.to {
+            found.chain.image = head.base;
+            return Ok(Some(found));
+        }
+        let (mut at, mut base, mut any) = (head.lsn, head.base, false);
+        loop {
+            // An image's address is all that is needed, but for what it stands for.
+            let record = match part.and_then(|part| part.record(at)) {
+                Some(record) => record,
+                None => pages.record(page, at, record::HEADER)?,
+            };
+            let fields = record.fields;
+            if fields.page != page.0 || !matches!(fields.kind, Kind::Image | Kind::Delta) {
+                return Err(ReadError::Corrupt { page, lsn: at, what: "its chain leads to another record" });
+            }
+            if at == head.lsn && !fields.was.is_none() {
+                found.was = fields.was;
+            }
+            if fields.kind == Kind::Image {
+                found.chain.image = at;
+                return Ok(Some(found));
+            }
+            any |= within(at);
+            found.chain.deltas.push(Link { lsn: at, offset: fields.offset, bytes: record.payload });
+            if fields.depth == 1 {
+                found.chain.image = fields.prev;
+                return Ok(Some(found));
+            }
+            if !fields.base.is_none() {
+                base = fields.base;
+            }
+            // Nothing of it lies so low, nor where its image is; or nothing of it lies there, and all else lies lower.
+            let over = !base.is_none() && base >= extent.to;
+            let under = !any && fields.prev < extent.from && !base.is_none() && base < extent.from;
+            if over || under {
+                found.chain.image = base;
+                return Ok(Some(found));
+            }
+            if fields.prev.is_none() || fields.prev >= at {
+                return Err(ReadError::Corrupt { page, lsn: at, what: "its chain has no image" });
+            }
+            at = fields.prev;
+        }
+    }
+
+    /// Publishes pages that were moved. A cached version stays cached.
+    fn finish_moved(&self, prepared: Prepared, content: &Content) {
+        let mut last: HashMap<PageId, usize> = HashMap::new();
+        last.extend(content.changes.iter().enumerate().map(|(i, c)| (c.page, i)));
+        let new: HashMap<PageId, Lsn> = last.into_iter().map(|(page, i)| (page, prepared.lsn(i))).collect();
+        self.finish(prepared);
+        for (page, head) in &content.expected {
+            let was = content.moved.get(page).map_or(Lsn::NONE, |m| m.was);
+            if let (Some(bytes), Some(lsn)) = (self.reads.pages.cached(*head), new.get(page)) {
+                self.reads.pages.insert_for(*lsn, bytes, was);
+            }
+        }
+    }
+}
+
+struct Found {
+    head: Head,
+    /// What a record that stands for it has to name.
+    was: Lsn,
+    chain: Chain,
+}
+
+fn is_image_of(r: &Owned, page: PageId) -> bool {
+    r.fields.kind == Kind::Image && r.fields.page == page.0
+}
+
+fn is_of_page(r: &Brief) -> bool {
+    matches!(r.fields.kind, Kind::Image | Kind::Delta)
+}
+
+/// Parts of frames of an extent that belong to one epoch each.
+fn parts(kept: &[Entry], run: Run) -> Vec<(Lsn, Lsn)> {
+    let mut parts = Vec::new();
+    let first = kept.partition_point(|e| e.end <= run.from);
+    for entry in kept[first..].iter().take_while(|e| e.begin < run.to) {
+        let (mut from, to) = (entry.begin.max(run.from), entry.end.min(run.to));
+        while from < to {
+            let next = (from.floor(format::FRAME) + format::FRAME).min(to);
+            parts.push((from, next));
+            from = next;
+        }
+    }
+    parts
+}
