@@ -313,3 +313,56 @@ fn a_dead_az_stalls_nobody_and_is_no_reason_to_refuse_an_open() {
     let reader = Volume::open_read_only(disks.at(), &options()).unwrap();
     assert_eq!(reader.view().read(PageId::ROOT).unwrap()[0], 201);
 }
+
+/// Pages, and images of them that last.
+fn fill_up(volume: &Volume, pages: &mut Vec<PageId>) -> u64 {
+    for n in 0.. {
+        let mut mtr = volume.begin();
+        let page = mtr.alloc().unwrap();
+        mtr.put(page, vec![page.0 as u8; PAGE]);
+        match mtr.commit() {
+            Ok(ticket) => ticket.wait().unwrap(),
+            Err(WriteError::OutOfSpace { .. }) => return n,
+            Err(e) => panic!("{e:?}"),
+        };
+        pages.push(page);
+    }
+    0
+}
+
+#[test]
+fn a_full_volume_frees_pages_gives_space_back_and_takes_more() {
+    let Some(disks) = Disks::new([480; 3]) else { return };
+    let options = options().pg_size(64 << 20).stall_max(Duration::from_secs(20));
+    let volume = Volume::create(disks.at(), &options).unwrap();
+    let mut pages = Vec::new();
+    let begun = Instant::now();
+    let first = fill_up(&volume, &mut pages);
+    println!("{first} pages in {:?}: {:?}", begun.elapsed(), volume.health().space);
+    let check = |volume: &Volume, pages: &[PageId]| {
+        pages.iter().for_each(|page| assert!(volume.read(*page).unwrap().iter().all(|b| *b == page.0 as u8)));
+    };
+    // It is full of what lives. Every second page goes, and makes room for others; and once more after a close.
+    let mut volume = volume;
+    for round in 0..2 {
+        let (keep, free): (Vec<PageId>, Vec<PageId>) = pages.iter().copied().partition(|page| page.0 % 2 == round);
+        for free in free.chunks(256) {
+            let mut mtr = volume.begin();
+            free.iter().for_each(|page| {
+                mtr.free(*page);
+            });
+            mtr.commit().unwrap().wait().unwrap();
+        }
+        pages = keep;
+        check(&volume, &pages);
+        let begun = Instant::now();
+        let more = fill_up(&volume, &mut pages);
+        println!("round {round}: {more} more in {:?}: {:?}", begun.elapsed(), volume.health().space);
+        assert!(more > first / 4, "{more} of {first}");
+        check(&volume, &pages);
+        volume.close().unwrap();
+        volume = Volume::open(disks.at(), &options).unwrap();
+        assert_eq!(volume.health().recovery_bytes, 0, "the close was clean");
+        check(&volume, &pages);
+    }
+}

@@ -32,12 +32,13 @@ impl Sim {
         let near = self.temper.brink && running.shared.front.tail() < BRINK;
         let heavy = self.temper.heavy || near;
         let large = heavy && self.one_in(if near { 2 } else { 4 }) || self.temper.large && self.one_in(40);
-        if large || self.temper.reclaims && self.one_in(6) {
+        let again = self.temper.reclaims && self.one_in(if self.temper.calm { 2 } else { 4 });
+        if large || again {
             // Several writes long, so that one lies across with its end still to come.
             let (least, more) = match (near, large) {
                 (true, _) => (300, 600),
                 (_, true) => (100, 300),
-                _ => (20, 80),
+                _ => (50, 100),
             };
             let (pages, before): (Vec<PageId>, usize) = (state.keys().copied().collect(), effects.len());
             for _ in 0..least + self.below(more) {

@@ -62,6 +62,7 @@ impl Fleet for SimFleet<'_> {
 /// A reader that stays open, and what it must show.
 pub struct Beside {
     process: usize,
+    reads: Arc<Reads>,
     view: View,
     state: State,
     /// What was given back when it opened.
@@ -293,9 +294,12 @@ impl Sim {
             let replaced = Slot::ALL.into_iter().any(|s| w.holds_another(beside.process, s));
             (replaced || w.atlas.is_struck(), *w.given_back() != beside.given_back)
         };
+        beside.reads.pages.forget(Lsn::NONE);
         for page in 0..30 {
             let got = beside.view.read(PageId(page));
             match got {
+                // It died in the midst of it.
+                Err(_) if !self.world.lock().is_alive(beside.process) => break,
                 Err(ReadError::ReadPointGone(_)) if more => self.world.lock().counts.gone += 1,
                 Err(ReadError::Lost { .. }) if excused => (),
                 got => self.check_page(PageId(page), got, &beside.state, "a read by who stayed open")?,
@@ -389,7 +393,7 @@ impl Sim {
                 let mut w = self.world.lock();
                 w.reads_only(fleet.process);
                 let (view, state, given_back) = (view.clone(), state.clone(), given_back.clone());
-                *beside = Some(Beside { process: fleet.process, view, state, given_back });
+                *beside = Some(Beside { process: fleet.process, reads: reads.clone(), view, state, given_back });
             }
             drop(beside);
             for page in 0..30 {

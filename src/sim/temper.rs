@@ -58,8 +58,10 @@ pub struct Temper {
     pub large: bool,
     /// A scrub is given the time to come to its end.
     pub lulls: bool,
-    /// Space is given back, and every sixth MTR writes many pages again, so that frame after frame dies.
+    /// Space is given back, and every fourth MTR writes many pages again, so that frame after frame dies.
     pub reclaims: bool,
+    /// Every second one does, and writers live for a while: what they wrote themselves is given back.
+    pub calm: bool,
     /// Every fourth MTR does, and the log runs through the ring again and again.
     pub heavy: bool,
     /// The log begins just below the place from which on a writer reaches into the next extent, and long MTRs lie across.
@@ -83,13 +85,25 @@ impl Temper {
                 *weight *= often[random.below(4)];
             }
         }
+        let reclaims = random.one_in(3);
+        let calm = reclaims && random.one_in(2);
+        if calm {
+            // A writer that lives for a while: what it wrote itself dies, and is given back.
+            for (step, weight) in &mut steps {
+                match step {
+                    Step::Reserve | Step::Publish => *weight *= 2,
+                    Step::Time => *weight *= 3,
+                    Step::Kill | Step::PowerCut | Step::TakeOver | Step::Close => *weight = weight.div_ceil(4),
+                    _ => (),
+                }
+            }
+        }
         let total = steps.iter().map(|s| s.1).sum();
         let favourite = (odd && random.one_in(2)).then(|| random.below(9));
         let (races, large, lulls) = (random.one_in(2), !odd || random.one_in(2), random.one_in(6));
         let rare = random.below(1000);
         let (heavy, brink, forgetful) = (rare == 0, (1..=8).contains(&rare), (9..=28).contains(&rare));
-        let reclaims = random.one_in(3);
-        Temper { steps, total, races, favourite, large, lulls, reclaims, heavy, brink, forgetful }
+        Temper { steps, total, races, favourite, large, lulls, reclaims, calm, heavy, brink, forgetful }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

@@ -16,7 +16,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Space that users leave to the table, so that a full volume of moderate size can still write its last checkpoint.
-const TABLE_ROOM: u64 = 256 << 10;
+pub const TABLE_ROOM: u64 = 256 << 10;
+/// What users leave to reclaiming beside: a frame of pages that are written anew.
+const MOVE_ROOM: u64 = format::FRAME;
+/// What is left to MTRs that free pages, and do nothing else.
+const FREE_ROOM: u64 = 256 << 10;
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first. No chain is longer.
@@ -233,8 +237,13 @@ impl Shared {
                 last.fields.was = moved.was;
             }
         }
-        // Reclaiming makes room: it may use the last of it.
-        let left = if content.moved.is_empty() { TABLE_ROOM } else { 0 };
+        // A full volume still frees pages, gives space back and closes: each leaves something to those behind it.
+        let frees = content.changes.iter().all(|c| matches!(c.what, What::Free));
+        let left = match (content.moved.is_empty(), frees) {
+            (false, _) => TABLE_ROOM,
+            (true, true) => TABLE_ROOM + MOVE_ROOM,
+            (true, false) => TABLE_ROOM + MOVE_ROOM + FREE_ROOM,
+        };
         self.place(&mut append, planned, &heads, &map_now, left)
     }
 
@@ -401,6 +410,7 @@ impl Shared {
     pub fn append_with(&self, mut prepare: impl FnMut() -> Result<Prepared, NotAppended>) -> Result<Lsn, WriteError> {
         let begun = self.clock.now();
         let deadline = begun + self.options.stall_max;
+        let mut asked = false;
         loop {
             let turn = self.progress.turn();
             if self.pressure.is_on() && self.clock.now() < begun + CREDIT_WAIT {
@@ -444,7 +454,12 @@ impl Shared {
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Space(end)) => {
                     if !self.engine().want_space(end, self.clock.now()) {
-                        return Err(WriteError::OutOfSpace { needed: end.0.saturating_sub(self.front.tail().0) });
+                        if !std::mem::replace(&mut asked, true) {
+                            self.ask_for_space();
+                        }
+                        if !self.makes_room() {
+                            return Err(WriteError::OutOfSpace { needed: end.0.saturating_sub(self.front.tail().0) });
+                        }
                     }
                     // Others may have appended past it meanwhile.
                     end.0.saturating_sub(self.front.tail().0).max(1)

@@ -53,6 +53,8 @@ const CREDIT_MAX: i64 = 16 << 20;
 const CREDIT_MIN: i64 = -(4 << 20);
 /// An append waits so long for credit, at most.
 pub const CREDIT_WAIT: Duration = Duration::from_millis(100);
+/// A volume without room is emptied frame by frame for so long.
+const NARROW_FOR: Duration = Duration::from_secs(10);
 /// Slots that have something to give back are asked to again after so long, if they could not.
 const OWED: Duration = Duration::from_millis(50);
 /// Pages of an extent that are remembered as done.
@@ -68,6 +70,10 @@ pub struct Reclaim {
     unreadable: BTreeSet<Lsn>,
     /// Somebody asked for all that can be had.
     asked: bool,
+    /// There was no room to write pages anew: it goes on frame by frame until then, so that little is needed.
+    narrow_until: Duration,
+    /// Something else has to happen before anything comes back.
+    stuck: bool,
     rests_until: Duration,
     /// Nothing was to be done at this progress.
     idle_at: Option<u64>,
@@ -220,7 +226,15 @@ impl Shared {
     pub fn ask_for_space(&self) {
         let mut reclaim = self.reclaim.lock();
         reclaim.asked = true;
+        (reclaim.stuck, reclaim.rests_until) = (false, Duration::ZERO);
         reclaim.unreadable.clear();
+    }
+
+    /// Space that was asked for may still come back.
+    pub fn makes_room(&self) -> bool {
+        let owed = self.engine().owes_new();
+        let r = self.reclaim.lock();
+        self.options.reclaim && (owed || !r.stuck && (r.asked || r.emptying.is_some()))
     }
 
     /// One step of it. True if pages are about to be written anew.
@@ -255,6 +269,7 @@ impl Shared {
         if behind {
             self.progress.moved();
         }
+        reclaim.stuck |= matches!(step, Ok(Step::Later) | Err(_));
         let took = self.clock.now().saturating_sub(now);
         let rest = match step {
             Ok(Step::More) if busy => took * REST,
@@ -313,7 +328,8 @@ impl Shared {
         }
         let page_size = u64::from(self.geometry.page_size);
         let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
-        let unit = self.options.reclaim_unit;
+        let narrow = self.clock.now() < r.narrow_until;
+        let unit = if narrow { format::FRAME } else { self.options.reclaim_unit };
         let idle = r.idle_at.is_some_and(|at| progress < at + unit / IDLE);
         if idle && !r.asked && r.queue.waiting().next().is_none() {
             return Ok(Step::Idle);
@@ -327,13 +343,17 @@ impl Shared {
         if !quiet {
             return Ok(Step::Later);
         }
-        let waits = |s: &Stock| r.queue.waiting().any(|run| run == s.run);
+        let waits = |s: &Stock| r.queue.waiting().any(|run| run.from < s.run.to && s.run.from < run.to);
         let stocks: Vec<Stock> = census::stocks(&kept, redo, unit).into_iter().filter(|s| !waits(s)).collect();
         let due = r.census.due(&stocks, progress);
         if let Some(stock) = due {
             r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
             r.census.record(stock.run.from, of, live, progress);
+            // Only with all samples at hand the worst is known, and how far it is behind.
+            if r.census.due(&stocks, progress).is_some() {
+                return Ok(Step::More);
+            }
         }
         let sum = r.census.sum(&stocks);
         r.told = sum;
@@ -342,7 +362,9 @@ impl Shared {
             false => (KEPT_PER_LIVE, unit, LEAST_DEAD),
         };
         let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
-        let full = r.queue.waiting().count() as u64 >= (sum.live / unit / 8).clamp(2, EMPTIED_MAX);
+        // Without room little is moved before it is given back.
+        let most = if narrow { 1 } else { (sum.live / unit / 8).clamp(2, EMPTIED_MAX) };
+        let full = r.queue.waiting().count() as u64 >= most;
         let freed = self.freed();
         let may = |s: &Stock| !r.unreadable.contains(&s.run.from) && !freed.is_full_for(s.run);
         match r.census.victim(&stocks, least, may).filter(|_| wanted && !full) {
@@ -362,7 +384,6 @@ impl Shared {
                 });
                 Ok(Step::More)
             }
-            None if due.is_some() => Ok(Step::More),
             None if r.queue.waiting().next().is_none() => {
                 (r.asked, r.idle_at) = (false, Some(progress));
                 Ok(Step::Idle)
@@ -422,7 +443,15 @@ impl Shared {
                     Step::Wait
                 }
                 Err(NotAppended::Space(end)) => {
-                    self.engine().want_space(end, self.clock.now());
+                    let now = self.clock.now();
+                    if !self.engine().want_space(end, now) {
+                        // What was moved of it stays moved. A frame needs less; and if it was one, others may be deader.
+                        if e.run.to - e.run.from <= format::FRAME {
+                            r.unreadable.insert(e.run.from);
+                        }
+                        r.narrow_until = now + NARROW_FOR;
+                        return Ok(Step::More);
+                    }
                     Step::Wait
                 }
                 Err(NotAppended::Wrong(other)) => return Err(other),
