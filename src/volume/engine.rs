@@ -604,6 +604,11 @@ impl Engine {
         self.writer.live().iter().filter(able).count() >= WRITE_QUORUM || self.writer.live().len() < WRITE_QUORUM
     }
 
+    /// Fewer than four slots can take more than they have.
+    pub fn is_short(&self) -> bool {
+        self.writer.live().minus(self.full).len() < WRITE_QUORUM
+    }
+
     fn check_space(&mut self) {
         self.front.set_space(self.writer.space());
     }

@@ -35,6 +35,8 @@ const LEAST_DEAD_ASKED: u64 = 32;
 const PICKS: usize = 24;
 /// Content of one MTR.
 const BATCH_BYTES: usize = 512 << 10;
+/// ... where there may be little room.
+const BATCH_NARROW: usize = 128 << 10;
 /// Pages looked at in one step.
 const PAGES_A_STEP: usize = 32;
 /// While commits are made it rests so many times as long as a step took.
@@ -328,7 +330,7 @@ impl Shared {
         }
         let page_size = u64::from(self.geometry.page_size);
         let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
-        let narrow = self.clock.now() < r.narrow_until;
+        let narrow = self.clock.now() < r.narrow_until || self.engine().is_short();
         let unit = if narrow { format::FRAME } else { self.options.reclaim_unit };
         let idle = r.idle_at.is_some_and(|at| progress < at + unit / IDLE);
         if idle && !r.asked && r.queue.waiting().next().is_none() {
@@ -415,7 +417,8 @@ impl Shared {
 
     /// Goes on with emptying an extent.
     fn go_on(&self, r: &mut Reclaim, mut e: Emptying) -> Result<Step, WriteError> {
-        let full = e.batch.bytes >= BATCH_BYTES;
+        let most = if e.run.to - e.run.from > format::FRAME { BATCH_BYTES } else { BATCH_NARROW };
+        let full = e.batch.bytes >= most;
         if full || e.pages.is_empty() && !e.batch.content.changes.is_empty() {
             let tail = self.front.tail();
             let step = match self.prepare(&e.batch.content) {
@@ -445,6 +448,11 @@ impl Shared {
                 Err(NotAppended::Space(end)) => {
                     let now = self.clock.now();
                     if !self.engine().want_space(end, now) {
+                        // What is on its way back comes first.
+                        if r.queue.waiting().next().is_some() || r.queue.held() > 0 || self.engine().owes_new() {
+                            r.emptying = Some(e);
+                            return Ok(Step::Checkpoint);
+                        }
                         // What was moved of it stays moved. A frame needs less; and if it was one, others may be deader.
                         if e.run.to - e.run.from <= format::FRAME {
                             r.unreadable.insert(e.run.from);
@@ -474,7 +482,7 @@ impl Shared {
                         return Err(error.into());
                     }
                 }
-                if e.batch.bytes >= BATCH_BYTES {
+                if e.batch.bytes >= most {
                     break;
                 }
             }

@@ -146,6 +146,9 @@ impl Engine {
         if !done {
             self.freeing.owed[slot.index()].extend(runs);
             self.freeing.again_at[slot.index()] = self.now + AGAIN;
+        } else if self.full.contains(slot) && self.writer.away(slot).is_none() {
+            // There may be room again: it is asked at once.
+            self.full = self.full.without(slot);
         }
         self.check_space();
     }
