@@ -69,8 +69,13 @@ impl SimDir {
         let (p, slot) = (self.process, self.slot);
         w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
         w.reach(p, slot, true)?;
-        let superblock =
-            if let FileName::Epoch(_) = name { Superblock::decode(bytes).ok().map(Arc::new) } else { None };
+        let superblock = if let FileName::Epoch(_) = name {
+            let file = w.reach(p, slot, true)?.get(&name);
+            let known = file.and_then(|file| file.superblock_in(bytes));
+            known.or_else(|| Superblock::decode(bytes).ok().map(Arc::new))
+        } else {
+            None
+        };
         // What nobody will find is judged as far as the process relies on it.
         if let (FileName::Epoch(n), Some(superblock)) = (name, &superblock) {
             w.judge_superblock(p, slot, n, offset as usize / PLACE, superblock);

@@ -259,6 +259,14 @@ impl File {
         })
     }
 
+    /// The superblock in these bytes, if they are what stands in one of the places.
+    pub fn superblock_in(&self, bytes: &[u8]) -> Option<Arc<Superblock>> {
+        let is_it = |place: &usize| self.peek((place * PLACE) as u64, PLACE).is_some_and(|there| *there == *bytes);
+        let known = |place: &usize| self.superblocks[*place].get().is_some_and(Result::is_ok);
+        let place = (0..2).filter(known).find(is_it)?;
+        self.superblock(place).as_ref().ok().cloned()
+    }
+
     /// The superblocks in these bytes, if they are the file's, all of them.
     pub fn places(&self, bytes: &Arc<Vec<u8>>) -> Option<Places> {
         let is_it = self.frames.get(&0).is_some_and(|frame| Arc::ptr_eq(&frame.bytes, bytes));

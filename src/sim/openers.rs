@@ -205,7 +205,8 @@ impl Sim {
         let shared = Arc::new(Shared::new(parts, engine));
         shared.engine().tidy(previous);
         for page in 0..30 {
-            let read = self.check_page(PageId(page), shared.read_newest(PageId(page)), &base, "an open's read");
+            let page = PageId(page);
+            let read = self.check_page(page, shared.read_newest(page), base.get(&page), "an open's read");
             // The opener may die in the midst of it.
             if !self.world.lock().is_alive(process) {
                 return Ok(());
@@ -334,12 +335,12 @@ impl Sim {
         let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
         // What it shows at a point: exactly the MTRs below.
+        let there = |m: &ModelMtr, at| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= at;
+        let mut state = model.after(|m| there(m, settled));
         for at in [settled, visible] {
-            let there = |m: &&ModelMtr| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= at;
-            let mut present: Vec<&ModelMtr> = model.mtrs.iter().filter(there).collect();
-            present.sort_by_key(|m| m.end);
-            let mut state = State::new();
-            present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+            let mut more: Vec<&ModelMtr> = model.mtrs.iter().filter(|m| m.end > settled && there(m, at)).collect();
+            more.sort_by_key(|m| m.end);
+            more.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
             let view = reads.view_at(at);
             for page in 0..30 {
                 let got = view.read(PageId(page));
@@ -347,7 +348,7 @@ impl Sim {
                 if at > settled && matches!(got, Err(ReadError::Lost { .. })) && self.world.lock().atlas.is_struck() {
                     continue;
                 }
-                self.check_page(PageId(page), got, &state, "a read-only open's read")?;
+                self.check_page(PageId(page), got, state.get(&PageId(page)), "a read-only open's read")?;
             }
         }
         Ok(())
