@@ -7,6 +7,7 @@ use crate::lsn::{Lsn, Slot, SlotSet};
 use crate::repair::frame::{self, Found};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{Geometry, PLACE, Places, Superblock};
+use crate::segment::tail::{self, Seeds, Stretches};
 use crate::sim::faults::Fault;
 use crate::sim::file::{BLOCK, File};
 use crate::sim::known::Wanted;
@@ -51,6 +52,13 @@ impl SimDir {
             return Err(eio());
         }
         Ok(w)
+    }
+
+    /// Hands what was written of a range of a frame to `f`, without a copy.
+    pub fn look(&self, name: FileName, offset: u64, most: usize, f: impl FnOnce(&[u8])) -> io::Result<()> {
+        let mut w = self.reads()?;
+        let file = w.reach(self.process, self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        file.peek_written(offset, most).map(f).ok_or_else(eio)
     }
 
     /// A write, durable by itself or by a flush: it may die in the midst of it, and then land late.
@@ -162,6 +170,13 @@ impl SlotDir for SimDir {
 
     fn places(&self, name: FileName, bytes: &Arc<Vec<u8>>) -> Option<Places> {
         self.world.lock().files_of(self.process, self.slot).0?.get(&name)?.places(bytes)
+    }
+
+    fn groups(&self, name: FileName, bytes: &Arc<Vec<u8>>, of: Seeds) -> Stretches {
+        let find = || tail::whole(bytes, of);
+        let mut w = self.world.lock();
+        let file = w.files_of(self.process, self.slot).0.and_then(|files| files.get(&name));
+        file.and_then(|file| file.groups(bytes, of, &find)).unwrap_or_else(find)
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {

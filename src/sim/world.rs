@@ -341,8 +341,8 @@ impl Disks {
 
     /// A fault that damages the slot strikes now, once in `n` times, if the atlas lets it.
     pub fn hurts(&mut self, fault: Fault, n: usize, slot: Slot) -> bool {
-        let allowed = self.atlas.may_hurt(slot, self.away());
-        let struck = self.faults.strikes(fault, n, allowed);
+        let would = self.faults.would_strike(fault, n);
+        let struck = would && self.atlas.may_hurt(slot, self.away()) && self.faults.happens(fault);
         if struck {
             self.atlas.hurts(slot);
             self.damages[slot.index()] += 1;
@@ -352,8 +352,8 @@ impl Disks {
 
     /// A call to the slot fails now, once in `n` times, if the atlas lets it.
     pub(super) fn call_fails(&mut self, fault: Fault, n: usize, slot: Slot) -> bool {
-        let allowed = self.atlas.may_strike(slot, self.away());
-        let struck = self.faults.strikes(fault, n, allowed);
+        let would = self.faults.would_strike(fault, n);
+        let struck = would && self.atlas.may_strike(slot, self.away()) && self.faults.happens(fault);
         if struck {
             self.atlas.strikes(slot);
             self.note(|| format!("slot {slot}: {}", fault.name()));
