@@ -77,7 +77,7 @@ impl Sim {
                 let end = prepared.end();
                 let mut model = self.model.borrow_mut();
                 let index = model.mtrs.len();
-                self.world.lock().note(|| format!("p{} reserves MTR {index}, ends at {end}", running.process));
+                self.world.lock().note(format_args!("p{} reserves MTR {index}, ends at {end}", running.process));
                 let epoch = running.shared.number;
                 model.mtrs.push(ModelMtr { epoch, end, effects, acknowledged: false, seen: None });
                 running.mtrs.push(index);
@@ -150,7 +150,7 @@ impl Sim {
         mtr.appended();
         let now = running.shared.clock.now().as_micros() as u64;
         running.shared.last_commit_us.store(now, Ordering::Relaxed);
-        self.world.lock().note(|| format!("p{} publishes MTR {index}, ends at {end}", running.process));
+        self.world.lock().note(format_args!("p{} publishes MTR {index}, ends at {end}", running.process));
         running.shared.pump();
     }
 

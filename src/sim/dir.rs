@@ -75,7 +75,7 @@ impl SimDir {
             }
         };
         let (p, slot) = (self.process, self.slot);
-        w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
+        w.note(format_args!("p{p} slot {slot} writes {name} at {offset}"));
         w.reach(p, slot, true)?;
         let superblock = if let FileName::Epoch(_) = name {
             let file = w.reach(p, slot, true)?.get(&name);
@@ -142,7 +142,7 @@ impl SlotDir for SimDir {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         files.insert(name, File::default());
-        w.note(|| format!("p{p} slot {slot} creates {name}"));
+        w.note(format_args!("p{p} slot {slot} creates {name}"));
         if called.is_ok() {
             w.created(p, slot, name);
         }
@@ -236,7 +236,7 @@ impl SlotDir for SimDir {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         w.drain(p, slot, name);
-        w.note(|| format!("p{p} slot {slot} drains {name}"));
+        w.note(format_args!("p{p} slot {slot} drains {name}"));
         Ok(())
     }
 
@@ -341,7 +341,7 @@ pub fn do_job(world: &World, process: usize) -> bool {
     }
     let Some((slot, job)) = w.next_job(process) else { return w.answer_look(process) };
     let kind = job.kind();
-    w.note(|| format!("p{process} slot {slot} does {kind:?}"));
+    w.note(format_args!("p{process} slot {slot} does {kind:?}"));
     drop(w);
     let dir = SimDir { world: world.clone(), process, slot };
     let read = if let Job::Rejoin { read, .. } = &job { Some(read.from) } else { None };
@@ -356,7 +356,7 @@ pub fn do_job(world: &World, process: usize) -> bool {
     };
     world.lock().mends(process, false);
     if let Err(e) = &output {
-        world.lock().note(|| format!("p{process} slot {slot} {kind:?}: {e}"));
+        world.lock().note(format_args!("p{process} slot {slot} {kind:?}: {e}"));
     }
     if let Some(from) = read {
         let verified = if let Ok(Output::Returned(r)) = &output { Some((from, r.verified)) } else { None };

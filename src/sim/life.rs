@@ -368,7 +368,7 @@ impl Sim {
             && let Some(result) = closing.step(&running.shared)
         {
             let mut w = self.world.lock();
-            w.note(|| format!("p{} closes: {result:?}", running.process));
+            w.note(format_args!("p{} closes: {result:?}", running.process));
             w.counts.clean_closes += u64::from(result.is_ok());
             drop(w);
             running.shared.tickets.end(Ended::Closed);

@@ -75,7 +75,7 @@ impl Sim {
             self.begin_at_the_brink(&mut opened, process)?;
         }
         self.world.lock().set_epoch(process, &opened.history);
-        self.world.lock().note(|| format!("p{process} is open: {:?}", opened.history.entries()));
+        self.world.lock().note(format_args!("p{process} is open: {:?}", opened.history.entries()));
         self.stand_up(opened, process, 0)?;
         let mut slot = self.running[0].borrow_mut();
         let Some(running) = slot.as_mut() else { return Err("nothing runs after a creation".into()) };
@@ -144,7 +144,7 @@ impl Sim {
             let mut w = self.world.lock();
             w.counts.opens += 1;
             w.atlas.forget_struck();
-            w.note(|| format!("p{process} OPENS{}", if forced { " by force" } else { "" }));
+            w.note(format_args!("p{process} OPENS{}", if forced { " by force" } else { "" }));
             if !self.peace.get() && w.random.one_in(4) && w.faults.happens(Fault::DiesOpening) {
                 // Most calls of an open read; a death between two writes leaves more behind.
                 let writing = w.random.one_in(2);
@@ -168,12 +168,12 @@ impl Sim {
             _ if !w.is_alive(process) => Ok(Err(killed())),
             Ok(opened) => {
                 w.set_epoch(process, &opened.history);
-                w.note(|| format!("p{process} is open: {:?}", opened.history.entries()));
+                w.note(format_args!("p{process} is open: {:?}", opened.history.entries()));
                 Ok(Ok((opened, process)))
             }
             Err(e) => {
                 w.counts.refused += 1;
-                w.note(|| format!("p{process} cannot open: {e}"));
+                w.note(format_args!("p{process} cannot open: {e}"));
                 w.kill(process);
                 let promised = w.atlas.is_promised_to_write(w.away());
                 if promised && !self.raced.get() {
@@ -310,7 +310,7 @@ impl Sim {
         let (settled, decided) = reader::settled(fleet, &recovered);
         let visible = recovered.ruling.end;
         let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
-        self.world.lock().note(|| format!("read-only: decision {choice}, settled {settled}, visible {visible}"));
+        self.world.lock().note(format_args!("read-only: decision {choice}, settled {settled}, visible {visible}"));
         self.world.lock().judge_reader(fleet.process, choice, history.last().epoch, settled, decided);
         if settled > visible {
             return Err(format!("a read-only open is settled at {settled}, visible to {visible}"));

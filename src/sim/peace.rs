@@ -51,7 +51,7 @@ impl Sim {
             w.faults.end();
             w.atlas.forget_struck();
             w.spare();
-            w.note(|| "the faults are over".into());
+            w.note(format_args!("the faults are over"));
         }
         self.peace.set(true);
         let promised = {
