@@ -83,7 +83,7 @@ impl Sim {
                 let end = prepared.end();
                 let mut model = self.model.borrow_mut();
                 let index = model.mtrs.len();
-                self.world.lock().note(|| format!("p{} reserves MTR {index}, ends at {end}", running.process));
+                self.world.lock().note(format_args!("p{} reserves MTR {index}, ends at {end}", running.process));
                 let epoch = running.shared.number;
                 model.mtrs.push(ModelMtr { epoch, end, effects, acknowledged: false, seen: None });
                 running.mtrs.push(index);
@@ -163,7 +163,7 @@ impl Sim {
         mtr.appended();
         let now = running.shared.clock.now().as_micros() as u64;
         running.shared.last_commit_us.store(now, Ordering::Relaxed);
-        self.world.lock().note(|| format!("p{} publishes MTR {index}, ends at {end}", running.process));
+        self.world.lock().note(format_args!("p{} publishes MTR {index}, ends at {end}", running.process));
         running.shared.pump();
     }
 
@@ -173,11 +173,11 @@ impl Sim {
         let Some(running) = slot.as_ref() else { return Ok(()) };
         let shared = &running.shared;
         let at = if shared.tickets.is_over() { shared.tickets.vdl() } else { shared.front.published() };
-        let state = running.state_at(&self.model.borrow(), at);
         let page = PageId(self.below(30) as u64);
         self.forget(running);
+        let want = running.page_at(&self.model.borrow(), page, at);
         let got = shared.read_newest(page);
-        self.check_page_of(running.process, page, got, &state, "a read")
+        self.check_page_of(running.process, page, got, want.as_ref(), "a read")
     }
 
     /// What a writer shows. Once it is overtaken its successor may have given back what it stands on.
@@ -186,7 +186,7 @@ impl Sim {
         process: usize,
         page: PageId,
         got: Result<crate::Page, ReadError>,
-        state: &State,
+        want: Option<&Image>,
         who: &str,
     ) -> Checked {
         match got {
@@ -196,17 +196,24 @@ impl Sim {
                 self.world.lock().counts.gone += 1;
                 Ok(())
             }
-            got => self.check_page(page, got, state, who),
+            got => self.check_page(page, got, want, who),
         }
     }
 
-    pub fn check_page(&self, page: PageId, got: Result<crate::Page, ReadError>, state: &State, who: &str) -> Checked {
+    /// The page is as it must be; where there is nothing to `want`, it is not there.
+    pub fn check_page(
+        &self,
+        page: PageId,
+        got: Result<crate::Page, ReadError>,
+        want: Option<&Image>,
+        who: &str,
+    ) -> Checked {
         {
             let mut w = self.world.lock();
             w.counts.reads += 1;
             w.counts.lost_reads += u64::from(matches!(got, Err(ReadError::Lost { .. })));
         }
-        match (got, state.get(&page)) {
+        match (got, want) {
             (Ok(got), Some(want)) if got[..] == want[..] => Ok(()),
             (Ok(_), Some(_)) => Err(format!("{who} of page {page}: wrong bytes")),
             (Ok(_), None) => Err(format!("{who} of page {page}: it should not exist")),
@@ -239,8 +246,9 @@ impl Sim {
         self.forget(running);
         for page in 0..30 {
             let (view, state) = &running.views[at];
-            let got = view.read(PageId(page));
-            self.check_page_of(running.process, PageId(page), got, state, "a view's read")?;
+            let page = PageId(page);
+            let got = view.read(page);
+            self.check_page_of(running.process, page, got, state.get(&page), "a view's read")?;
         }
         if self.one_in(2) {
             running.views.swap_remove(at);

@@ -6,7 +6,6 @@
 //! disk. Then the volume closes clean and opens again.
 
 use crate::core::history::Entry;
-use crate::disk::SlotDir;
 use crate::log::group;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
@@ -53,7 +52,7 @@ impl Sim {
             w.faults.end();
             w.atlas.forget_struck();
             w.spare();
-            w.note(|| "the faults are over".into());
+            w.note(format_args!("the faults are over"));
         }
         self.peace.set(true);
         let promised = {
@@ -249,13 +248,16 @@ impl Sim {
             while let Some(at) = kept.first().map(|e| e.begin).filter(|at| *at < end) {
                 let (name, offset) = FileName::segment_of(at, PG);
                 let room = (format::FRAME - at.0 % format::FRAME) as usize;
-                let bytes = dir.read(name, offset, room).map_err(|e| format!("slot {slot}: {e}"))?;
-                match group::verify(&bytes, at, seed, |_| ()) {
-                    Ok(sum) if sum.header.epoch == epoch => {
+                let mut verified = Ok(None);
+                let look = |bytes: &[u8]| verified = group::verify(bytes, at, seed, |_| ()).map(Some);
+                dir.look(name, offset, room, look).map_err(|e| format!("slot {slot}: {e}"))?;
+                match verified {
+                    Ok(None) => return Err(format!("slot {slot} was not read at {at}")),
+                    Ok(Some(sum)) if sum.header.epoch == epoch => {
                         kept[0].begin = at + sum.header.len;
                         kept.retain(|e| e.begin < e.end);
                     }
-                    Ok(sum) => return Err(format!("slot {slot} has epoch {} at {at}", sum.header.epoch)),
+                    Ok(Some(sum)) => return Err(format!("slot {slot} has epoch {} at {at}", sum.header.epoch)),
                     Err(b) => return Err(format!("slot {slot} counts to {end}, and its group at {at}: {}", b.fault)),
                 }
             }

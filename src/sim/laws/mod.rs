@@ -100,6 +100,8 @@ pub struct Laws {
     acts: Vec<Acts>,
     /// The mark of every block that an epoch's writer sent.
     blocks: BTreeMap<(u64, Lsn), Mark>,
+    /// The bytes that were judged last, their epoch, and where they begin: the same goes to six slots.
+    judged: (u64, Lsn, Vec<u8>),
     votes: [Vote; SLOTS],
     /// What each manifest that was sent gives back, and the slots that have named it.
     manifests: BTreeMap<Lsn, Freed>,
@@ -119,6 +121,7 @@ impl Laws {
             muddled: false,
             acts: Vec::new(),
             blocks: BTreeMap::new(),
+            judged: (0, Lsn::NONE, Vec::new()),
             votes: [Vote::Full; SLOTS],
             manifests: BTreeMap::new(),
             named: BTreeMap::new(),
