@@ -170,7 +170,8 @@ mod tests {
         census.record(Lsn(2 * E), 100, 40, 0);
         census.record(Lsn(3 * E), 100, 0, 0);
         census.record(Lsn(4 * E), 100, 100, 0);
-        let victim = |least, not: u64| census.victim(&stocks, least, |s| s.run.from.0 != not * E).map(|s| s.run.from.0 / E);
+        let victim =
+            |least, not: u64| census.victim(&stocks, least, |s| s.run.from.0 != not * E).map(|s| s.run.from.0 / E);
         assert_eq!(victim(10, 0), Some(3), "empty: nothing moves");
         assert_eq!(victim(10, 3), Some(2));
         assert_eq!(census.victim(&stocks[..1], 4, |_| true), None, "a fifth is not enough");

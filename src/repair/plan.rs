@@ -518,7 +518,7 @@ mod tests {
         ];
         let history = History::from_entries(entries).unwrap();
         let told = |from, to, frames| {
-            let part = part_at(&history, Lsn(from), Lsn(to), frames)?;
+            let part = part_at(history.entries(), Lsn(from), Lsn(to), frames)?;
             Some((part.from.0, part.to.0, part.entries.iter().map(|e| e.epoch).collect::<Vec<_>>()))
         };
         for (from, to, frames, want) in [
@@ -544,11 +544,11 @@ mod tests {
             (END.0, OPEN.0, 0),
             (2 * MIB, OPEN.0 + 7, END.0 - 2 * MIB + 7),
         ] {
-            assert_eq!(bytes_in(&history, gap(from, to)), bytes, "{from} to {to}");
+            assert_eq!(bytes_in(history.entries(), gap(from, to)), bytes, "{from} to {to}");
         }
         for (bytes, at) in [(0, BEGIN), (7, BEGIN + 7), (first, END), (first + 1, OPEN + 1), (first + MIB, OPEN + MIB)]
         {
-            assert_eq!(address_of(&history, bytes), at, "{bytes}");
+            assert_eq!(address_of(history.entries(), bytes), at, "{bytes}");
         }
     }
 

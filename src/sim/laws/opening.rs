@@ -137,8 +137,7 @@ impl Disks {
         let closed = s.history.entries().iter().filter(|e| e.end < Lsn::MAX);
         let lacks = |(at, mark): &(Lsn, Mark)| {
             let (name, offset) = FileName::segment_of(*at, g.pg_size);
-            !self.laws.given_back.holds(*at)
-                && !files.get(&name).is_some_and(|f| f.has(offset, *mark))
+            !self.laws.given_back.holds(*at) && !files.get(&name).is_some_and(|f| f.has(offset, *mark))
         };
         if let Some((at, _)) = closed.flat_map(|e| self.laws.sent(e.epoch, e.begin, e.end)).find(lacks) {
             self.laws.breaks(p, || format!("lets the silence of slot {slot} count, which lacks the block at {at}"));
