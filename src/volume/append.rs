@@ -17,10 +17,10 @@ use std::time::Duration;
 
 /// Space that users leave to the table, so that a full volume of moderate size can still write its last checkpoint.
 const TABLE_ROOM: u64 = 256 << 10;
-/// What users leave to reclaiming beside: two frames of pages that are written anew.
-const MOVE_ROOM: u64 = 2 * format::FRAME;
+/// What users of a full volume leave to reclaiming beside: pages that are written anew.
+const MOVE_ROOM: u64 = 512 << 10;
 /// What is left to MTRs that free pages, and do nothing else.
-const FREE_ROOM: u64 = 512 << 10;
+const FREE_ROOM: u64 = 256 << 10;
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first. No chain is longer.
@@ -240,6 +240,8 @@ impl Shared {
         // A full volume still frees pages, gives space back and closes: each leaves something to those behind it.
         let frees = content.changes.iter().all(|c| matches!(c.what, What::Free));
         let left = match (content.moved.is_empty(), frees) {
+            // Where there is more to be had nobody takes space only to leave it.
+            _ if !self.short.load(Ordering::Relaxed) => TABLE_ROOM,
             (true, true) => TABLE_ROOM,
             (false, _) => TABLE_ROOM + FREE_ROOM,
             (true, false) => TABLE_ROOM + FREE_ROOM + MOVE_ROOM,

@@ -160,6 +160,8 @@ pub struct Pumped {
     pub busy: usize,
     /// Four slots could take a group at once.
     pub idle: bool,
+    /// Fewer than four can take more space than they have.
+    pub short: bool,
 }
 
 impl Engine {
@@ -252,6 +254,7 @@ impl Engine {
             needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)),
             busy,
             idle: self.writer.wants_group(),
+            short: self.is_short(),
         }
     }
 

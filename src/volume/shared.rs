@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     pub leading: AtomicBool,
     /// Four slots had nothing to write when the engine ran last: an append can be sent off at once.
     pub idle: AtomicBool,
+    /// Fewer than four slots can take more space than they have.
+    pub short: AtomicBool,
     /// Somebody has something for the engine and did not wait for its lock.
     wanted: AtomicBool,
     /// Where redo begins with the newest manifest.
@@ -187,6 +189,7 @@ impl Shared {
             waiter,
             leading: AtomicBool::new(false),
             idle: AtomicBool::new(true),
+            short: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
@@ -289,6 +292,7 @@ impl Shared {
         let pumped = engine.pump(self.clock.now());
         self.reads.pages.reader.ask_only_last(engine.asked_last());
         self.idle.store(pumped.idle, Ordering::SeqCst);
+        self.short.store(pumped.short, Ordering::Relaxed);
         #[cfg(not(feature = "io-uring"))]
         let _ = leader;
         // A leader that waits outside of the lock does not see what was reaped here.
