@@ -108,7 +108,7 @@ fn all_full_is_told_before_anything_is_accepted() {
         let volume = Volume::create(disks.at(), &options).unwrap();
         let mut tickets = Vec::new();
         let begun = Instant::now();
-        let mut n = 0;
+        let mut n = 0_u64;
         let e = loop {
             // Pages that live: nothing of them can be given back.
             let mut mtr = volume.begin();
