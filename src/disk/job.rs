@@ -110,6 +110,8 @@ pub struct Returned {
     pub no_space: bool,
 }
 
+/// A protection group's file is made when space is taken so far below it.
+const AHEAD: u64 = 16 << 20;
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
 const RESERVE: u64 = 256 << 10;
 /// Blocks that are read, at most, to find out whose files without a superblock are.
@@ -133,7 +135,8 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
     match job {
         Job::Allocate { from, to, pg_size, epoch } => {
             // A blank directory in the slot's place is formatted by a rejoin before it gets a segment.
-            if !dir.list()?.contains(&FileName::Epoch(epoch)) {
+            let names = dir.list()?;
+            if !names.contains(&FileName::Epoch(epoch)) {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
             }
             let mut at = from;
@@ -142,6 +145,14 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
                 let len = (to - at).min(pg_size - offset);
                 dir.allocate(name, offset, len)?;
                 at = at + len;
+            }
+            // The next group's file is made long before its first space is taken: a directory takes longer to write.
+            let next = FileName::segment_of(to + AHEAD, pg_size).0;
+            if next > FileName::segment_of(Lsn(to.0 - 1), pg_size).0 && !names.contains(&next) {
+                match dir.create_new(next) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (),
+                    made => made?,
+                }
             }
             Ok(Output::Allocated(to))
         }
@@ -368,7 +379,7 @@ fn may_be_taken(dir: &dyn SlotDir, names: &[FileName], superblock: &Superblock, 
         empty &= is_zero(bytes);
     }
     let begin = |name: &FileName| match name {
-        FileName::Segment(pg) => Some(Lsn(u64::from(*pg) * g.pg_size)),
+        FileName::Segment(pg) => FileName::begin_of(*pg, g.pg_size),
         _ => None,
     };
     let begins = names.iter().filter_map(begin).flat_map(|at| [at, at + g.block()]);
@@ -452,8 +463,8 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
     }
     let in_doubt = |name: &FileName| match name {
         FileName::Segment(pg) => {
-            let begin = Lsn(u64::from(*pg) * g.pg_size);
-            doubted.iter().any(|gap| gap.from < begin + g.pg_size && begin < gap.to)
+            let begin = FileName::begin_of(*pg, g.pg_size);
+            begin.is_some_and(|at| doubted.iter().any(|gap| gap.from < at + g.pg_size && at < gap.to))
         }
         _ => false,
     };

@@ -38,6 +38,8 @@ pub struct Append {
     sealed: VecDeque<Sealed>,
     /// Appends are accepted below: space that is allocated on four slots.
     space: Lsn,
+    /// What makes no room ends below.
+    limit: Lsn,
     /// Below is durable; the ring keeps what is above.
     vdl: Lsn,
     /// Nothing is reserved any more.
@@ -80,6 +82,8 @@ pub enum Refused {
     Ring,
     /// The space ahead is not allocated on four slots yet, up to here: wait, or there is none.
     Space(Lsn),
+    /// The log would hold more than it may.
+    Full,
     /// Longer than an MTR may be, filler included.
     TooLarge,
     /// The volume closes: the log has its end.
@@ -144,6 +148,7 @@ impl Front {
                 next_ticket: 0,
                 sealed: VecDeque::new(),
                 space: Lsn::NONE,
+                limit: Lsn::MAX,
                 vdl: begin,
                 shut: false,
                 waiting: 0,
@@ -252,6 +257,11 @@ impl Front {
         self.state.lock().space = space;
     }
 
+    /// The log may hold no more than what lies below, but for what makes room.
+    pub fn set_limit(&self, limit: Lsn) {
+        self.state.lock().limit = limit;
+    }
+
     /// VDL has moved: the ring may reuse what is below.
     pub fn set_vdl(&self, vdl: Lsn) {
         self.state.lock().vdl = vdl;
@@ -329,7 +339,8 @@ impl Locked<'_> {
         self.reserve_below(lengths, 0)
     }
 
-    /// ... and leaves so much of the space ahead to others.
+    /// ... and leaves so much of the space ahead to others. Whoever leaves nothing makes room, or closes: the limit is not
+    /// for him.
     pub fn reserve_below(&mut self, lengths: &[u64], left: u64) -> Result<Reservation, Refused> {
         let (front, block) = (self.front, self.front.block);
         let state = &mut *self.state;
@@ -354,6 +365,9 @@ impl Locked<'_> {
         let end = cursor.tail;
         if end.ceil(block) - state.tail > format::MTR_MAX {
             return Err(Refused::TooLarge);
+        }
+        if left > 0 && end > state.limit {
+            return Err(Refused::Full);
         }
         let needed = end.ceil(block) + left;
         if needed > state.space {
@@ -507,6 +521,18 @@ mod tests {
         front.set_space(tail);
         assert_eq!(append(&front, &[1]).err(), Some(Refused::Space(tail.ceil(BLOCK))));
         front.set_space(Lsn::MAX);
+        // A limit is for those who leave something to others.
+        let lengths = [record::encoded_len(1, true)];
+        front.set_limit(tail);
+        assert_eq!(front.lock().reserve_below(&lengths, 1).err(), Some(Refused::Full));
+        assert_eq!(front.tail(), tail);
+        front.set_limit(tail + group::HEADER as u64 + lengths[0]);
+        let fits = front.lock().reserve_below(&lengths, 1).unwrap();
+        front.publish(fits);
+        assert_eq!(front.lock().reserve_below(&lengths, 1).err(), Some(Refused::Full));
+        let last = front.lock().reserve_below(&lengths, 0).unwrap();
+        front.publish(last);
+        let tail = front.tail();
         front.lock().shut();
         assert_eq!(append(&front, &[1]).err(), Some(Refused::Shut));
         assert_eq!(front.tail(), tail);

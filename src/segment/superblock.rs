@@ -354,7 +354,7 @@ fn geometry_is_sane(g: &Geometry) -> bool {
         && (format::BLOCK_MIN..=format::BLOCK_MAX).contains(&block)
         && g.pg_size > 0
         && g.pg_size.is_multiple_of(format::EXTENT)
-        && g.pg_size < format::NUMBER_LIMIT
+        && g.pg_size <= format::PG_MAX
 }
 
 #[cfg(test)]

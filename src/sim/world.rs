@@ -242,7 +242,7 @@ impl Disks {
         let begins_in_garbage = |(name, file): (&FileName, &File)| {
             let (FileName::Segment(pg), Some(g)) = (*name, self.laws.geometry) else { return false };
             [0, g.block()].into_iter().any(|at| {
-                let begin = Lsn(u64::from(pg) * g.pg_size + at);
+                let Some(begin) = FileName::begin_of(pg, g.pg_size).map(|begin| begin + at) else { return false };
                 file.block(at)
                     .is_some_and(|b| b.iter().any(|b| *b > 0) && group::decode_header(b, begin, g.seed()).is_err())
             })

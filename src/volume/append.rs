@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Space that users leave to the table, so that a full volume of moderate size can still write its last checkpoint.
-const TABLE_ROOM: u64 = 256 << 10;
+pub(crate) const TABLE_ROOM: u64 = 256 << 10;
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first. No chain is longer.
@@ -180,7 +180,9 @@ impl Shared {
             let fields = Fields { kind, offset, page: change.page.0, ..Fields::filler() };
             planned.push(Planned { fields, payload });
         }
-        self.place(&mut append, planned, &heads, &map_now, TABLE_ROOM)
+        // Who frees makes room: he may use the last of it.
+        let left = if content.only_frees() { 0 } else { TABLE_ROOM };
+        self.place(&mut append, planned, &heads, &map_now, left)
     }
 
     /// Folds an MTR's changes of a page into one image where its chain would grow too long, and where the page is cached.
@@ -241,6 +243,7 @@ impl Shared {
         let reservation = append.reserve_below(&lengths, left).map_err(|refused| match refused {
             Refused::Ring => NotAppended::RingFull,
             Refused::Space(end) => NotAppended::Space(end),
+            Refused::Full => self.volume_full(append.tail()).into(),
             Refused::TooLarge => WriteError::MtrTooLarge { most: format::MTR_MAX }.into(),
             Refused::Shut => WriteError::Closed.into(),
         })?;
@@ -337,6 +340,7 @@ impl Shared {
 
     pub fn append_with(&self, mut prepare: impl FnMut() -> Result<Prepared, NotAppended>) -> Result<Lsn, WriteError> {
         let deadline = self.clock.now() + self.options.stall_max;
+        let mut waited = false;
         loop {
             let turn = self.progress.turn();
             if self.overlay_is_full() {
@@ -370,6 +374,9 @@ impl Shared {
                 }
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Space(end)) => {
+                    if !std::mem::replace(&mut waited, true) {
+                        self.space_waits.fetch_add(1, Ordering::Relaxed);
+                    }
                     if !self.engine().want_space(end, self.clock.now()) {
                         return Err(WriteError::OutOfSpace { needed: end.0.saturating_sub(self.front.tail().0) });
                     }

@@ -18,6 +18,7 @@ use crate::log::ring;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::superblock::{Geometry, Superblock};
 use crate::sync::Arc;
+use crate::volume::append::TABLE_ROOM;
 use crate::volume::engine::heal::Healing;
 use crate::volume::event::{Event, Events};
 use crate::volume::options::Options;
@@ -559,7 +560,8 @@ impl Engine {
         if self.tickets.is_over() {
             return;
         }
-        let tail = self.front.tail();
+        // Users leave some of it to the table.
+        let tail = self.front.tail() + TABLE_ROOM;
         if !self.closing && tail + self.step / 2 >= self.target {
             if self.target > self.writer.begin() && now < self.stretched + Duration::from_secs(1) {
                 self.step = (self.step * 2).min(SPACE_MOST);

@@ -2,6 +2,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
+use crate::core::history::room;
 use crate::core::writer::{Look, Writer};
 use crate::disk::file::Meter;
 use crate::disk::real::{RealDisk, Writes};
@@ -90,6 +91,7 @@ impl Handle {
     }
 
     pub fn open(at: &Placement, options: &Options, force: bool) -> Result<Handle, OpenError> {
+        options.check_limit()?;
         let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
         let workers = start(&azs, options)?;
         let mut locks = None;
@@ -264,6 +266,10 @@ impl Handle {
 
     pub fn health(&self) -> Health {
         let shared = &self.shared;
+        let tail = shared.front.tail();
+        let (log_bytes, log_bytes_max) = shared.log_bytes(tail);
+        // Whoever drives one holds it for as long as a step takes.
+        let checkpointing = shared.checkpoint.try_lock().is_none_or(|running| running.is_some());
         let engine = shared.engine();
         let slots = Slot::ALL.map(|slot| {
             let meter = self.real.as_ref().map(|real| &real.workers.dir(slot).meter);
@@ -292,7 +298,7 @@ impl Handle {
             epoch: shared.number,
             vcl: engine.writer.vcl(),
             vdl: engine.writer.vdl(),
-            tail: shared.front.tail(),
+            tail,
             manifest,
             redo,
             page_size: shared.geometry.page_size,
@@ -302,6 +308,10 @@ impl Handle {
             durability: DURABILITY,
             memory_bytes,
             memory_bytes_max,
+            log_bytes,
+            log_bytes_max,
+            space_waits: shared.space_waits.load(Ordering::Relaxed),
+            checkpointing,
             views: shared.reads.views.lock().count(),
             bad_copies: shared.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: engine.repair_health(),
@@ -382,6 +392,7 @@ pub(crate) fn build(
 ) -> (Parts, Engine) {
     let Opened { geometry, number, history, begin, took_part, superblocks, recovered } = opened;
     let front = Arc::new(Front::new(geometry.seed(), number, geometry.block(), begin));
+    front.set_limit(room(history.entries(), options.extents_max()));
     let map = Map {
         current: Arc::new(redo_layer(&recovered, Lsn::MAX)),
         frozen: None,

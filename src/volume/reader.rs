@@ -2,13 +2,13 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gaps;
-use crate::core::history::History;
+use crate::core::history::{History, extents};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::file::Meter;
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, SlotDir, job};
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::repair::plan::bytes_in;
 use crate::segment::placement::{self, Azs, Placement};
@@ -322,6 +322,10 @@ impl Reader {
             durability: DURABILITY,
             memory_bytes: self.reads.pages.cached_bytes(),
             memory_bytes_max: 0,
+            log_bytes: extents(r.history.entries(), r.ruling.vcl) * format::EXTENT,
+            log_bytes_max: format::EXTENTS_MAX * format::EXTENT,
+            space_waits: 0,
+            checkpointing: false,
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: newest.map(|s| as_told(s, &slots, &r.history)).unwrap_or_default(),

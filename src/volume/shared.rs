@@ -1,6 +1,7 @@
 //! What all handles of one open volume share, and who drives the engine.
 
 use crate::bugs::{Bug, planted};
+use crate::core::history::extents;
 use crate::log::append::Front;
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Layer;
@@ -87,6 +88,8 @@ pub(crate) struct Shared {
     pub progress: Progress,
     cut_done: AtomicBool,
     pub checkpoint_errors: AtomicU64,
+    /// Commits that waited for space ahead of the tail.
+    pub space_waits: AtomicU64,
     /// The last commit's time, for the filler after idleness.
     pub last_commit_us: AtomicU64,
     /// Behind the last MTR that was published: what `sync` waits for.
@@ -184,6 +187,7 @@ impl Shared {
             progress: Progress::new(),
             cut_done: AtomicBool::new(false),
             checkpoint_errors: AtomicU64::new(0),
+            space_waits: AtomicU64::new(0),
             last_commit_us: AtomicU64::new(0),
             appended: AtomicU64::new(begin.0),
             spoken_for: AtomicU64::new(begin.0),
@@ -433,6 +437,19 @@ impl Shared {
         let ring = (crate::log::ring::FRAMES as u64 + 12) * format::FRAME;
         let cache = self.options.cache_bytes.max(64 * u64::from(self.geometry.page_size));
         (used, ring + cache + 3 * self.options.overlay_bytes)
+    }
+
+    /// Bytes of the extents in which something of the log lies, and the most that may be.
+    pub fn log_bytes(&self, tail: Lsn) -> (u64, u64) {
+        // Not the engine's, whose lock stands apart from the append lock.
+        let held = extents(self.reads.pages.reader.history().entries(), tail);
+        (held * format::EXTENT, self.options.extents_max() * format::EXTENT)
+    }
+
+    /// Why an MTR that makes no room is refused.
+    pub fn volume_full(&self, tail: Lsn) -> WriteError {
+        let (holds, most) = self.log_bytes(tail);
+        WriteError::VolumeFull { holds, most }
     }
 
     /// Two layers are full: nothing is appended before the older one is in the table.
