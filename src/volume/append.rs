@@ -247,7 +247,8 @@ impl Shared {
             Refused::TooLarge => WriteError::MtrTooLarge { most: format::MTR_MAX }.into(),
             Refused::Shut => WriteError::Closed.into(),
         })?;
-        let mut newest: HashMap<u64, Option<Head>> = HashMap::new();
+        // Of each page its newest record, and what it leaves.
+        let mut newest: HashMap<u64, (Lsn, Option<Head>)> = HashMap::new();
         let mut patched: Vec<Patched> = Vec::new();
         for (i, p) in planned.iter_mut().enumerate() {
             let fields = &mut p.fields;
@@ -255,7 +256,10 @@ impl Shared {
                 continue;
             }
             let (page, lsn) = (fields.page, reservation.records[i].0);
-            let before = newest.get(&page).copied().unwrap_or_else(|| heads.get(&PageId(page)).copied().flatten());
+            let before = match newest.get(&page) {
+                Some((_, head)) => *head,
+                None => heads.get(&PageId(page)).copied().flatten(),
+            };
             fields.prev = before.map_or(Lsn::NONE, |h| h.lsn);
             let mine = patched.iter().position(|p| p.page == page);
             let head = match (fields.kind, before) {
@@ -278,12 +282,11 @@ impl Shared {
                     (kind == Kind::Image).then_some(Head { lsn, base: lsn, depth: 0 })
                 }
             };
-            newest.insert(page, head);
+            newest.insert(page, (lsn, head));
         }
         let pins = self.reads.views.lock().pins();
-        for (page, head) in newest {
-            let last = planned.iter().rposition(|p| p.fields.page == page).unwrap_or(0);
-            let freed = Head { lsn: reservation.records[last].0, base: Lsn::NONE, depth: 0 };
+        for (page, (lsn, head)) in newest {
+            let freed = Head { lsn, base: Lsn::NONE, depth: 0 };
             let h = head.unwrap_or(freed);
             let version = Version { lsn: h.lsn, base: h.base, depth: h.depth, free: head.is_none() };
             map.current.push(PageId(page), version, append.vdl(), &pins);

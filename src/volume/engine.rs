@@ -581,7 +581,12 @@ impl Engine {
 
     /// An append needs space up to `end`. False: fewer than four slots can take it.
     pub fn want_space(&mut self, end: Lsn, now: Duration) -> bool {
-        self.target = self.target.max((end + self.step / 2).ceil(SPACE_FIRST));
+        if end > self.target {
+            // It went too slowly: what comes next is not to wait as well.
+            self.step = (self.step * 2).min(SPACE_MOST);
+            self.target = (end + self.step).ceil(SPACE_FIRST);
+            self.stretched = now;
+        }
         self.space(now);
         self.disk.submit();
         let able = |s: &Slot| !self.full.contains(*s) || self.writer.allocated_to(*s) >= end;
