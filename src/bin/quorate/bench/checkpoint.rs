@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Between two looks at whether a checkpoint is under way.
 const POLL: Duration = Duration::from_millis(2);
 /// Pages that one MTR allocates.
-const BATCH: u64 = 16 << 10;
+const BATCH: u64 = 256;
 
 /// How it is run.
 pub struct Plan {
@@ -82,8 +82,9 @@ fn measure(volume: &Volume, plan: &Plan) -> Result<[(&'static str, Figures); 2],
         for _ in 0..BATCH.min(plan.pages - pages.len() as u64) {
             pages.push(mtr.alloc()?);
         }
-        mtr.commit()?.wait()?;
+        drop(mtr.commit()?);
     }
+    volume.sync().wait()?;
     let mut all = [("commit_1", Figures::default()), ("commit_16", Figures::default())];
     // The first round only warms up.
     for round in 0..=plan.rounds {
