@@ -19,8 +19,8 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-/// Leaves appended by one step: a quarter of an MTR at most.
-const LEAVES: usize = 64;
+/// Leaves appended by one step: 64 KiB, so that a commit that comes behind them does not wait for more.
+const LEAVES: usize = 4;
 
 /// A checkpoint under way.
 pub struct Checkpoint {

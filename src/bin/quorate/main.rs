@@ -263,7 +263,7 @@ enum Bench {
         #[arg(long, default_value_t = 256 << 10, value_parser = clap::value_parser!(u64).range(1000..=16 << 20))]
         pages: u64,
         /// MiB of log between two checkpoints
-        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1024))]
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1024))]
         every_mib: u64,
         /// How often it is measured; what is told are medians
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
