@@ -337,10 +337,11 @@ impl Reader {
 
 /// How far healing is, as far as a superblock tells.
 fn as_told(superblock: &Superblock, slots: &[SlotHealth], history: &History) -> RepairHealth {
-    let of_slots: u64 = slots.iter().flat_map(|s| &s.gaps).map(|gap| bytes_in(history, *gap)).sum();
-    let of_all = bytes_in(history, superblock.unchecked) * SLOTS as u64;
+    let of_slots =
+        slots.iter().flat_map(|s| &s.gaps).fold(0, |sum: u64, gap| sum.saturating_add(bytes_in(history, *gap)));
+    let of_all = bytes_in(history, superblock.unchecked).saturating_mul(SLOTS as u64);
     RepairHealth {
-        bytes_left: of_slots + of_all,
+        bytes_left: of_slots.saturating_add(of_all),
         unchecked: superblock.unchecked,
         scrub_at: superblock.scrub.at,
         ..RepairHealth::default()
