@@ -466,7 +466,16 @@ fn the_healing_bench_tells_each_figure_and_leaves_nothing() {
     let dir = dir();
     let args = ["bench", "heal", text(dir.path()), "--mib", "128", "--rounds", "1", "--seconds", "1", "--json"];
     let all = json(&ok(&args));
-    for key in ["rebuild_x", "scrub_x", "commit_p99_x", "whole_after_s", "rebuild_beside_per_s", "memory_bytes"] {
+    for key in [
+        "rebuild_x",
+        "rebuild_plain_x",
+        "scrub_x",
+        "scrub_plain_x",
+        "commit_p99_x",
+        "whole_after_s",
+        "rebuild_beside_per_s",
+        "memory_bytes",
+    ] {
         assert!(all[key].as_f64().unwrap() > 0.0, "{key}: {all}");
     }
     assert!(all["log_bytes"].as_u64().unwrap() > 128 << 20, "{all}");

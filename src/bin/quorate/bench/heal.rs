@@ -4,8 +4,9 @@
 //!
 //! Floor of a rebuild: one copy's segments read in order and written to two new files in AZ 0, space allocated first, by
 //! one thread, O_DIRECT, 1 MiB a call, `fdatasync` at the end. Floor of a scrub: the six slots' segments read in order, one
-//! after the other, by one thread, O_DIRECT, 1 MiB a call. Nothing is checked, compared or copied in memory. The floors' buffer
-//! lies in a huge page, as healing's do: in small pages a disk may take a call in pieces, and the floors are lower.
+//! after the other, by one thread, O_DIRECT, 1 MiB a call. Nothing is checked, compared or copied in memory. Each floor is
+//! measured twice: with a buffer in a huge page, as healing's are, and with one in ordinary pages, as `dd` and most programs
+//! have it. A disk may take a call from ordinary pages in pieces: then that floor is the lower one.
 //!
 //! Healing begins when both slots are back and the disk has discarded what was removed: neither side pays for that.
 //!
@@ -66,9 +67,11 @@ impl Drop for Places {
 #[derive(Default)]
 struct Figures {
     floor_copy: Vec<f64>,
+    plain_copy: Vec<f64>,
     rebuild: Vec<f64>,
     until_whole: Vec<f64>,
     floor_read: Vec<f64>,
+    plain_read: Vec<f64>,
     scrub: Vec<f64>,
     p99_alone: Vec<f64>,
     p99_beside: Vec<f64>,
@@ -95,13 +98,16 @@ pub fn ratio(a: &[f64], b: &[f64]) -> f64 {
 impl Figures {
     fn say(&self, io: &Io, bytes: u64) -> Result<(), Fail> {
         let (rebuild, scrub) = (ratio(&self.rebuild, &self.floor_copy), ratio(&self.scrub, &self.floor_read));
+        let plain = [ratio(&self.rebuild, &self.plain_copy), ratio(&self.scrub, &self.plain_read)];
         let p99 = ratio(&self.p99_beside, &self.p99_alone);
         if io.json {
             let facts = json!({
                 "log_bytes": bytes, "rounds": self.rebuild.len(),
                 "rebuild_per_s": median(&self.rebuild), "floor_copy_per_s": median(&self.floor_copy),
-                "rebuild_x": rebuild, "whole_after_s": median(&self.until_whole),
+                "rebuild_x": rebuild, "plain_copy_per_s": median(&self.plain_copy), "rebuild_plain_x": plain[0],
+                "whole_after_s": median(&self.until_whole),
                 "scrub_per_s": median(&self.scrub), "floor_read_per_s": median(&self.floor_read), "scrub_x": scrub,
+                "plain_read_per_s": median(&self.plain_read), "scrub_plain_x": plain[1],
                 "commit_p99_us": median(&self.p99_alone), "commit_p99_beside_us": median(&self.p99_beside),
                 "commit_p99_x": p99, "commits_per_s": median(&self.per_s_alone),
                 "commits_beside_per_s": median(&self.per_s_beside),
@@ -111,11 +117,15 @@ impl Figures {
         }
         let mib = |all: &[f64]| median(all) / f64::from(1 << 20);
         let line = |text: String| io.say(Value::Null, text);
-        line(format!("{:<21}{:>14}{:>14}{:>9}", "", "healing", "floor", "x"))?;
-        let (a, b) = (mib(&self.rebuild), mib(&self.floor_copy));
-        line(format!("{:<21}{a:>10.0} MiB{b:>10.0} MiB{rebuild:>9.2}", "rebuild two, per s"))?;
-        let (a, b) = (mib(&self.scrub), mib(&self.floor_read));
-        line(format!("{:<21}{a:>10.0} MiB{b:>10.0} MiB{scrub:>9.2}", "scrub six, per s"))?;
+        line(format!("{:<21}{:>14}{:>14}{:>9}{:>14}{:>9}", "", "healing", "floor", "x", "small pages", "x"))?;
+        let [copied, read] = plain;
+        let (a, b, c) = (mib(&self.rebuild), mib(&self.floor_copy), mib(&self.plain_copy));
+        line(format!(
+            "{:<21}{a:>10.0} MiB{b:>10.0} MiB{rebuild:>9.2}{c:>10.0} MiB{copied:>9.2}",
+            "rebuild two, per s"
+        ))?;
+        let (a, b, c) = (mib(&self.scrub), mib(&self.floor_read), mib(&self.plain_read));
+        line(format!("{:<21}{a:>10.0} MiB{b:>10.0} MiB{scrub:>9.2}{c:>10.0} MiB{read:>9.2}", "scrub six, per s"))?;
         let (a, b) = (median(&self.p99_beside), median(&self.p99_alone));
         line(format!("{:<21}{a:>11.0} us{b:>11.0} us{p99:>9.2}", "commit_16 p99"))?;
         let (a, b) = (median(&self.per_s_beside), median(&self.per_s_alone));
@@ -158,7 +168,8 @@ struct Bench<'a> {
     volume: &'a Volume,
     at: &'a At,
     places: &'a Places,
-    buffer: MmapMut,
+    huge: MmapMut,
+    plain: MmapMut,
     page_size: usize,
     pages: Vec<PageId>,
     time: Duration,
@@ -172,15 +183,19 @@ pub fn run(io: &Io, under: &At, mib: u64, rounds: u32, seconds: u64) -> Result<(
     child::fill(io, &at, mib)?;
     let volume = io.open(&at)?;
     let page_size = volume.health().page_size as usize;
-    let buffer = MmapMut::map_anon(HUGE).map_err(|e| Fail::new(format!("memory: {e}")))?;
-    // Where there are none it is memory all the same.
-    let _ = buffer.advise(memmap2::Advice::HugePage);
+    let buffer = |len, advice| {
+        let map = MmapMut::map_anon(len).map_err(|e| Fail::new(format!("memory: {e}")))?;
+        // A kernel without huge pages knows neither: it is memory all the same.
+        let _ = map.advise(advice);
+        Ok::<_, Fail>(map)
+    };
     let pages = ((mib << 20) / page_size as u64).min(4096);
     let mut bench = Bench {
         volume: &volume,
         at: &at,
         places: &places,
-        buffer,
+        huge: buffer(HUGE, memmap2::Advice::HugePage)?,
+        plain: buffer(CHUNK, memmap2::Advice::NoHugePage)?,
         page_size,
         pages: (1..pages).map(PageId).collect(),
         time: Duration::from_secs(seconds),
@@ -197,7 +212,8 @@ impl Bench<'_> {
     fn measure(&mut self, rounds: u32) -> Result<(), Fail> {
         std::thread::sleep(QUIET);
         self.whole()?;
-        self.buffer.fill(1);
+        self.huge.fill(1);
+        self.plain.fill(1);
         let before = resident();
         let memory = Memory { stop: AtomicBool::new(false), most: AtomicU64::new(before) };
         std::thread::scope(|scope| {
@@ -269,8 +285,9 @@ impl Bench<'_> {
 
     fn idle(&mut self) -> Result<(), Fail> {
         let bytes = self.volume.health().tail.0 as f64;
-        let took = self.floor_copy()?;
-        self.figures.floor_copy.push(bytes / took.as_secs_f64());
+        let [plain, huge] = [self.floor_copy(false)?, self.floor_copy(true)?];
+        self.figures.plain_copy.push(bytes / plain.as_secs_f64());
+        self.figures.floor_copy.push(bytes / huge.as_secs_f64());
         self.wipe()?;
         self.volume.pause_repair(false);
         let begun = Instant::now();
@@ -278,8 +295,9 @@ impl Bench<'_> {
         self.figures.rebuild.push(bytes / begun.elapsed().as_secs_f64());
         self.whole()?;
         self.figures.until_whole.push(begun.elapsed().as_secs_f64());
-        let took = self.floor_read()?;
-        self.figures.floor_read.push(6.0 * bytes / took.as_secs_f64());
+        let [plain, huge] = [self.floor_read(false)?, self.floor_read(true)?];
+        self.figures.plain_read.push(6.0 * bytes / plain.as_secs_f64());
+        self.figures.floor_read.push(6.0 * bytes / huge.as_secs_f64());
         let scrubs = self.volume.health().repair.scrubs;
         let begun = Instant::now();
         self.volume.scrub();
@@ -338,7 +356,7 @@ impl Bench<'_> {
         Ok(segments)
     }
 
-    fn floor_copy(&mut self) -> Result<Duration, Fail> {
+    fn floor_copy(&mut self, huge: bool) -> Result<Duration, Fail> {
         self.freed()?;
         let segments = self.segments(2)?;
         let az = self.places.0[0].join(if self.places.0.len() == 1 { "az-0" } else { "." });
@@ -346,6 +364,7 @@ impl Bench<'_> {
         let copies = paths.each_ref().map(|path| direct(path, OFlags::RDWR | OFlags::CREATE));
         let [first, second] = copies;
         let copies = [first?, second?];
+        let buffer = if huge { &mut self.huge[..CHUNK] } else { &mut self.plain[..] };
         let begun = Instant::now();
         let mut to = 0;
         let fail = |e: rustix::io::Errno| Fail::new(format!("the floor's copy: {e}"));
@@ -357,10 +376,10 @@ impl Bench<'_> {
                 }
             }
             for from in (0..*len).step_by(CHUNK) {
-                let n = rustix::io::pread(segment, &mut self.buffer[..CHUNK], from).map_err(fail)?;
+                let n = rustix::io::pread(segment, &mut *buffer, from).map_err(fail)?;
                 // Space that was allocated ahead of the log may end within the last chunk.
                 for copy in &copies {
-                    if rustix::io::pwrite(copy, &self.buffer[..n], to).map_err(fail)? != n {
+                    if rustix::io::pwrite(copy, &buffer[..n], to).map_err(fail)? != n {
                         return Err(Fail::new("the floor's copy: a short write"));
                     }
                 }
@@ -377,12 +396,13 @@ impl Bench<'_> {
         Ok(took)
     }
 
-    fn floor_read(&mut self) -> Result<Duration, Fail> {
+    fn floor_read(&mut self, huge: bool) -> Result<Duration, Fail> {
         let slots = (0..6).map(|slot| self.segments(slot)).collect::<Result<Vec<_>, Fail>>()?;
+        let buffer = if huge { &mut self.huge[..CHUNK] } else { &mut self.plain[..] };
         let begun = Instant::now();
         for (segment, len) in slots.iter().flatten() {
             for from in (0..*len).step_by(CHUNK) {
-                let read = rustix::io::pread(segment, &mut self.buffer[..CHUNK], from);
+                let read = rustix::io::pread(segment, &mut *buffer, from);
                 read.map_err(|e| Fail::new(format!("the floor's reads: {e}")))?;
             }
         }
