@@ -249,7 +249,7 @@ mod tests {
         ] {
             assert_eq!(extents(&kept, Lsn(tail)), count, "{kept:?} {tail}");
             let room = room(&kept, count + 2);
-            assert!(room > Lsn(tail) && room.0 % X == 0);
+            assert!(room > Lsn(tail) && room.0.is_multiple_of(X));
             assert_eq!(extents(&kept, room), count + 2, "{kept:?} {tail}");
             assert_eq!(extents(&kept, room + 1), count + 3, "{kept:?} {tail}");
         }
