@@ -582,10 +582,12 @@ impl Engine {
     /// An append needs space up to `end`. False: fewer than four slots can take it.
     pub fn want_space(&mut self, end: Lsn, now: Duration) -> bool {
         if end > self.target {
-            // It went too slowly: what comes next is not to wait as well.
-            self.step = (self.step * 2).min(SPACE_MOST);
-            self.target = (end + self.step).ceil(SPACE_FIRST);
+            // It went too slowly: what comes next is not to wait as well. But where a disk fills up its slots share the rest.
+            if self.ask == [SPACE_MOST; SLOTS] {
+                self.step = (self.step * 2).min(SPACE_MOST);
+            }
             self.stretched = now;
+            self.target = (end + self.step / 2).ceil(SPACE_FIRST);
         }
         self.space(now);
         self.disk.submit();
