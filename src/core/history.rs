@@ -2,6 +2,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::lsn::{Lsn, format};
+use std::sync::Arc;
 
 /// One writer's part of the log: `[begin, end)`; the last entry is open.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -12,9 +13,9 @@ pub struct Entry {
     pub end: Lsn,
 }
 
-/// Entries in order of address. Never empty, and only the last is open.
+/// Entries in order of address. Never empty, and only the last is open. Copies share them.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct History(Vec<Entry>);
+pub struct History(Arc<[Entry]>);
 
 /// Why a list of entries is not a history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -24,7 +25,7 @@ pub struct NotAHistory;
 impl History {
     /// A new volume's: one open entry.
     pub fn first(begin: Lsn) -> History {
-        History(vec![Entry { epoch: 1, begin, end: Lsn::MAX }])
+        History([Entry { epoch: 1, begin, end: Lsn::MAX }].into())
     }
 
     /// Checks that entries are what a writer could have left.
@@ -35,7 +36,7 @@ impl History {
         let numbers = |e: &Entry| e.epoch > 0 && e.epoch < limit && !e.begin.is_none() && e.begin.0 < limit;
         let sane = entries.iter().all(|e| e.begin <= e.end && numbers(e));
         match entries.last() {
-            Some(last) if ordered && sane && last.end == Lsn::MAX => Ok(History(entries)),
+            Some(last) if ordered && sane && last.end == Lsn::MAX => Ok(History(entries.into())),
             _ => Err(NotAHistory),
         }
     }
@@ -74,13 +75,13 @@ impl History {
 
     /// Closes the open entry at `end` and opens `epoch` at `begin`.
     pub fn succeed(&self, end: Lsn, epoch: u64, begin: Lsn) -> History {
-        let mut entries = self.0.clone();
+        let mut entries = self.0.to_vec();
         if let Some(last) = entries.last_mut() {
             assert!(last.begin <= end && end <= begin && last.epoch < epoch, "an epoch follows the one before");
             last.end = if planted(Bug::ForgetEpochEnd) { begin } else { end };
         }
         entries.push(Entry { epoch, begin, end: Lsn::MAX });
-        History(entries)
+        History(entries.into())
     }
 
     /// The entries that hold or follow `from`: what a superblock keeps.
@@ -92,10 +93,8 @@ impl History {
     /// Puts older entries (a manifest's) before the ones that a superblock keeps.
     pub fn extend_back(&mut self, older: &[Entry]) {
         let first = self.0[0];
-        let keep = older.iter().take_while(|e| e.epoch < first.epoch).copied();
-        let mut all: Vec<Entry> = keep.collect();
-        all.append(&mut self.0);
-        self.0 = all;
+        let keep = older.iter().take_while(|e| e.epoch < first.epoch);
+        self.0 = keep.chain(&*self.0).copied().collect();
     }
 }
 

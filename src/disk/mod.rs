@@ -16,6 +16,7 @@ use crate::log::ring::Frame;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::Places;
+use crate::segment::tail::{self, Seeds, Stretches};
 use crate::sync::Arc;
 use std::io;
 
@@ -63,6 +64,10 @@ pub(crate) trait SlotDir: Send + Sync {
     /// What a directory in memory knows of the superblocks in bytes that it has just handed out.
     fn places(&self, _: FileName, _bytes: &std::sync::Arc<Vec<u8>>) -> Option<Places> {
         None
+    }
+    /// The groups that verify in a tail file's bytes, which were just handed out; a directory in memory knows them from before.
+    fn groups(&self, _: FileName, bytes: &std::sync::Arc<Vec<u8>>, of: Seeds) -> Stretches {
+        tail::whole(bytes, of)
     }
     /// Reads frames that follow each other, in one call where it can: beside writes, calls that wait for each other wait long.
     fn read_frames(&self, name: FileName, offset: u64, count: usize) -> io::Result<Vec<bytes::Bytes>> {

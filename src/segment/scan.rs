@@ -330,12 +330,10 @@ fn read_tails(dir: &dyn SlotDir, volume: uuid::Uuid, seed: u32) -> io::Result<Gr
         if !matches!(name, FileName::Tail(_)) {
             continue;
         }
-        let bytes = disk::owned(job::read_whole(dir, name, tail::BYTES_MAX)?);
-        for (at, group) in tail::decode(&bytes, volume).unwrap_or_default() {
-            if group::verify(group, at, seed, |_| ()).is_ok_and(|s| s.header.len == group.len() as u64) {
-                groups.insert(at, bytes.slice_ref(group));
-            }
-        }
+        let bytes = job::read_whole(dir, name, tail::BYTES_MAX)?;
+        let found = dir.groups(name, &bytes, (volume, seed));
+        let bytes = disk::owned(bytes);
+        groups.extend(found.iter().map(|(at, range)| (*at, bytes.slice(range.clone()))));
     }
     Ok(groups)
 }

@@ -3,7 +3,10 @@
 //! A header block with a checksum names the groups; they follow back to back, each as it stands in the log. The file is
 //! written once, whole, before the decision that counts it.
 
+use crate::log::group;
 use crate::lsn::{Lsn, format};
+use std::ops::Range;
+use std::sync::Arc;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -24,6 +27,11 @@ struct RawGroup {
     lsn: U64,
     len: U64,
 }
+
+/// A volume, and the seed of its log's checksums.
+pub type Seeds = (uuid::Uuid, u32);
+/// Groups, and where they stand in a tail file's bytes.
+pub type Stretches = Arc<[(Lsn, Range<usize>)]>;
 
 /// No tail file is longer: what a writer can have out beyond VDL, and a group before.
 pub const BYTES_MAX: usize = (2 * format::LAL + 2 * format::FRAME) as usize;
@@ -68,6 +76,17 @@ pub fn decode(bytes: &[u8], volume: uuid::Uuid) -> Option<Vec<(Lsn, &[u8])>> {
         at += group.len();
     }
     Some(groups)
+}
+
+/// The groups of a tail file that verify.
+pub fn whole(bytes: &[u8], (volume, seed): Seeds) -> Stretches {
+    let is_whole =
+        |at, group: &[u8]| group::verify(group, at, seed, |_| ()).is_ok_and(|s| s.header.len == group.len() as u64);
+    let stretch = |(at, group): (Lsn, &[u8])| {
+        let from = group.as_ptr().addr() - bytes.as_ptr().addr();
+        is_whole(at, group).then_some((at, from..from + group.len()))
+    };
+    decode(bytes, volume).unwrap_or_default().into_iter().filter_map(stretch).collect()
 }
 
 fn checksum(head: &[u8]) -> u32 {

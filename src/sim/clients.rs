@@ -77,7 +77,7 @@ impl Sim {
                 let end = prepared.end();
                 let mut model = self.model.borrow_mut();
                 let index = model.mtrs.len();
-                self.world.lock().note(|| format!("p{} reserves MTR {index}, ends at {end}", running.process));
+                self.world.lock().note(format_args!("p{} reserves MTR {index}, ends at {end}", running.process));
                 let epoch = running.shared.number;
                 model.mtrs.push(ModelMtr { epoch, end, effects, acknowledged: false, seen: None });
                 running.mtrs.push(index);
@@ -150,7 +150,7 @@ impl Sim {
         mtr.appended();
         let now = running.shared.clock.now().as_micros() as u64;
         running.shared.last_commit_us.store(now, Ordering::Relaxed);
-        self.world.lock().note(|| format!("p{} publishes MTR {index}, ends at {end}", running.process));
+        self.world.lock().note(format_args!("p{} publishes MTR {index}, ends at {end}", running.process));
         running.shared.pump();
     }
 
@@ -160,18 +160,25 @@ impl Sim {
         let Some(running) = slot.as_ref() else { return Ok(()) };
         let shared = &running.shared;
         let at = if shared.tickets.is_over() { shared.tickets.vdl() } else { shared.front.published() };
-        let state = running.state_at(&self.model.borrow(), at);
         let page = PageId(self.below(30) as u64);
-        self.check_page(page, shared.read_newest(page), &state, "a read")
+        let want = running.page_at(&self.model.borrow(), page, at);
+        self.check_page(page, shared.read_newest(page), want.as_ref(), "a read")
     }
 
-    pub fn check_page(&self, page: PageId, got: Result<crate::Page, ReadError>, state: &State, who: &str) -> Checked {
+    /// The page is as it must be; where there is nothing to `want`, it is not there.
+    pub fn check_page(
+        &self,
+        page: PageId,
+        got: Result<crate::Page, ReadError>,
+        want: Option<&Image>,
+        who: &str,
+    ) -> Checked {
         {
             let mut w = self.world.lock();
             w.counts.reads += 1;
             w.counts.lost_reads += u64::from(matches!(got, Err(ReadError::Lost { .. })));
         }
-        match (got, state.get(&page)) {
+        match (got, want) {
             (Ok(got), Some(want)) if got[..] == want[..] => Ok(()),
             (Ok(_), Some(_)) => Err(format!("{who} of page {page}: wrong bytes")),
             (Ok(_), None) => Err(format!("{who} of page {page}: it should not exist")),
@@ -196,7 +203,8 @@ impl Sim {
         let at = self.below(running.views.len());
         for page in 0..30 {
             let (view, state) = &running.views[at];
-            self.check_page(PageId(page), view.read(PageId(page)), state, "a view's read")?;
+            let page = PageId(page);
+            self.check_page(page, view.read(page), state.get(&page), "a view's read")?;
         }
         if self.one_in(2) {
             running.views.swap_remove(at);

@@ -7,6 +7,7 @@ use crate::lsn::{Lsn, Slot, SlotSet};
 use crate::repair::frame::{self, Found};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{Geometry, PLACE, Places, Superblock};
+use crate::segment::tail::{self, Seeds, Stretches};
 use crate::sim::faults::Fault;
 use crate::sim::file::{BLOCK, File};
 use crate::sim::known::Wanted;
@@ -53,6 +54,13 @@ impl SimDir {
         Ok(w)
     }
 
+    /// Hands what was written of a range of a frame to `f`, without a copy.
+    pub fn look(&self, name: FileName, offset: u64, most: usize, f: impl FnOnce(&[u8])) -> io::Result<()> {
+        let mut w = self.reads()?;
+        let file = w.reach(self.process, self.slot, false)?.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        file.peek_written(offset, most).map(f).ok_or_else(eio)
+    }
+
     /// A write, durable by itself or by a flush: it may die in the midst of it, and then land late.
     fn write(&self, name: FileName, offset: u64, bytes: &[u8], durable: bool) -> io::Result<()> {
         let alive_before = self.world.lock().is_alive(self.process);
@@ -67,10 +75,15 @@ impl SimDir {
             }
         };
         let (p, slot) = (self.process, self.slot);
-        w.note(|| format!("p{p} slot {slot} writes {name} at {offset}"));
+        w.note(format_args!("p{p} slot {slot} writes {name} at {offset}"));
         w.reach(p, slot, true)?;
-        let superblock =
-            if let FileName::Epoch(_) = name { Superblock::decode(bytes).ok().map(Arc::new) } else { None };
+        let superblock = if let FileName::Epoch(_) = name {
+            let file = w.reach(p, slot, true)?.get(&name);
+            let known = file.and_then(|file| file.superblock_in(bytes));
+            known.or_else(|| Superblock::decode(bytes).ok().map(Arc::new))
+        } else {
+            None
+        };
         // What nobody will find is judged as far as the process relies on it.
         if let (FileName::Epoch(n), Some(superblock)) = (name, &superblock) {
             w.judge_superblock(p, slot, n, offset as usize / PLACE, superblock);
@@ -129,7 +142,7 @@ impl SlotDir for SimDir {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         files.insert(name, File::default());
-        w.note(|| format!("p{p} slot {slot} creates {name}"));
+        w.note(format_args!("p{p} slot {slot} creates {name}"));
         if called.is_ok() {
             w.created(p, slot, name);
         }
@@ -157,6 +170,13 @@ impl SlotDir for SimDir {
 
     fn places(&self, name: FileName, bytes: &Arc<Vec<u8>>) -> Option<Places> {
         self.world.lock().files_of(self.process, self.slot).0?.get(&name)?.places(bytes)
+    }
+
+    fn groups(&self, name: FileName, bytes: &Arc<Vec<u8>>, of: Seeds) -> Stretches {
+        let find = || tail::whole(bytes, of);
+        let mut w = self.world.lock();
+        let file = w.files_of(self.process, self.slot).0.and_then(|files| files.get(&name));
+        file.and_then(|file| file.groups(bytes, of, &find)).unwrap_or_else(find)
     }
 
     fn write_at(&self, name: FileName, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -216,7 +236,7 @@ impl SlotDir for SimDir {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         w.drain(p, slot, name);
-        w.note(|| format!("p{p} slot {slot} drains {name}"));
+        w.note(format_args!("p{p} slot {slot} drains {name}"));
         Ok(())
     }
 
@@ -321,7 +341,7 @@ pub fn do_job(world: &World, process: usize) -> bool {
     }
     let Some((slot, job)) = w.next_job(process) else { return w.answer_look(process) };
     let kind = job.kind();
-    w.note(|| format!("p{process} slot {slot} does {kind:?}"));
+    w.note(format_args!("p{process} slot {slot} does {kind:?}"));
     drop(w);
     let dir = SimDir { world: world.clone(), process, slot };
     let read = if let Job::Rejoin { read, .. } = &job { Some(read.from) } else { None };
@@ -336,7 +356,7 @@ pub fn do_job(world: &World, process: usize) -> bool {
     };
     world.lock().mends(process, false);
     if let Err(e) = &output {
-        world.lock().note(|| format!("p{process} slot {slot} {kind:?}: {e}"));
+        world.lock().note(format_args!("p{process} slot {slot} {kind:?}: {e}"));
     }
     if let Some(from) = read {
         let verified = if let Ok(Output::Returned(r)) = &output { Some((from, r.verified)) } else { None };

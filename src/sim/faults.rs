@@ -178,9 +178,13 @@ impl Faults {
 
     /// Whether the fault strikes now, usually once in `n` times. `allowed` is the atlas's word.
     pub fn strikes(&mut self, fault: Fault, n: usize, allowed: bool) -> bool {
+        self.would_strike(fault, n) && allowed && self.happens(fault)
+    }
+
+    /// ... if it is allowed, and then [`Faults::happens`].
+    pub fn would_strike(&mut self, fault: Fault, n: usize) -> bool {
         // One draw, whatever comes of it.
-        let draw = self.random.below(n);
-        draw < self.rates[fault as usize] && allowed && self.happens(fault)
+        self.random.below(n) < self.rates[fault as usize]
     }
 
     /// The fault was chosen by the run itself: it happens, unless it is one that is left out.

@@ -2,6 +2,7 @@
 
 use crate::lsn::format;
 use crate::segment::superblock::{PLACE, Places, SuperFault, Superblock};
+use crate::segment::tail::{Seeds, Stretches};
 use crate::sim::random::Random;
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -53,7 +54,7 @@ thread_local! {
 }
 
 /// So much room of a kind is kept.
-const ROOM_MAX: usize = 64;
+const ROOM_MAX: usize = 256;
 
 /// Room for so many bytes.
 fn room(len: usize) -> Vec<u8> {
@@ -153,7 +154,12 @@ impl Frame {
             bytes.resize(from, 0);
         }
         let (over, behind) = chunk.split_at(chunk.len().min(bytes.len() - from));
-        bytes[from..from + over.len()].copy_from_slice(over);
+        // Most of a superblock is zeros, before and after: they stay clean in the caches.
+        for (old, new) in bytes[from..].chunks_mut(BLOCK).zip(over.chunks(BLOCK)) {
+            if old[..new.len()] != *new {
+                old[..new.len()].copy_from_slice(new);
+            }
+        }
         bytes.extend_from_slice(behind);
     }
 
@@ -188,6 +194,8 @@ pub struct File {
     superblocks: [OnceCell<Result<Arc<Superblock>, SuperFault>>; 2],
     /// All of it, of a file of several frames, since it was read so: tail files are read again and again.
     whole: Option<Arc<Vec<u8>>>,
+    /// Of a tail file, what verified when it was looked for, as long as nothing changes it.
+    groups: OnceCell<(Seeds, Stretches)>,
 }
 
 impl File {
@@ -259,6 +267,14 @@ impl File {
         })
     }
 
+    /// The superblock in these bytes, if they are what stands in one of the places.
+    pub fn superblock_in(&self, bytes: &[u8]) -> Option<Arc<Superblock>> {
+        let is_it = |place: &usize| self.peek((place * PLACE) as u64, PLACE).is_some_and(|there| *there == *bytes);
+        let known = |place: &usize| self.superblocks[*place].get().is_some_and(Result::is_ok);
+        let place = (0..2).filter(known).find(is_it)?;
+        self.superblock(place).as_ref().ok().cloned()
+    }
+
     /// The superblocks in these bytes, if they are the file's, all of them.
     pub fn places(&self, bytes: &Arc<Vec<u8>>) -> Option<Places> {
         let is_it = self.frames.get(&0).is_some_and(|frame| Arc::ptr_eq(&frame.bytes, bytes));
@@ -289,6 +305,24 @@ impl File {
         }
     }
 
+    /// What was found in these bytes, if they are the file's, all of them; if nobody has looked yet, what `find` finds.
+    pub fn groups(&self, bytes: &Arc<Vec<u8>>, of: Seeds, find: &dyn Fn() -> Stretches) -> Option<Stretches> {
+        let frame = self.frames.get(&0).map(|frame| &frame.bytes);
+        if !frame.into_iter().chain(&self.whole).any(|own| Arc::ptr_eq(own, bytes)) {
+            return None;
+        }
+        let (seeds, found) = self.groups.get_or_init(|| (of, find()));
+        (*seeds == of).then(|| found.clone())
+    }
+
+    /// What was written of a range of a frame, without a copy: behind it are zeros. None if some cannot be read.
+    pub fn peek_written(&self, offset: u64, most: usize) -> Option<&[u8]> {
+        let n = self.readable(offset, most)?;
+        let (index, from) = place(offset);
+        let bytes = self.frames.get(&index).and_then(|frame| frame.bytes.get(from..)).unwrap_or_default();
+        Some(&bytes[..n.min(bytes.len())])
+    }
+
     fn read_around(&self, offset: u64, most: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         for at in (0..most).step_by(BLOCK) {
@@ -304,6 +338,7 @@ impl File {
     /// Something in the range reads otherwise from now on.
     fn changes(&mut self, range: Range<u64>) {
         self.whole = None;
+        self.groups.take();
         for (place, known) in self.superblocks.iter_mut().enumerate() {
             let at = (place * PLACE) as u64;
             if range.start < at + PLACE as u64 && at < range.end {

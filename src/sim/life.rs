@@ -1,11 +1,11 @@
 //! One lifetime: what exists in it, and what may happen next, a step at a time.
 
 use crate::log::ring;
-use crate::lsn::{Lsn, format};
+use crate::lsn::{Lsn, PageId, format};
 use crate::segment::recover::Opened;
 use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
-use crate::sim::model::{Model, State};
+use crate::sim::model::{Image, Model, State};
 use crate::sim::temper::{Step, Temper};
 use crate::sim::world::{Counts, Disks, Files, World};
 use crate::sim::{Failure, Life, Report};
@@ -119,6 +119,16 @@ impl Running {
         let below = self.mtrs.iter().map(|i| &model.mtrs[*i]).take_while(|m| m.end <= lsn);
         below.flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
         state
+    }
+
+    /// One page of that state.
+    pub fn page_at(&self, model: &Model, page: PageId, lsn: Lsn) -> Option<Image> {
+        let below = self.mtrs.iter().map(|i| &model.mtrs[*i]).take_while(|m| m.end <= lsn);
+        let effects = below.flat_map(|m| &m.effects).filter(|e| e.page() == page);
+        let mut state: State =
+            self.base.get_key_value(&page).map(|(page, image)| (*page, image.clone())).into_iter().collect();
+        effects.for_each(|e| e.apply(&mut state));
+        state.remove(&page)
     }
 }
 
@@ -364,7 +374,7 @@ impl Sim {
             && let Some(result) = closing.step(&running.shared)
         {
             let mut w = self.world.lock();
-            w.note(|| format!("p{} closes: {result:?}", running.process));
+            w.note(format_args!("p{} closes: {result:?}", running.process));
             w.counts.clean_closes += u64::from(result.is_ok());
             drop(w);
             running.shared.tickets.end(Ended::Closed);

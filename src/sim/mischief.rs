@@ -22,7 +22,7 @@ impl Sim {
         let mut w = self.world.lock();
         if w.weather[slot.index()] != Weather::Fair {
             w.weather[slot.index()] = Weather::Fair;
-            w.note(|| format!("slot {slot} is fair"));
+            w.note(format_args!("slot {slot} is fair"));
             return;
         }
         let kinds = [
@@ -38,7 +38,7 @@ impl Sim {
         let allowed = if leaves { w.atlas.may_leave(slot, w.away()) } else { others < 2 || w.atlas.is_beyond() };
         if allowed && w.faults.happens(fault) {
             w.weather[slot.index()] = weather;
-            w.note(|| format!("slot {slot} is {weather:?}"));
+            w.note(format_args!("slot {slot} is {weather:?}"));
         }
     }
 
@@ -94,7 +94,7 @@ impl Sim {
             return;
         }
         let i = slot.index();
-        w.note(|| format!("slot {slot}: {} ({name})", fault.name()));
+        w.note(format_args!("slot {slot}: {} ({name})", fault.name()));
         let w = &mut *w;
         let done = match fault {
             Fault::BitRot => w.files[i].get_mut(&name).is_some_and(|f| f.rot(&mut w.random)),
@@ -120,7 +120,7 @@ impl Sim {
                 if both {
                     w.swap(slot, other);
                     w.atlas.spoils(other);
-                    w.note(|| format!("with slot {other}"));
+                    w.note(format_args!("with slot {other}"));
                 }
                 both
             }
@@ -151,7 +151,7 @@ impl Sim {
         if !w.atlas.is_beyond() || newest == 1 || !w.faults.happens(Fault::Truncated) {
             return;
         }
-        w.note(|| format!("decision {newest} is forgotten"));
+        w.note(format_args!("decision {newest} is forgotten"));
         for slot in Slot::ALL {
             if let Some(file) = w.files[slot.index()].get_mut(&FileName::Epoch(newest)) {
                 *file = File::default();
@@ -175,7 +175,7 @@ impl Sim {
             w.laws.asleep += Duration::from_secs(s % 40);
             w.laws.jumps += 1;
         }
-        w.note(|| format!("{} {s} s", fault.name()));
+        w.note(format_args!("{} {s} s", fault.name()));
     }
 
     pub fn kill_one(&self, which: usize) {

@@ -60,9 +60,32 @@ pub struct Model {
     pub mtrs: Vec<ModelMtr>,
     /// The history of the newest open that was exposed.
     pub newest: Option<History>,
+    /// What was shown last.
+    shown: Shown,
+}
+
+/// What MTRs make, one after the other. Whoever asks next mostly asks for the same ones and a few more: most pages need
+/// not be made anew.
+#[derive(Default)]
+struct Shown {
+    mtrs: Vec<usize>,
+    state: State,
 }
 
 impl Model {
+    /// What these MTRs make, in order of their ends.
+    pub fn after(&mut self, which: impl Fn(&ModelMtr) -> bool) -> State {
+        let mut mtrs: Vec<usize> = (0..self.mtrs.len()).filter(|i| which(&self.mtrs[*i])).collect();
+        mtrs.sort_by_key(|i| self.mtrs[*i].end);
+        if !mtrs.starts_with(&self.shown.mtrs) {
+            self.shown = Shown::default();
+        }
+        let more = mtrs[self.shown.mtrs.len()..].iter();
+        more.flat_map(|i| &self.mtrs[*i].effects).for_each(|e| e.apply(&mut self.shown.state));
+        self.shown.mtrs = mtrs;
+        self.shown.state.clone()
+    }
+
     /// The MTR's outcome becomes known: it may never flip, and what was acknowledged is there.
     /// `past` the promise it may.
     pub fn settle(&mut self, index: usize, present: bool, by: &str, past: bool) -> Result<(), String> {
@@ -108,11 +131,6 @@ impl Model {
         if self.newest.as_ref().is_none_or(|h| h.last().epoch < own) {
             self.newest = Some(history.clone());
         }
-        let known = |m: &&ModelMtr| m.seen == Some(true) && m.epoch < own;
-        let mut present: Vec<&ModelMtr> = self.mtrs.iter().filter(known).collect();
-        present.sort_by_key(|m| m.end);
-        let mut state = State::new();
-        present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
-        Ok(state)
+        Ok(self.after(|m| m.seen == Some(true) && m.epoch < own))
     }
 }

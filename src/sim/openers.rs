@@ -76,7 +76,7 @@ impl Sim {
             self.begin_at(begin, &mut opened, process)?;
         }
         self.world.lock().set_epoch(process, &opened.history);
-        self.world.lock().note(|| format!("p{process} is open: {:?}", opened.history.entries()));
+        self.world.lock().note(format_args!("p{process} is open: {:?}", opened.history.entries()));
         self.stand_up(opened, process, 0)?;
         let mut slot = self.running[0].borrow_mut();
         let Some(running) = slot.as_mut() else { return Err("nothing runs after a creation".into()) };
@@ -159,7 +159,7 @@ impl Sim {
             let mut w = self.world.lock();
             w.counts.opens += 1;
             w.atlas.forget_struck();
-            w.note(|| format!("p{process} OPENS{}", if forced { " by force" } else { "" }));
+            w.note(format_args!("p{process} OPENS{}", if forced { " by force" } else { "" }));
             if !self.peace.get() && w.random.one_in(4) && w.faults.happens(Fault::DiesOpening) {
                 // Most calls of an open read; a death between two writes leaves more behind.
                 let writing = w.random.one_in(2);
@@ -183,12 +183,12 @@ impl Sim {
             _ if !w.is_alive(process) => Ok(Err(killed())),
             Ok(opened) => {
                 w.set_epoch(process, &opened.history);
-                w.note(|| format!("p{process} is open: {:?}", opened.history.entries()));
+                w.note(format_args!("p{process} is open: {:?}", opened.history.entries()));
                 Ok(Ok((opened, process)))
             }
             Err(e) => {
                 w.counts.refused += 1;
-                w.note(|| format!("p{process} cannot open: {e}"));
+                w.note(format_args!("p{process} cannot open: {e}"));
                 w.kill(process);
                 let promised = w.atlas.is_promised_to_write(w.away());
                 if promised && !self.raced.get() {
@@ -220,7 +220,8 @@ impl Sim {
         let shared = Arc::new(Shared::new(parts, engine));
         shared.engine().tidy(previous);
         for page in 0..30 {
-            let read = self.check_page(PageId(page), shared.read_newest(PageId(page)), &base, "an open's read");
+            let page = PageId(page);
+            let read = self.check_page(page, shared.read_newest(page), base.get(&page), "an open's read");
             // The opener may die in the midst of it.
             if !self.world.lock().is_alive(process) {
                 return Ok(());
@@ -324,7 +325,7 @@ impl Sim {
         let (settled, decided) = reader::settled(fleet, &recovered);
         let visible = recovered.ruling.end;
         let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
-        self.world.lock().note(|| format!("read-only: decision {choice}, settled {settled}, visible {visible}"));
+        self.world.lock().note(format_args!("read-only: decision {choice}, settled {settled}, visible {visible}"));
         self.world.lock().judge_reader(fleet.process, choice, history.last().epoch, settled, decided);
         if settled > visible {
             return Err(format!("a read-only open is settled at {settled}, visible to {visible}"));
@@ -349,12 +350,12 @@ impl Sim {
         let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
         // What it shows at a point: exactly the MTRs below.
+        let there = |m: &ModelMtr, at| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= at;
+        let mut state = model.after(|m| there(m, settled));
         for at in [settled, visible] {
-            let there = |m: &&ModelMtr| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= at;
-            let mut present: Vec<&ModelMtr> = model.mtrs.iter().filter(there).collect();
-            present.sort_by_key(|m| m.end);
-            let mut state = State::new();
-            present.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+            let mut more: Vec<&ModelMtr> = model.mtrs.iter().filter(|m| m.end > settled && there(m, at)).collect();
+            more.sort_by_key(|m| m.end);
+            more.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
             let view = reads.view_at(at);
             for page in 0..30 {
                 let got = view.read(PageId(page));
@@ -362,7 +363,7 @@ impl Sim {
                 if at > settled && matches!(got, Err(ReadError::Lost { .. })) && self.world.lock().atlas.is_struck() {
                     continue;
                 }
-                self.check_page(PageId(page), got, &state, "a read-only open's read")?;
+                self.check_page(PageId(page), got, state.get(&PageId(page)), "a read-only open's read")?;
             }
         }
         Ok(())

@@ -5,7 +5,6 @@
 //! damaged is mended: six identical copies, but for slots in whose place somebody put another volume's or another slot's
 //! disk. Then the volume closes clean and opens again.
 
-use crate::disk::SlotDir;
 use crate::log::group;
 use crate::lsn::{Lsn, SLOTS, Slot, format};
 use crate::segment::name::FileName;
@@ -52,7 +51,7 @@ impl Sim {
             w.faults.end();
             w.atlas.forget_struck();
             w.spare();
-            w.note(|| "the faults are over".into());
+            w.note(format_args!("the faults are over"));
         }
         self.peace.set(true);
         let promised = {
@@ -205,10 +204,13 @@ impl Sim {
             while at < end {
                 let (name, offset) = FileName::segment_of(at, PG);
                 let room = (format::FRAME - at.0 % format::FRAME) as usize;
-                let bytes = dir.read(name, offset, room).map_err(|e| format!("slot {slot}: {e}"))?;
-                match group::verify(&bytes, at, seed, |_| ()) {
-                    Ok(sum) if sum.header.epoch == epoch => at = at + sum.header.len,
-                    Ok(sum) => return Err(format!("slot {slot} has epoch {} at {at}", sum.header.epoch)),
+                let mut verified = Ok(None);
+                let look = |bytes: &[u8]| verified = group::verify(bytes, at, seed, |_| ()).map(Some);
+                dir.look(name, offset, room, look).map_err(|e| format!("slot {slot}: {e}"))?;
+                match verified {
+                    Ok(None) => return Err(format!("slot {slot} was not read at {at}")),
+                    Ok(Some(sum)) if sum.header.epoch == epoch => at = at + sum.header.len,
+                    Ok(Some(sum)) => return Err(format!("slot {slot} has epoch {} at {at}", sum.header.epoch)),
                     Err(b) => return Err(format!("slot {slot} counts to {end}, and its group at {at}: {}", b.fault)),
                 }
             }

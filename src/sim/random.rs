@@ -48,17 +48,16 @@ impl Random {
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(len + 8);
-        while out.len() < len {
-            out.extend_from_slice(&self.next().to_le_bytes());
-        }
-        out.truncate(len);
+        let mut out = vec![0; len];
+        self.fill(&mut out);
         out
     }
 
     pub fn fill(&mut self, out: &mut [u8]) {
-        for part in out.chunks_mut(8) {
-            part.copy_from_slice(&self.next().to_le_bytes()[..part.len()]);
+        let (words, rest) = out.as_chunks_mut();
+        words.iter_mut().for_each(|word| *word = self.next().to_le_bytes());
+        if !rest.is_empty() {
+            rest.copy_from_slice(&self.next().to_le_bytes()[..rest.len()]);
         }
     }
 }

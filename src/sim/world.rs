@@ -22,6 +22,7 @@ use crate::sim::laws::Laws;
 use crate::sim::random::Random;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,6 +185,17 @@ pub fn newest_superblock(files: &Files) -> Option<&Superblock> {
     newest.max_by_key(|s| (s.number, s.version))
 }
 
+/// Events go into the hash as they are formatted: a text for each, which nobody reads, would take memory.
+struct Hashed<'a>(&'a mut u64);
+
+impl fmt::Write for Hashed<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let hash = text.bytes().fold(*self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+        *self.0 = hash;
+        Ok(())
+    }
+}
+
 fn killed() -> io::Error {
     // Without a text: a dead process asks on, and each text would take memory.
     io::ErrorKind::Other.into()
@@ -226,14 +238,13 @@ impl Disks {
     }
 
     /// Notes an event: it goes into the run's hash, and into the trace if there is one.
-    pub fn note(&mut self, event: impl FnOnce() -> String) {
-        let text = event();
-        for byte in text.bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    pub fn note(&mut self, event: fmt::Arguments<'_>) {
+        if Hashed(&mut self.hash).write_fmt(event).is_err() {
+            unreachable!("every text can be hashed");
         }
         let now = self.now;
         if let Some(trace) = &mut self.trace {
-            trace.push(format!("{:>9.3} {text}", now.as_secs_f64() * 1e3));
+            trace.push(format!("{:>9.3} {event}", now.as_secs_f64() * 1e3));
         }
     }
 
@@ -320,7 +331,7 @@ impl Disks {
 
     pub fn kill(&mut self, process: usize) {
         if std::mem::replace(&mut self.processes[process].alive, false) {
-            self.note(|| format!("p{process} KILLED"));
+            self.note(format_args!("p{process} KILLED"));
             let p = &mut self.processes[process];
             (p.done, p.jobs, p.looks) = (Vec::new(), Vec::new(), Vec::new());
             // What it has in flight lands late, some of it long after.
@@ -341,8 +352,8 @@ impl Disks {
 
     /// A fault that damages the slot strikes now, once in `n` times, if the atlas lets it.
     pub fn hurts(&mut self, fault: Fault, n: usize, slot: Slot) -> bool {
-        let allowed = self.atlas.may_hurt(slot, self.away());
-        let struck = self.faults.strikes(fault, n, allowed);
+        let would = self.faults.would_strike(fault, n);
+        let struck = would && self.atlas.may_hurt(slot, self.away()) && self.faults.happens(fault);
         if struck {
             self.atlas.hurts(slot);
             self.damages[slot.index()] += 1;
@@ -352,18 +363,18 @@ impl Disks {
 
     /// A call to the slot fails now, once in `n` times, if the atlas lets it.
     pub(super) fn call_fails(&mut self, fault: Fault, n: usize, slot: Slot) -> bool {
-        let allowed = self.atlas.may_strike(slot, self.away());
-        let struck = self.faults.strikes(fault, n, allowed);
+        let would = self.faults.would_strike(fault, n);
+        let struck = would && self.atlas.may_strike(slot, self.away()) && self.faults.happens(fault);
         if struck {
             self.atlas.strikes(slot);
-            self.note(|| format!("slot {slot}: {}", fault.name()));
+            self.note(format_args!("slot {slot}: {}", fault.name()));
         }
         struck
     }
 
     /// Everything stops at once. What was in flight or not flushed is ruined, on all slots.
     pub fn power_cut(&mut self) {
-        self.note(|| "POWER CUT".into());
+        self.note(format_args!("POWER CUT"));
         for p in 0..self.processes.len() {
             if self.processes[p].alive {
                 self.kill(p);
@@ -550,7 +561,7 @@ impl Disks {
             }
         };
         let Some(home) = self.home(&f) else {
-            self.note(|| format!("p{process} write of slot {slot} goes to a file that is gone"));
+            self.note(format_args!("p{process} write of slot {slot} goes to a file that is gone"));
             told(self, &f);
             return Some(process);
         };
@@ -559,7 +570,7 @@ impl Disks {
             return Some(process);
         }
         if faults && self.hurts(Fault::LostWrite, 1500, slot) {
-            self.note(|| format!("p{process} write of slot {slot} {} at {} is LOST", f.name, f.offset));
+            self.note(format_args!("p{process} write of slot {slot} {} at {} is LOST", f.name, f.offset));
             told(self, &f);
             return Some(process);
         }
@@ -573,11 +584,8 @@ impl Disks {
         }
         self.counts.landed += 1;
         told(self, &f);
-        self.note(|| {
-            let len = f.bytes.with(<[u8]>::len);
-            let astray = if astray { " ASTRAY" } else { "" };
-            format!("p{process} write of slot {slot} {} at {offset} lands {len}{astray}", f.name)
-        });
+        let (len, astray) = (f.bytes.with(<[u8]>::len), if astray { " ASTRAY" } else { "" });
+        self.note(format_args!("p{process} write of slot {slot} {} at {offset} lands {len}{astray}", f.name));
         Some(process)
     }
 
@@ -595,7 +603,7 @@ impl Disks {
             f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| i < cut));
             self.landed(&f, home);
         }
-        self.note(|| format!("p{process} write of slot {slot} at {} fails", f.offset));
+        self.note(format_args!("p{process} write of slot {slot} at {} fails", f.offset));
         if f.tell {
             let result = Err(io::Error::from_raw_os_error(errno));
             self.told_of_failure(process, slot);
@@ -616,7 +624,7 @@ impl Disks {
         f.bytes.with(|bytes| file.land(f.offset, bytes, false, |_| true));
         self.landed(f, home);
         self.faults.count(Fault::LateWrite);
-        self.note(|| format!("p{} write of slot {} {} at {} lands LATE", f.process, f.slot, f.name, f.offset));
+        self.note(format_args!("p{} write of slot {} {} at {} lands LATE", f.process, f.slot, f.name, f.offset));
     }
 
     /// What dead processes have in flight to a file lands, or never will.

@@ -93,6 +93,8 @@ pub struct Laws {
     acts: Vec<Acts>,
     /// The mark of every block that an epoch's writer sent.
     blocks: BTreeMap<(u64, Lsn), Mark>,
+    /// The bytes that were judged last, their epoch, and where they begin: the same goes to six slots.
+    judged: (u64, Lsn, Vec<u8>),
     votes: [Vote; SLOTS],
     pub(super) geometry: Option<Geometry>,
     /// Time that passed in jumps, while every process was stopped, and their number.
@@ -107,6 +109,7 @@ impl Laws {
             muddled: false,
             acts: Vec::new(),
             blocks: BTreeMap::new(),
+            judged: (0, Lsn::NONE, Vec::new()),
             votes: [Vote::Full; SLOTS],
             geometry: None,
             asleep: Duration::ZERO,

@@ -120,7 +120,7 @@ impl Scene {
                 let (decision, epoch, certain) = reader.chosen();
                 let (settled, visible) = (reader.settled(), reader.visible());
                 let mut w = sim.world.lock();
-                w.note(|| format!("p{process} reads: decision {decision}, settled {settled}, visible {visible}"));
+                w.note(format_args!("p{process} reads: decision {decision}, settled {settled}, visible {visible}"));
                 w.judge_reader(process, decision, epoch, settled, certain);
             }
             Err(e) => {

@@ -190,7 +190,7 @@ impl Scene {
         w.random.give(&[]);
         w.atlas.forget_struck();
         w.spare();
-        w.note(|| "the faults are over".into());
+        w.note(format_args!("the faults are over"));
         self.sim.peace.set(true);
     }
 
@@ -214,7 +214,7 @@ impl Scene {
                 .iter()
                 .map(|(name, file)| format!("{name} {:?}", file.read(0, usize::MAX).map(|b| crc32fast::hash(&b))))
                 .collect();
-            sums.into_iter().for_each(|sum| w.note(|| format!("slot {slot}: {sum}")));
+            sums.into_iter().for_each(|sum| w.note(format_args!("slot {slot}: {sum}")));
         }
         let c = &w.counts;
         let counts = vec![
