@@ -112,6 +112,8 @@ pub struct Returned {
 
 /// A protection group's file is made when space is taken so far below it.
 const AHEAD: u64 = 16 << 20;
+/// What a block of the log that cannot be read counts as: bytes that nobody writes. Zeros may be what stood there.
+const UNREADABLE: &[u8] = b"this block cannot be read\n";
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
 const RESERVE: u64 = 256 << 10;
 /// Blocks that are read, at most, to find out whose files without a superblock are.
@@ -243,7 +245,9 @@ fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
         dir.create_new(claim)?;
         wrong = true;
     }
-    if places.iter().any(Result::is_err) {
+    // Where the bad sector is of no matter now, the next one may not be.
+    let is_bad = || dir.read_shared(epoch, 0, 2 * superblock::PLACE).is_err();
+    if places.iter().any(Result::is_err) || is_bad() {
         let own = own.map(|own| (own.join, own.incarnation)).unwrap_or((superblock.join, superblock.incarnation));
         write_super(dir, &Superblock { join: own.0, incarnation: own.1, ..superblock })?;
         wrong = true;
@@ -251,22 +255,32 @@ fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
     Ok(wrong)
 }
 
-/// A file's bytes, at most `most`; empty if it is not there.
+/// A file's bytes, at most `most`; empty if it is not there. Blocks that cannot be read count as zeros: they may lie behind
+/// what a superblock or a tail file holds, and checksums tell if they do not.
 pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Arc<Vec<u8>>> {
-    read_or_empty(dir, name, 0, most)
+    or_empty(read_filled(dir, name, 0, most, &[0]))
 }
 
 /// Of a file that may be missing.
 pub fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
-    match read_around(dir, name, offset, most) {
+    or_empty(read_around(dir, name, offset, most))
+}
+
+fn or_empty(read: io::Result<Arc<Vec<u8>>>) -> io::Result<Arc<Vec<u8>>> {
+    match read {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Arc::default()),
         other => other,
     }
 }
 
-/// Reads at most so many bytes. Blocks that cannot be read are zeros: one unreadable sector must not hide the rest. An
+/// Reads at most so many bytes: one unreadable sector must not hide the rest, and what lies across it does not verify. An
 /// error where there is no such file, or nothing can be read.
 pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
+    read_filled(dir, name, offset, most, if planted(Bug::UnreadableIsZero) { &[0] } else { UNREADABLE })
+}
+
+/// ... where blocks that cannot be read are filled with these bytes.
+fn read_filled(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize, fill: &[u8]) -> io::Result<Arc<Vec<u8>>> {
     let failed = match dir.read_shared(name, offset, most) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::TimedOut) => return Err(e),
         Err(e) => e,
@@ -283,12 +297,11 @@ pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) 
                 if read.is_empty() {
                     break;
                 }
-                bytes.resize(at, 0);
                 bytes.extend_from_slice(&read);
             }
             // A device that is gone, and not a bad sector.
             Err(_) if !answers && at >= format::FRAME as usize => break,
-            Err(_) => (),
+            Err(_) => bytes.extend(fill.iter().cycle().take(block.min(most - at))),
         }
     }
     if answers { Ok(Arc::new(bytes)) } else { Err(failed) }
@@ -349,7 +362,11 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
         }
         None => superblock.incarnation += 1,
     }
-    superblock.gaps.extend(lacks.iter().map(|gap| (superblock.slot, *gap)));
+    // What is above it may still have to be written, and nothing tells of it where the clean mark is out already.
+    let above = Gap { from: read.from, to: read.end };
+    let told = lacks.iter().copied().chain([above]).filter(|gap| !gap.is_empty());
+    let told = told.filter(|gap| *gap != above || !planted(Bug::RejoinUntold));
+    superblock.gaps.extend(told.map(|gap| (superblock.slot, gap)));
     if !names.contains(&FileName::Claim(number)) {
         dir.create_new(FileName::Claim(number))?;
     }
@@ -368,7 +385,16 @@ fn may_be_taken(dir: &dyn SlotDir, names: &[FileName], superblock: &Superblock, 
         let (name, offset) = FileName::segment_of(at, g.pg_size);
         read_or_empty(dir, name, offset, g.block() as usize).ok()
     };
-    let mut empty = !names.iter().any(|n| matches!(n, FileName::Tail(_)));
+    let tails = || names.iter().filter(|n| matches!(n, FileName::Tail(_)));
+    // An opener that died before it came to the superblock has left one.
+    let is_ours = |name: &FileName| {
+        let head = read_or_empty(dir, *name, 0, tail::BYTES_MAX).unwrap_or_default();
+        tail::decode(&head, g.volume).is_some()
+    };
+    if tails().any(is_ours) && !planted(Bug::TailIsNobodys) {
+        return true;
+    }
+    let mut empty = tails().next().is_none();
     for (at, epoch) in frames_back(&superblock.history, end).take(PROBES) {
         let bytes = block(at);
         if group::decode_header(bytes.as_deref().map_or(&[], Vec::as_slice), at, g.seed())

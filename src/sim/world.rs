@@ -13,6 +13,7 @@ use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use crate::repair::frame::Found;
 use crate::segment::name::FileName;
 use crate::segment::superblock::Superblock;
+use crate::segment::tail;
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
@@ -258,13 +259,20 @@ impl Disks {
                     .is_some_and(|b| b.iter().any(|b| *b > 0) && group::decode_header(b, begin, g.seed()).is_err())
             })
         };
+        let is_torn_tail = |(name, file): (&FileName, &File)| {
+            matches!(name, FileName::Tail(_))
+                && file.read(0, tail::BYTES_MAX).is_none_or(|bytes| tail::decode(&bytes, volume).is_none())
+        };
         let is_other = |slot: &Slot| {
             let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
             let mut told = supers.flat_map(|(_, f)| f.superblocks()).peekable();
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
                 // Nobody can tell any more, if its log is damaged, too: by a fault, or by a power cut.
-                None => self.damages[slot.index()] > 1 || self.files[slot.index()].iter().any(begins_in_garbage),
+                None => {
+                    self.damages[slot.index()] > 1
+                        || self.files[slot.index()].iter().any(|file| begins_in_garbage(file) || is_torn_tail(file))
+                }
             }
         };
         Slot::ALL.into_iter().filter(is_other).collect()

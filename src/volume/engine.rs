@@ -119,6 +119,8 @@ pub struct Engine {
     ask: [u64; SLOTS],
     /// Claims and superblocks of epochs below are of no use any more.
     needless: u64,
+    /// Slots on which removing that failed: it is tried again after their next superblock.
+    untidy: SlotSet,
     /// Slots whose tail files are merged.
     merged: SlotSet,
     healing: Healing,
@@ -196,6 +198,7 @@ impl Engine {
             full: SlotSet::NONE,
             ask: [SPACE_MOST; SLOTS],
             needless: 0,
+            untidy: SlotSet::NONE,
             merged: SlotSet::NONE,
             healing: Healing::new(share, scrub),
             unchecked,
@@ -340,7 +343,8 @@ impl Engine {
             JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),
             JobKind::Claims => self.claims_failed(slot),
             JobKind::Rejoin => self.healing.tried.insert(slot),
-            JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
+            JobKind::Tidy => self.untidy.insert(slot),
+            JobKind::Merge | JobKind::Reserve => (),
         }
         self.faults[slot.index()] = Some(e.to_string());
         if kind == JobKind::Rejoin {
@@ -412,6 +416,10 @@ impl Engine {
             if written {
                 round.written.insert(slot);
             }
+        }
+        if written && self.untidy.contains(slot) && !planted(Bug::TidyOnce) {
+            self.untidy = self.untidy.without(slot);
+            self.give(slot, Job::Tidy { below: self.needless });
         }
     }
 

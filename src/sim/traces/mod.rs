@@ -121,6 +121,10 @@ traces! {
     healing::what_a_failed_flush_left_is_read_anew [CacheTrusted "R1"]
     healing::what_an_openers_flush_left_is_read_anew [OpenerTrustsCache "R1"]
     healing::superblocks_belong_to_a_scrub [MarksUnheard "R1"]
+    healing::what_a_blank_disk_lacks_at_a_close_is_a_gap [RejoinUntold "R1"]
+    healing::what_cannot_be_read_is_not_zeros [UnreadableIsZero "R1"]
+    healing::a_dead_openers_tail_is_its_own [TailIsNobodys "L2"]
+    healing::what_was_not_removed_is_removed_later [TidyOnce "L2"]
     healing::a_join_point_stays_as_long_as_a_gap [WholeWithGaps "R1"]
     healing::what_nobody_has_comes_to_an_end [HealForever "L1"]
 }
