@@ -373,9 +373,10 @@ impl SlotDir for FileDir {
 
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let fd = self.open(name, true)?;
-        // What a disk can not give whole it gives in part, and keeps it in the file: the slot beside would go without.
+        // What a disk can not give whole it gives in part, and keeps it in the file: the slot beside would go without. Small
+        // pieces long before the end, so that neither gets far ahead.
         let disk = rustix::fs::fstatvfs(&fd)?;
-        if len > SPACE_LEAST && len > disk.f_bavail.saturating_mul(disk.f_frsize) / 2 {
+        if len > SPACE_LEAST && len > disk.f_bavail.saturating_mul(disk.f_frsize) / 8 {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.meter.wrote(1, 0);
@@ -578,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_half_of_what_is_free_is_refused_and_takes_nothing() {
+    fn more_than_a_part_of_what_is_free_is_refused_and_takes_nothing() {
         let (temp, dir) = dir();
         let e = dir.allocate(FileName::Segment(0), 0, 1 << 60).unwrap_err();
         assert_eq!(e.kind(), io::ErrorKind::StorageFull);
