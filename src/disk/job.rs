@@ -113,7 +113,15 @@ pub struct Returned {
 /// A protection group's file is made when space is taken so far below it.
 const AHEAD: u64 = 16 << 20;
 /// What a block of the log that cannot be read counts as: bytes that nobody writes. Zeros may be what stood there.
-const UNREADABLE: &[u8] = b"this block cannot be read\n";
+const UNREADABLE: [u8; format::BLOCK_MIN as usize] = {
+    let (text, mut block, mut i) = (b"this block cannot be read\n", [0; format::BLOCK_MIN as usize], 0);
+    while i < block.len() {
+        block[i] = text[i % text.len()];
+        i += 1;
+    }
+    block
+};
+const ZEROS: [u8; format::BLOCK_MIN as usize] = [0; format::BLOCK_MIN as usize];
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
 const RESERVE: u64 = 256 << 10;
 /// Blocks that are read, at most, to find out whose files without a superblock are.
@@ -258,7 +266,7 @@ fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
 /// A file's bytes, at most `most`; empty if it is not there. Blocks that cannot be read count as zeros: they may lie behind
 /// what a superblock or a tail file holds, and checksums tell if they do not.
 pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Arc<Vec<u8>>> {
-    or_empty(read_filled(dir, name, 0, most, &[0]))
+    or_empty(read_filled(dir, name, 0, most, &ZEROS))
 }
 
 /// Of a file that may be missing.
@@ -276,18 +284,29 @@ fn or_empty(read: io::Result<Arc<Vec<u8>>>) -> io::Result<Arc<Vec<u8>>> {
 /// Reads at most so many bytes: one unreadable sector must not hide the rest, and what lies across it does not verify. An
 /// error where there is no such file, or nothing can be read.
 pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
-    read_filled(dir, name, offset, most, if planted(Bug::UnreadableIsZero) { &[0] } else { UNREADABLE })
+    read_filled(dir, name, offset, most, if planted(Bug::UnreadableIsZero) { &ZEROS } else { &UNREADABLE })
 }
 
-/// ... where blocks that cannot be read are filled with these bytes.
-fn read_filled(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize, fill: &[u8]) -> io::Result<Arc<Vec<u8>>> {
+/// ... where a block that cannot be read is filled with these bytes.
+fn read_filled(
+    dir: &dyn SlotDir,
+    name: FileName,
+    offset: u64,
+    most: usize,
+    fill: &[u8; format::BLOCK_MIN as usize],
+) -> io::Result<Arc<Vec<u8>>> {
     let failed = match dir.read_shared(name, offset, most) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::TimedOut) => return Err(e),
         Err(e) => e,
         read => return read,
     };
     let block = format::BLOCK_MIN as usize;
-    let (mut bytes, mut answers) = (Vec::new(), false);
+    let (mut bytes, mut answers, mut behind) = (Vec::new(), false, 0);
+    let fill_up = |bytes: &mut Vec<u8>, to: usize| {
+        while bytes.len() < to {
+            bytes.extend_from_slice(&fill[..block.min(to - bytes.len())]);
+        }
+    };
     for at in (0..most).step_by(block) {
         let read = || dir.read(name, offset + at as u64, block.min(most - at));
         // An error that passes must not hide what is there: it would be written again.
@@ -297,14 +316,19 @@ fn read_filled(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize, fill
                 if read.is_empty() {
                     break;
                 }
+                fill_up(&mut bytes, at);
                 bytes.extend_from_slice(&read);
             }
             // A device that is gone, and not a bad sector.
             Err(_) if !answers && at >= format::FRAME as usize => break,
-            Err(_) => bytes.extend(fill.iter().cycle().take(block.min(most - at))),
+            Err(_) => behind = at + block.min(most - at),
         }
     }
-    if answers { Ok(Arc::new(bytes)) } else { Err(failed) }
+    if !answers {
+        return Err(failed);
+    }
+    fill_up(&mut bytes, behind);
+    Ok(Arc::new(bytes))
 }
 
 /// The highest epoch that was claimed or decided on the slot; 0 on a blank one.
