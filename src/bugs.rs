@@ -188,6 +188,15 @@ bugs! {
     OpenerTrustsCache,
     /// All is healed though the scrub has not looked at the superblocks. `superblocks_belong_to_a_scrub`.
     MarksUnheard,
+    /// A returning slot's superblock does not tell what is still to be written there.
+    /// `what_a_blank_disk_lacks_at_a_close_is_a_gap`.
+    RejoinUntold,
+    /// A block that cannot be read counts as zeros. `what_cannot_be_read_is_not_zeros`.
+    UnreadableIsZero,
+    /// A tail file says nothing of whose slot it is. `a_dead_openers_tail_is_its_own`.
+    TailIsNobodys,
+    /// What could not be removed once stays. `what_was_not_removed_is_removed_later`.
+    TidyOnce,
     /// A slot gives up its join point though it has gaps. `a_join_point_stays_as_long_as_a_gap`.
     WholeWithGaps,
     /// What has no good copy is tried again and again. `what_nobody_has_comes_to_an_end`.

@@ -171,6 +171,14 @@ pub(crate) mod format {
     pub const PAGE_MIN: u32 = 4 << 10;
     pub const PAGE_MAX: u32 = 64 << 10;
     pub const PG_DEFAULT: u64 = 10 << 30;
-    /// No address, epoch or version comes so far: one at or above, in bytes that verify, is damage. Sums stay in range.
-    pub const NUMBER_LIMIT: u64 = 1 << 62;
+    /// A segment is a file of so many bytes at most: every file system that we know has room for it.
+    pub const PG_MAX: u64 = 1 << 40;
+    /// Extents that may hold something, of one copy: 64 TiB.
+    pub const EXTENTS_MAX: u64 = 1 << 20;
+    /// No address, epoch or version comes so far: one at or above, in bytes that verify, is damage. What is added to one
+    /// (a gap's length, a reach) is far less than what is left above.
+    pub const NUMBER_LIMIT: u64 = 3 << 62;
+    /// Users' MTRs end below: what is left above is for checkpoints, and for many opens, each of which begins in another
+    /// extent.
+    pub const LOG_END: u64 = NUMBER_LIMIT - (1 << 50);
 }

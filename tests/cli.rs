@@ -362,6 +362,42 @@ fn info_tells_of_damage_and_beside_a_writer() {
 }
 
 #[test]
+fn small_protection_groups_are_made_as_the_log_grows() {
+    let dir = dir();
+    let (at, usual) = (volume(dir.path()), dir.path().join("usual"));
+    let v = text(&at);
+    let info = |at: &str| json(&ok(&["info", at, "--json"]));
+    let before = info(v);
+    assert_eq!((before["pg_size"].as_u64(), before["space"]["pgs"].as_array().unwrap().len()), (Some(64 << 20), 1));
+    assert_eq!(before["space"]["log_bytes"].as_u64(), Some(64 << 20));
+    let file = dir.path().join("file");
+    let contents = bytes(70 << 20, 9);
+    std::fs::write(&file, &contents).unwrap();
+    ok(&["import", v, text(&file)]);
+    let grown = info(v);
+    let pgs = grown["space"]["pgs"].as_array().unwrap();
+    assert_eq!((pgs[0]["pg"].as_u64(), pgs[1]["pg"].as_u64()), (Some(0), Some(1)), "{grown}");
+    assert_eq!(pgs[0]["bytes"].as_u64(), Some(64 << 20), "the first one is full: {grown}");
+    assert!(grown["space"]["log_bytes"].as_u64() >= Some(128 << 20) && grown["vdl"].as_u64() > Some(70 << 20));
+    let text_of = ok(&["info", v]);
+    assert!(text_of.contains(&format!("PG 0          {}  64.0 MiB of 64.0 MiB", "#".repeat(32))), "{text_of}");
+    assert!(text_of.contains("PG 1          #") && text_of.contains("at most 64.0 TiB"), "{text_of}");
+    assert!(export(&at, "file") == contents);
+    for slot in ["az-0/slot-0", "az-2/slot-5"] {
+        let files = std::fs::read_dir(at.join(slot)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let segments = files.filter(|name| name.starts_with("seg-")).count();
+        assert_eq!(segments, pgs.len(), "{slot}");
+    }
+    // The usual ones, and sizes that there are not.
+    std::fs::create_dir(&usual).unwrap();
+    ok(&["create", text(&usual)]);
+    assert_eq!(info(text(&usual))["pg_size"].as_u64(), Some(10 << 30));
+    for size in ["32MiB", "65MiB", "0MiB", "2048GiB", "64"] {
+        fails(&["create", text(&usual), "--pg-size", size], 2, &["--pg-size"]);
+    }
+}
+
+#[test]
 fn the_log_is_told_a_line_a_record() {
     let dir = dir();
     let (at, _) = with_file(dir.path());
@@ -382,6 +418,7 @@ fn the_demo_shows_the_main_job() {
     let out = ok(&["demo", text(dir.path())]);
     assert_eq!(out.matches("the same").count(), 3, "{out}");
     assert!(out.contains("4 of 6 slots ok") && out.contains("{2, 3, 4}"), "{out}");
+    assert!(out.contains("grown past its first protection group") && out.contains("PG 1  "), "{out}");
     assert!(out.contains("all whole and equal") && out.ends_with("Six healthy copies again.\n"), "{out}");
     let file = dir.path().join("file");
     std::fs::write(&file, bytes(100_000, 3)).unwrap();

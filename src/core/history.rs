@@ -98,6 +98,29 @@ impl History {
     }
 }
 
+/// Extents in which something of the log lies below `to`. `kept` are stretches of it, in order and apart from each other.
+pub fn extents(kept: &[Entry], to: Lsn) -> u64 {
+    let (mut count, mut next) = (0, 0);
+    for e in kept {
+        let end = e.end.min(to);
+        if e.begin < end {
+            let (first, behind) = ((e.begin.0 / format::EXTENT).max(next), end.0.div_ceil(format::EXTENT));
+            count += behind.saturating_sub(first);
+            next = behind;
+        }
+    }
+    count
+}
+
+/// How far the log may grow until something lies in so many extents. The last stretch is open.
+pub fn room(kept: &[Entry], most: u64) -> Lsn {
+    let Some((open, closed)) = kept.split_last() else { return Lsn::NONE };
+    // What lies in the extent in which the open one begins is counted with it.
+    let base = open.begin.floor(format::EXTENT);
+    let left = most.saturating_sub(extents(closed, base));
+    Lsn(base.0.saturating_add(left.saturating_mul(format::EXTENT)).min(format::LOG_END))
+}
+
 /// `reach(v)`: nothing that a writer whose VCL is `v` ever has in flight lies at or above. New epochs begin there.
 pub fn reach(vcl: Lsn) -> Lsn {
     (vcl + format::LAL).ceil(format::EXTENT)
@@ -203,9 +226,50 @@ mod tests {
     }
 
     #[test]
+    fn extents_are_counted_once_and_bound_the_log() {
+        const X: u64 = format::EXTENT;
+        let e = |begin, end| Entry { epoch: 1, begin: Lsn(begin), end: Lsn(end) };
+        let open = u64::MAX;
+        // (stretches, the log's end, extents of it, and how far two more let it grow)
+        for (kept, tail, count) in [
+            (vec![e(4096, open)], 4096, 0),
+            (vec![e(4096, open)], 4097, 1),
+            (vec![e(4096, open)], X, 1),
+            (vec![e(4096, open)], X + 1, 2),
+            // A clean close: the next begins in the same extent.
+            (vec![e(4096, 9000), e(12288, open)], 12289, 1),
+            (vec![e(4096, X + 9000), e(X + 12288, open)], X + 12289, 2),
+            // A kill, and epochs without a record.
+            (vec![e(4096, 9000), e(X, open)], X + 1, 2),
+            (vec![e(4096, 9000), e(X, X), e(2 * X, 2 * X), e(3 * X, open)], 3 * X + 1, 2),
+            (vec![e(X, 2 * X), e(2 * X, open)], 2 * X + 1, 2),
+            // Far away, and with what was given back between.
+            (vec![e(1 << 63, (1 << 63) + 5 * X), e((1 << 63) + 9 * X, open)], (1 << 63) + 9 * X + 1, 6),
+        ] {
+            assert_eq!(extents(&kept, Lsn(tail)), count, "{kept:?} {tail}");
+            let room = room(&kept, count + 2);
+            assert!(room > Lsn(tail) && room.0.is_multiple_of(X));
+            assert_eq!(extents(&kept, room), count + 2, "{kept:?} {tail}");
+            assert_eq!(extents(&kept, room + 1), count + 3, "{kept:?} {tail}");
+        }
+        // Full, and more than full: not even the begun extent can be counted on where another lies before it.
+        let kept = [e(4096, 3 * X), e(4 * X, open)];
+        assert_eq!([4, 3, 2, 0].map(|most| room(&kept, most)), [5 * X, 4 * X, 4 * X, 4 * X].map(Lsn));
+        // 64 TiB, in one stretch from the beginning, and at the end of all addresses.
+        assert_eq!(room(&[e(4096, open)], format::EXTENTS_MAX), Lsn(1 << 46));
+        let last = format::LOG_END - X;
+        assert_eq!(room(&[e(last, open)], format::EXTENTS_MAX), Lsn(format::LOG_END));
+        assert_eq!(extents(&[e(4096, open)], Lsn(1 << 46)), format::EXTENTS_MAX);
+    }
+
+    #[test]
     fn reach_is_the_next_extent_beyond_the_lal() {
         assert_eq!(reach(Lsn(4096)), Lsn(format::EXTENT));
         assert_eq!(reach(Lsn(format::EXTENT - format::LAL)), Lsn(format::EXTENT));
         assert_eq!(reach(Lsn(format::EXTENT - format::LAL + 1)), Lsn(2 * format::EXTENT));
+        for far in [1 << 46, 1 << 62, 1 << 63, format::LOG_END] {
+            assert_eq!(reach(Lsn(far - 1)), Lsn(far + format::EXTENT));
+            assert_eq!(reach(Lsn(far - format::LAL)), Lsn(far));
+        }
     }
 }

@@ -69,6 +69,8 @@ pub struct RejoinRead {
     pub from: Lsn,
     /// Nothing that this writer sent to the slot lies at or above; equal to `from` where there is nothing to read.
     pub to: Lsn,
+    /// Nothing was sealed at or above.
+    pub end: Lsn,
 }
 
 /// The state of one epoch's writer.
@@ -309,7 +311,8 @@ impl Writer {
         let s = &self.slots[slot.index()];
         let from = self.vdl_group();
         let drained = s.busy.is_none() || planted(Bug::RejoinUnderWrite);
-        (s.away.is_some() && drained && self.fenced.is_none()).then_some(RejoinRead { from, to: s.submitted.max(from) })
+        let read = RejoinRead { from, to: s.submitted.max(from), end: self.sealed_end };
+        (s.away.is_some() && drained && self.fenced.is_none()).then_some(read)
     }
 
     /// The slot holds the newest claim and decision, and its groups up to `verified` were read back and flushed.
@@ -494,7 +497,7 @@ mod tests {
         let second = group(&mut w, true);
         write(&mut w, 0);
         w.leave(Slot(0), Away::Error);
-        assert_eq!(w.rejoin_read(Slot(0)), Some(RejoinRead { from: Lsn(B), to: second }));
+        assert_eq!(w.rejoin_read(Slot(0)), Some(RejoinRead { from: Lsn(B), to: second, end: second }));
         // The second group verified there: it is not written again.
         assert!(w.rejoin(Slot(0), second));
         assert_eq!((w.cursor(Slot(0)), w.gaps(Slot(0))), (Some(second), vec![]));
@@ -735,7 +738,7 @@ mod tests {
         w.leave(Slot(0), Away::Error);
         assert!(!w.rejoin(Slot(0), end), "a write is outstanding");
         w.wrote(Slot(0), Some(Away::Error));
-        assert_eq!(w.rejoin_read(Slot(0)), Some(RejoinRead { from, to }));
+        assert_eq!(w.rejoin_read(Slot(0)), Some(RejoinRead { from, to, end }));
         // Groups that this writer did not seal cannot verify.
         assert!(!w.rejoin(Slot(0), end + B));
         assert!(w.rejoin(Slot(0), from), "nothing verified: from VDL's group on");

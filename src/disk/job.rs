@@ -116,6 +116,18 @@ pub struct Returned {
     pub no_space: bool,
 }
 
+/// A protection group's file is made when space is taken so far below it.
+const AHEAD: u64 = 16 << 20;
+/// What a block of the log that cannot be read counts as: bytes that nobody writes. Zeros may be what stood there.
+const UNREADABLE: [u8; format::BLOCK_MIN as usize] = {
+    let (text, mut block, mut i) = (b"this block cannot be read\n", [0; format::BLOCK_MIN as usize], 0);
+    while i < block.len() {
+        block[i] = text[i % text.len()];
+        i += 1;
+    }
+    block
+};
+const ZEROS: [u8; format::BLOCK_MIN as usize] = [0; format::BLOCK_MIN as usize];
 /// Bytes of the file that is removed when a full disk keeps a volume from opening.
 const RESERVE: u64 = 256 << 10;
 /// Blocks that are read, at most, to find out whose files without a superblock are.
@@ -142,7 +154,8 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
     match job {
         Job::Allocate { from, to, pg_size, epoch } => {
             // A blank directory in the slot's place is formatted by a rejoin before it gets a segment.
-            if !dir.list()?.contains(&FileName::Epoch(epoch)) {
+            let names = dir.list()?;
+            if !names.contains(&FileName::Epoch(epoch)) {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
             }
             let mut at = from;
@@ -151,6 +164,14 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
                 let len = (to - at).min(pg_size - offset);
                 dir.allocate(name, offset, len)?;
                 at = at + len;
+            }
+            // The next group's file is made long before its first space is taken: a directory takes longer to write.
+            let next = FileName::segment_of(to + AHEAD, pg_size).0;
+            if next > FileName::segment_of(Lsn(to.0 - 1), pg_size).0 && !names.contains(&next) {
+                match dir.create_new(next) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (),
+                    made => made?,
+                }
             }
             Ok(Output::Allocated(to))
         }
@@ -242,7 +263,9 @@ fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
         dir.create_new(claim)?;
         wrong = true;
     }
-    if places.iter().any(Result::is_err) {
+    // Where the bad sector is of no matter now, the next one may not be.
+    let is_bad = || dir.read_shared(epoch, 0, 2 * superblock::PLACE).is_err();
+    if places.iter().any(Result::is_err) || is_bad() {
         let own = own.map(|own| (own.join, own.incarnation)).unwrap_or((superblock.join, superblock.incarnation));
         write_super(dir, &Superblock { join: own.0, incarnation: own.1, ..superblock })?;
         wrong = true;
@@ -250,29 +273,50 @@ fn marks(dir: &dyn SlotDir, superblock: Superblock) -> io::Result<bool> {
     Ok(wrong)
 }
 
-/// A file's bytes, at most `most`; empty if it is not there.
+/// A file's bytes, at most `most`; empty if it is not there. Blocks that cannot be read count as zeros: they may lie behind
+/// what a superblock or a tail file holds, and checksums tell if they do not.
 pub fn read_whole(dir: &dyn SlotDir, name: FileName, most: usize) -> io::Result<Arc<Vec<u8>>> {
-    read_or_empty(dir, name, 0, most)
+    or_empty(read_filled(dir, name, 0, most, &ZEROS))
 }
 
 /// Of a file that may be missing.
 pub fn read_or_empty(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
-    match read_around(dir, name, offset, most) {
+    or_empty(read_around(dir, name, offset, most))
+}
+
+fn or_empty(read: io::Result<Arc<Vec<u8>>>) -> io::Result<Arc<Vec<u8>>> {
+    match read {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Arc::default()),
         other => other,
     }
 }
 
-/// Reads at most so many bytes. Blocks that cannot be read are zeros: one unreadable sector must not hide the rest. An
+/// Reads at most so many bytes: one unreadable sector must not hide the rest, and what lies across it does not verify. An
 /// error where there is no such file, or nothing can be read.
 pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) -> io::Result<Arc<Vec<u8>>> {
+    read_filled(dir, name, offset, most, if planted(Bug::UnreadableIsZero) { &ZEROS } else { &UNREADABLE })
+}
+
+/// ... where a block that cannot be read is filled with these bytes.
+fn read_filled(
+    dir: &dyn SlotDir,
+    name: FileName,
+    offset: u64,
+    most: usize,
+    fill: &[u8; format::BLOCK_MIN as usize],
+) -> io::Result<Arc<Vec<u8>>> {
     let failed = match dir.read_shared(name, offset, most) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::TimedOut) => return Err(e),
         Err(e) => e,
         read => return read,
     };
     let block = format::BLOCK_MIN as usize;
-    let (mut bytes, mut answers) = (Vec::new(), false);
+    let (mut bytes, mut answers, mut behind) = (Vec::new(), false, 0);
+    let fill_up = |bytes: &mut Vec<u8>, to: usize| {
+        while bytes.len() < to {
+            bytes.extend_from_slice(&fill[..block.min(to - bytes.len())]);
+        }
+    };
     for at in (0..most).step_by(block) {
         let read = || dir.read(name, offset + at as u64, block.min(most - at));
         // An error that passes must not hide what is there: it would be written again.
@@ -282,15 +326,19 @@ pub fn read_around(dir: &dyn SlotDir, name: FileName, offset: u64, most: usize) 
                 if read.is_empty() {
                     break;
                 }
-                bytes.resize(at, 0);
+                fill_up(&mut bytes, at);
                 bytes.extend_from_slice(&read);
             }
             // A device that is gone, and not a bad sector.
             Err(_) if !answers && at >= format::FRAME as usize => break,
-            Err(_) => (),
+            Err(_) => behind = at + block.min(most - at),
         }
     }
-    if answers { Ok(Arc::new(bytes)) } else { Err(failed) }
+    if !answers {
+        return Err(failed);
+    }
+    fill_up(&mut bytes, behind);
+    Ok(Arc::new(bytes))
 }
 
 /// The highest epoch that was claimed or decided on the slot; 0 on a blank one.
@@ -348,7 +396,11 @@ fn rejoin(dir: &dyn SlotDir, read: RejoinRead, mut superblock: Superblock, stale
         }
         None => superblock.incarnation += 1,
     }
-    superblock.gaps.extend(lacks.iter().map(|gap| (superblock.slot, *gap)));
+    // What is above it may still have to be written, and nothing tells of it where the clean mark is out already.
+    let above = Gap { from: read.from, to: read.end };
+    let told = lacks.iter().copied().chain([above]).filter(|gap| !gap.is_empty());
+    let told = told.filter(|gap| *gap != above || !planted(Bug::RejoinUntold));
+    superblock.gaps.extend(told.map(|gap| (superblock.slot, gap)));
     if !names.contains(&FileName::Claim(number)) {
         dir.create_new(FileName::Claim(number))?;
     }
@@ -367,7 +419,16 @@ fn may_be_taken(dir: &dyn SlotDir, names: &[FileName], superblock: &Superblock, 
         let (name, offset) = FileName::segment_of(at, g.pg_size);
         read_or_empty(dir, name, offset, g.block() as usize).ok()
     };
-    let mut empty = !names.iter().any(|n| matches!(n, FileName::Tail(_)));
+    let tails = || names.iter().filter(|n| matches!(n, FileName::Tail(_)));
+    // An opener that died before it came to the superblock has left one.
+    let is_ours = |name: &FileName| {
+        let head = read_or_empty(dir, *name, 0, tail::BYTES_MAX).unwrap_or_default();
+        tail::decode(&head, g.volume).is_some()
+    };
+    if tails().any(is_ours) && !planted(Bug::TailIsNobodys) {
+        return true;
+    }
+    let mut empty = tails().next().is_none();
     for (at, epoch) in frames_back(&superblock.history, end).take(PROBES) {
         let bytes = block(at);
         if group::decode_header(bytes.as_deref().map_or(&[], Vec::as_slice), at, g.seed())
@@ -378,7 +439,7 @@ fn may_be_taken(dir: &dyn SlotDir, names: &[FileName], superblock: &Superblock, 
         empty &= is_zero(bytes);
     }
     let begin = |name: &FileName| match name {
-        FileName::Segment(pg) => Some(Lsn(u64::from(*pg) * g.pg_size)),
+        FileName::Segment(pg) => FileName::begin_of(*pg, g.pg_size),
         _ => None,
     };
     // What is left of a log that was reclaimed begins at any frame.
@@ -465,8 +526,8 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
     }
     let in_doubt = |name: &FileName| match name {
         FileName::Segment(pg) => {
-            let begin = Lsn(u64::from(*pg) * g.pg_size);
-            doubted.iter().any(|gap| gap.from < begin + g.pg_size && begin < gap.to)
+            let begin = FileName::begin_of(*pg, g.pg_size);
+            begin.is_some_and(|at| doubted.iter().any(|gap| gap.from < at + g.pg_size && at < gap.to))
         }
         _ => false,
     };
@@ -494,7 +555,7 @@ fn free(dir: &dyn SlotDir, runs: &[Run], g: &Geometry, epoch: u64) -> io::Result
     }
     for name in names {
         let FileName::Segment(pg) = name else { continue };
-        let begin = Lsn(u64::from(pg) * g.pg_size);
+        let Some(begin) = FileName::begin_of(pg, g.pg_size) else { continue };
         let end = begin + g.pg_size;
         for run in runs.iter().filter(|r| r.from < end && begin < r.to) {
             let (from, to) = (run.from.max(begin), run.to.min(end));

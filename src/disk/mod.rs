@@ -137,7 +137,7 @@ pub(crate) trait Disk: Send {
     /// Reads what happened to the directories, also while nothing is to be looked for.
     fn notice(&mut self) {}
     /// Slots whose directories, or segments that they `need`, were found gone or replaced since they were asked for last.
-    fn lost(&mut self, _needs: &dyn Fn(u32) -> bool) -> SlotSet {
+    fn lost(&mut self, _needs: &dyn Fn(u64) -> bool) -> SlotSet {
         SlotSet::NONE
     }
     /// The slot is back: its directory is watched again.

@@ -100,7 +100,7 @@ impl Disk for RealDisk {
         }
     }
 
-    fn lost(&mut self, needs: &dyn Fn(u32) -> bool) -> SlotSet {
+    fn lost(&mut self, needs: &dyn Fn(u64) -> bool) -> SlotSet {
         self.watch.as_mut().map_or(SlotSet::NONE, |watch| watch.take_lost(needs))
     }
 

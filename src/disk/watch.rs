@@ -35,7 +35,7 @@ pub struct Watch {
     /// Directories that went away since somebody asked.
     lost: SlotSet,
     /// Segments that went away since.
-    removed: Vec<(Slot, u32)>,
+    removed: Vec<(Slot, u64)>,
 }
 
 /// More removed segments than these are not told apart: their slots are lost.
@@ -73,7 +73,7 @@ impl Watch {
     }
 
     /// The slots that were lost since the last call: their directories, or segments that they need.
-    pub fn take_lost(&mut self, needs: &dyn Fn(u32) -> bool) -> SlotSet {
+    pub fn take_lost(&mut self, needs: &dyn Fn(u64) -> bool) -> SlotSet {
         let removed = self.removed.drain(..).filter(|(_, pg)| needs(*pg));
         removed.map(|(slot, _)| slot).chain(std::mem::take(&mut self.lost).iter()).collect()
     }

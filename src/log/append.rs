@@ -38,6 +38,8 @@ pub struct Append {
     sealed: VecDeque<Sealed>,
     /// Appends are accepted below: space that is allocated on four slots.
     space: Lsn,
+    /// What makes no room ends below.
+    limit: Lsn,
     /// Below is durable; the ring keeps what is above.
     vdl: Lsn,
     /// Nothing is reserved any more.
@@ -73,6 +75,13 @@ pub struct Reservation {
     frames: Vec<Arc<Frame>>,
 }
 
+/// What an MTR leaves to others of the space ahead, and whether the limit of what the log may hold is for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaves {
+    pub bytes: u64,
+    pub limited: bool,
+}
+
 /// Why nothing was reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
@@ -80,6 +89,8 @@ pub enum Refused {
     Ring,
     /// The space ahead is not allocated on four slots yet, up to here: wait, or there is none.
     Space(Lsn),
+    /// The log would hold more than it may.
+    Full,
     /// Longer than an MTR may be, filler included.
     TooLarge,
     /// The volume closes: the log has its end.
@@ -144,6 +155,7 @@ impl Front {
                 next_ticket: 0,
                 sealed: VecDeque::new(),
                 space: Lsn::NONE,
+                limit: Lsn::MAX,
                 vdl: begin,
                 shut: false,
                 waiting: 0,
@@ -252,6 +264,11 @@ impl Front {
         self.state.lock().space = space;
     }
 
+    /// The log may hold no more than what lies below, but for what makes room, or closes.
+    pub fn set_limit(&self, limit: Lsn) {
+        self.state.lock().limit = limit;
+    }
+
     /// VDL has moved: the ring may reuse what is below.
     pub fn set_vdl(&self, vdl: Lsn) {
         self.state.lock().vdl = vdl;
@@ -326,11 +343,11 @@ impl Locked<'_> {
     /// Gives an MTR its addresses: records of these lengths, the last of which ends it.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn reserve(&mut self, lengths: &[u64]) -> Result<Reservation, Refused> {
-        self.reserve_below(lengths, 0)
+        self.reserve_below(lengths, Leaves { bytes: 0, limited: false })
     }
 
-    /// ... and leaves so much of the space ahead to others.
-    pub fn reserve_below(&mut self, lengths: &[u64], left: u64) -> Result<Reservation, Refused> {
+    /// ... and leaves some of the space ahead to others.
+    pub fn reserve_below(&mut self, lengths: &[u64], leaves: Leaves) -> Result<Reservation, Refused> {
         let (front, block) = (self.front, self.front.block);
         let state = &mut *self.state;
         if state.shut {
@@ -355,7 +372,10 @@ impl Locked<'_> {
         if end.ceil(block) - state.tail > format::MTR_MAX {
             return Err(Refused::TooLarge);
         }
-        let needed = end.ceil(block) + left;
+        if leaves.limited && end > state.limit {
+            return Err(Refused::Full);
+        }
+        let needed = end.ceil(block) + leaves.bytes;
         if needed > state.space {
             return Err(Refused::Space(needed));
         }
@@ -507,6 +527,19 @@ mod tests {
         front.set_space(tail);
         assert_eq!(append(&front, &[1]).err(), Some(Refused::Space(tail.ceil(BLOCK))));
         front.set_space(Lsn::MAX);
+        // A limit is not for those who make room.
+        let lengths = [record::encoded_len(1, true)];
+        let (user, maker) = (Leaves { bytes: 0, limited: true }, Leaves { bytes: 0, limited: false });
+        front.set_limit(tail);
+        assert_eq!(front.lock().reserve_below(&lengths, user).err(), Some(Refused::Full));
+        assert_eq!(front.tail(), tail);
+        front.set_limit(tail + group::HEADER as u64 + lengths[0]);
+        let fits = front.lock().reserve_below(&lengths, user).unwrap();
+        front.publish(fits);
+        assert_eq!(front.lock().reserve_below(&lengths, user).err(), Some(Refused::Full));
+        let last = front.lock().reserve_below(&lengths, maker).unwrap();
+        front.publish(last);
+        let tail = front.tail();
         front.lock().shut();
         assert_eq!(append(&front, &[1]).err(), Some(Refused::Shut));
         assert_eq!(front.tail(), tail);

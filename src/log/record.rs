@@ -320,17 +320,17 @@ mod tests {
     fn what_verifies_and_is_of_no_volume_of_this_version_is_refused() {
         use RecordFault::{Length, Range, Unknown};
         for (name, at, byte, fault) in [
-            ("epoch", 23, 0x40, Range),
+            ("epoch", 23, 0xC0, Range),
             ("kind 0", 24, 0, Unknown),
             ("kind 7", 24, 7, Unknown),
             ("another flag beside", 25, 5, Unknown),
             ("lineage", 27, 1, Unknown),
             ("page", 36, 4, Range),
-            ("prev", 47, 0x40, Range),
-            ("base", 55, 0x40, Range),
+            ("prev", 47, 0xC0, Range),
+            ("base", 55, 0xC0, Range),
             ("payload of more than there is", 56, 17, Length),
             ("reserved", 60, 1, Unknown),
-            ("VDL", 79, 0x40, Range),
+            ("VDL", 79, 0xC0, Range),
         ] {
             assert_eq!(decode(&changed(at, byte), Lsn(8192), 9), Err(fault), "{name}");
         }

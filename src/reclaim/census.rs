@@ -17,7 +17,7 @@ pub struct Stock {
     pub bytes: u64,
 }
 
-/// Extents of `unit` bytes that hold something, and lie below an address as a whole.
+/// Extents of `unit` bytes that hold something, and lie below an address as a whole: the lowest, as many as are sampled.
 pub fn stocks(kept: &[Entry], below: Lsn, unit: u64) -> Vec<Stock> {
     let mut all: Vec<Stock> = Vec::new();
     let end = below.floor(unit);
@@ -25,6 +25,9 @@ pub fn stocks(kept: &[Entry], below: Lsn, unit: u64) -> Vec<Stock> {
         let mut from = entry.begin;
         let to = entry.end.min(end);
         while from < to {
+            if all.len() >= SAMPLES_MAX && all.last().is_some_and(|s| s.run.to <= from) {
+                return all;
+            }
             let begin = from.floor(unit);
             let run = Run { from: begin, to: begin + unit };
             let next = run.to.min(to);
@@ -47,7 +50,7 @@ struct Sample {
     at: u64,
 }
 
-/// So many samples are kept; extents beyond count as live.
+/// So many extents are sampled; those beyond count as live until the log's begin has moved up.
 const SAMPLES_MAX: usize = 64 << 10;
 /// A sample is taken again after so much has happened, as a share of everything that is kept: 1/8.
 const AGAIN: u64 = 8;
@@ -68,9 +71,7 @@ pub struct Sum {
 
 impl Census {
     pub fn record(&mut self, extent: Lsn, of: u64, live: u64, at: u64) {
-        if self.samples.len() < SAMPLES_MAX || self.samples.contains_key(&extent) {
-            self.samples.insert(extent, Sample { of, live, at });
-        }
+        self.samples.insert(extent, Sample { of, live, at });
     }
 
     pub fn forget(&mut self, freed: &Freed) {
@@ -143,6 +144,9 @@ mod tests {
         assert_eq!(stocks(&kept, Lsn(E - 1), E), want(&[]));
         assert_eq!(stocks(&kept, Lsn(E), E), want(&[(0, first)]));
         assert_eq!(stocks(&kept, Lsn(5 * E + 7), E), want(&[(0, first), (1, 100)]));
+        // 64 TiB: as many as are sampled, whole.
+        let many = stocks(&[entry(4096, u64::MAX)], Lsn(1 << 46), E);
+        assert_eq!((many.len(), many.last()), (SAMPLES_MAX, Some(&stock(SAMPLES_MAX as u64 - 1, E))));
         assert_eq!(stocks(&kept, Lsn(7 * E), E), want(&[(0, first), (1, 100), (5, E), (6, E)]));
     }
 

@@ -71,6 +71,9 @@ pub struct Opened {
 /// Checkpoints of a running writer that a reading steps aside for.
 const TRIES: usize = 8;
 
+/// No epoch begins at or above: what is left of the addresses holds whatever its checkpoints write.
+const LAST_BEGIN: u64 = format::NUMBER_LIMIT - (1 << 40);
+
 /// Reads and decides: steps 2 and 3. Changes nothing.
 pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
     let newest = |survey: &Survey| survey.manifests().last().map(|(lsn, ..)| *lsn);
@@ -212,6 +215,9 @@ pub fn open<F: Fleet>(
         return Err(OpenError::Outbid { epoch: recovered.survey.claim() });
     }
     let (ruling, geometry) = (&recovered.ruling, recovered.survey.geometry);
+    if ruling.next_begin.0 >= LAST_BEGIN {
+        return Err(OpenError::OutOfAddresses(ruling.vcl));
+    }
     let took_part: SlotSet = claimed.iter().filter(|s| recovered.survey.files(*s).is_some()).collect();
     if !planted(Bug::DecisionBeforeTail) {
         complete_tail(fleet, &recovered, took_part, number)?;

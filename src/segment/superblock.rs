@@ -354,7 +354,7 @@ fn geometry_is_sane(g: &Geometry) -> bool {
         && (format::BLOCK_MIN..=format::BLOCK_MAX).contains(&block)
         && g.pg_size > 0
         && g.pg_size.is_multiple_of(format::EXTENT)
-        && g.pg_size < format::NUMBER_LIMIT
+        && g.pg_size <= format::PG_MAX
 }
 
 #[cfg(test)]
@@ -452,8 +452,8 @@ mod tests {
             (&|s| s.geometry.pg_size = format::EXTENT, true),
             (&|s| s.geometry.pg_size = 0, false),
             (&|s| s.geometry.pg_size = format::EXTENT + 4096, false),
-            (&|s| s.geometry.pg_size = LIMIT - format::EXTENT, true),
-            (&|s| s.geometry.pg_size = LIMIT, false),
+            (&|s| s.geometry.pg_size = format::PG_MAX, true),
+            (&|s| s.geometry.pg_size = format::PG_MAX + format::EXTENT, false),
         ];
         for (row, (change, is_one)) in rows.into_iter().enumerate() {
             let mut s = sample();

@@ -23,7 +23,7 @@ pub struct Files {
     /// The highest claim, epoch files that do not verify included.
     pub claim: u64,
     pub tails: Vec<u64>,
-    pub segments: Vec<u32>,
+    pub segments: Vec<u64>,
     /// Why an epoch file was passed over.
     pub fault: Option<SuperFault>,
 }

@@ -210,7 +210,7 @@ fn on_slot(dir: &dyn SlotDir, number: u64) -> io::Result<Vec<(FileName, Differen
         wrong.push((epoch, DifferenceKind::Missing, "the slot has no superblock of the newest epoch".into()));
         return Ok(wrong);
     }
-    let bytes = job::read_whole(dir, epoch, 2 * superblock::PLACE)?;
+    let bytes = job::read_around(dir, epoch, 0, 2 * superblock::PLACE)?;
     for (place, at) in [(1, 0), (2, superblock::PLACE)] {
         if let Err(fault) = Superblock::decode(bytes.get(at..).unwrap_or_default()) {
             wrong.push((epoch, DifferenceKind::Damaged, format!("place {place} of two: {fault}")));

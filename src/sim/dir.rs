@@ -301,7 +301,7 @@ impl Disk for SimDisk {
     }
 
     /// A replaced directory is noticed sooner or later.
-    fn lost(&mut self, _needs: &dyn Fn(u32) -> bool) -> SlotSet {
+    fn lost(&mut self, _needs: &dyn Fn(u64) -> bool) -> SlotSet {
         let mut w = self.world.lock();
         let now = w.generations;
         let process = &w.processes[self.process];

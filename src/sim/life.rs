@@ -28,6 +28,9 @@ pub const PAGE: usize = 4096;
 pub const PG: u64 = 64 << 20;
 /// From here on a writer may write into the second extent.
 pub const BRINK: Lsn = Lsn(format::EXTENT - format::LAL);
+/// Borders of protection groups, all of them: 64 TiB, where a segment's number gets a ninth digit, where a sum or a signed
+/// number would no longer hold an address, and near the last address that users get.
+pub const FAR: [u64; 6] = [PG, 1 << 46, (1 << 32) * PG, 1 << 62, 1 << 63, format::LOG_END - 4096 * PG];
 
 /// A property that broke, in words.
 pub type Checked = Result<(), String>;
@@ -156,6 +159,8 @@ pub struct Sim {
     /// The younger one, and the zombie that it left behind; in a play, also a zombie's zombie.
     pub running: [RefCell<Option<Running>>; 3],
     pub temper: Temper,
+    /// Where the log begins, if somebody says so.
+    pub begin: Option<Lsn>,
     /// Openers that are under way: one, or two that race.
     pub opening: Cell<u8>,
     /// Another opener came between: either may be outbid.
@@ -184,6 +189,7 @@ impl Sim {
             model: RefCell::new(Model::default()),
             running: [const { RefCell::new(None) }; 3],
             temper,
+            begin: life.begin.map(Lsn),
             opening: Cell::new(0),
             raced: Cell::new(false),
             rival: RefCell::default(),

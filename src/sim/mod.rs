@@ -18,6 +18,8 @@
 mod atlas;
 mod clients;
 mod dir;
+#[cfg(test)]
+mod far;
 mod faults;
 mod file;
 mod healing;
@@ -52,12 +54,13 @@ pub struct Life {
     mode: Mode,
     trace: bool,
     removed: Vec<u64>,
+    begin: Option<u64>,
 }
 
 impl Life {
     /// The life of a seed, 500 steps long.
     pub fn new(seed: u64) -> Life {
-        Life { seed, steps: 500, mode: Mode::Atlas, trace: false, removed: Vec::new() }
+        Life { seed, steps: 500, mode: Mode::Atlas, trace: false, removed: Vec::new(), begin: None }
     }
 
     /// About so many operations, then the faults end and everything must come right.
@@ -71,6 +74,14 @@ impl Life {
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Life {
         self.mode = mode;
+        self
+    }
+
+    /// The log begins at this address, a multiple of 4 KiB: as if all of it below had been written and given back. The disks
+    /// are sparse, so that 64 TiB are as near as any.
+    #[must_use]
+    pub fn begin_at(mut self, address: u64) -> Life {
+        self.begin = Some(address);
         self
     }
 

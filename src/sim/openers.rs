@@ -11,8 +11,9 @@ use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
 use crate::sim::dir::{SimDir, SimDisk, do_job};
 use crate::sim::faults::Fault;
-use crate::sim::life::{Attempt, BRINK, Checked, PAGE, PG, Running, Sim, SimClock};
+use crate::sim::life::{Attempt, BRINK, Checked, FAR, PAGE, PG, Running, Sim, SimClock};
 use crate::sim::model::{Effect, ModelMtr, State};
+use crate::sim::temper::Temper;
 use crate::sim::world::newest_superblock;
 use crate::volume::error::{OpenError, ReadError, SlotFaults};
 use crate::volume::mtr::{Change, Content, What};
@@ -82,8 +83,8 @@ impl Sim {
         let fleet = SimFleet { sim: self, process, visible: SlotSet::ALL };
         let created = recover::create(&fleet, self.geometry(), Durability::Dsync);
         let mut opened = created.map_err(|e| format!("create: {e}"))?;
-        if self.temper.brink {
-            self.begin_at_the_brink(&mut opened, process)?;
+        if let Some(begin) = self.begin() {
+            self.begin_at(begin, &mut opened, process)?;
         }
         self.world.lock().set_epoch(process, &opened.history);
         self.world.lock().note(format_args!("p{process} is open: {:?}", opened.history.entries()));
@@ -109,9 +110,23 @@ impl Sim {
         self.until_acknowledged(0)
     }
 
+    /// Where the log begins, if that is not at its second block.
+    fn begin(&self) -> Option<Lsn> {
+        let blocks = |n: usize| 4096 * (8 + self.below(n)) as u64;
+        match self.temper {
+            _ if self.begin.is_some() => self.begin,
+            Temper { brink: true, .. } => Some(Lsn(BRINK.0 - blocks(32))),
+            // Before the border, or behind it.
+            Temper { far: true, .. } => {
+                let border = FAR[self.below(FAR.len())];
+                Some(Lsn(if self.one_in(4) { border + blocks(32) } else { border - blocks(64) }))
+            }
+            _ => None,
+        }
+    }
+
     /// As if the volume's first epoch began where few others do.
-    fn begin_at_the_brink(&self, opened: &mut Opened, process: usize) -> Checked {
-        let begin = Lsn(BRINK.0 - 4096 * (8 + self.below(32)) as u64);
+    fn begin_at(&self, begin: Lsn, opened: &mut Opened, process: usize) -> Checked {
         opened.history = History::first(begin);
         (opened.begin, opened.recovered.history) = (begin, opened.history.clone());
         for superblock in opened.superblocks.iter_mut().flatten() {

@@ -66,6 +66,8 @@ pub struct Temper {
     pub heavy: bool,
     /// The log begins just below the place from which on a writer reaches into the next extent, and long MTRs lie across.
     pub brink: bool,
+    /// The log begins far away: where numbers get long.
+    pub far: bool,
     /// Beyond the atlas: the newest decision is forgotten, by all slots at once.
     pub forgetful: bool,
 }
@@ -103,7 +105,8 @@ impl Temper {
         let (races, large, lulls) = (random.one_in(2), !odd || random.one_in(2), random.one_in(6));
         let rare = random.below(1000);
         let (heavy, brink, forgetful) = (rare == 0, (1..=8).contains(&rare), (9..=28).contains(&rare));
-        Temper { steps, total, races, favourite, large, lulls, reclaims, calm, heavy, brink, forgetful }
+        let far = (29..=58).contains(&rare);
+        Temper { steps, total, races, favourite, large, lulls, reclaims, calm, heavy, brink, far, forgetful }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

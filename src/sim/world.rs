@@ -13,6 +13,7 @@ use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::repair::frame::Found;
 use crate::segment::name::FileName;
 use crate::segment::superblock::Superblock;
+use crate::segment::tail;
 use crate::sim::atlas::{Atlas, Mode};
 use crate::sim::faults::{Fault, Faults};
 use crate::sim::file::{File, SECTOR};
@@ -260,10 +261,14 @@ impl Disks {
             let (FileName::Segment(pg), Some(g)) = (*name, self.laws.geometry) else { return false };
             let frames = (0..g.pg_size).step_by(format::FRAME as usize);
             frames.chain([g.block()]).any(|at| {
-                let begin = Lsn(u64::from(pg) * g.pg_size + at);
+                let Some(begin) = FileName::begin_of(pg, g.pg_size).map(|begin| begin + at) else { return false };
                 file.block(at)
                     .is_some_and(|b| b.iter().any(|b| *b > 0) && group::decode_header(b, begin, g.seed()).is_err())
             })
+        };
+        let is_torn_tail = |(name, file): (&FileName, &File)| {
+            matches!(name, FileName::Tail(_))
+                && file.read(0, tail::BYTES_MAX).is_none_or(|bytes| tail::decode(&bytes, volume).is_none())
         };
         let is_other = |slot: &Slot| {
             let supers = self.files[slot.index()].iter().filter(|(name, _)| matches!(name, FileName::Epoch(_)));
@@ -271,7 +276,10 @@ impl Disks {
             match told.peek() {
                 Some(_) => told.any(|s| s.slot != *slot || s.geometry.volume != volume),
                 // Nobody can tell any more, if its log is damaged, too: by a fault, or by a power cut.
-                None => self.damages[slot.index()] > 1 || self.files[slot.index()].iter().any(begins_in_garbage),
+                None => {
+                    self.damages[slot.index()] > 1
+                        || self.files[slot.index()].iter().any(|file| begins_in_garbage(file) || is_torn_tail(file))
+                }
             }
         };
         Slot::ALL.into_iter().filter(is_other).collect()

@@ -1,7 +1,7 @@
 //! Appending an MTR: planned against the pages' newest versions, given its addresses, encoded, published.
 
 use crate::bugs::{Bug, planted};
-use crate::log::append::{Locked, Refused, Reservation};
+use crate::log::append::{Leaves, Locked, Refused, Reservation};
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Version;
@@ -15,12 +15,14 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Space that users leave to the table, so that a full volume of moderate size can still write its last checkpoint.
+/// Space that everybody leaves to the table, so that a full volume of moderate size can still write its last checkpoint.
 const TABLE_ROOM: u64 = 256 << 10;
-/// What users of a full volume leave to reclaiming beside: pages that are written anew.
+/// What MTRs that do nothing but free pages leave to reclaiming beside, as long as that makes room.
 const MOVE_ROOM: u64 = 512 << 10;
-/// What is left to MTRs that free pages, and do nothing else.
+/// What users leave to MTRs that free pages.
 const FREE_ROOM: u64 = 256 << 10;
+/// What users leave of the space ahead, all in all.
+pub(crate) const LEFT: u64 = TABLE_ROOM + MOVE_ROOM + FREE_ROOM;
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first. No chain is longer.
@@ -90,6 +92,8 @@ pub(crate) enum NotAppended {
     RingFull,
     /// Space must be allocated first, up to there.
     Space(Lsn),
+    /// The log holds what it may.
+    Full,
     /// The table or a page moved on meanwhile: plan again.
     Again,
     Wrong(WriteError),
@@ -238,15 +242,14 @@ impl Shared {
             }
         }
         // A full volume still frees pages, gives space back and closes: each leaves something to those behind it.
-        let frees = content.changes.iter().all(|c| matches!(c.what, What::Free));
-        let left = match (content.moved.is_empty(), frees) {
-            // Where there is more to be had nobody takes space only to leave it.
-            _ if !self.short.load(Ordering::Relaxed) => TABLE_ROOM,
-            (true, true) => TABLE_ROOM,
-            (false, _) => TABLE_ROOM + FREE_ROOM,
-            (true, false) => TABLE_ROOM + FREE_ROOM + MOVE_ROOM,
+        let makes_room = !content.moved.is_empty() || content.only_frees();
+        let bytes = match makes_room {
+            false => LEFT,
+            // Where nothing can be moved any more, what is left to that is for frees.
+            true if !content.moved.is_empty() || self.nothing_moves.load(Ordering::Relaxed) => TABLE_ROOM,
+            true => TABLE_ROOM + MOVE_ROOM,
         };
-        self.place(&mut append, planned, &heads, &map_now, left)
+        self.place(&mut append, planned, &heads, &map_now, Leaves { bytes, limited: !makes_room })
     }
 
     /// Folds an MTR's changes of a page into one image where its chain would grow too long, and where the page is cached.
@@ -293,7 +296,7 @@ impl Shared {
         Ok(images)
     }
 
-    /// Reserves, leaving so much space to others, links each record to its page's previous one, and makes the new
+    /// Reserves, leaving some space to others, links each record to its page's previous one, and makes the new
     /// versions known.
     fn place(
         &self,
@@ -301,19 +304,21 @@ impl Shared {
         mut planned: Vec<Planned>,
         heads: &HashMap<PageId, Option<Head>>,
         map: &Map,
-        left: u64,
+        leaves: Leaves,
     ) -> Result<Prepared, NotAppended> {
         assert!(!planned.is_empty(), "an MTR without records has no end");
         let last = planned.len() - 1;
         let lengths: Vec<u64> =
             planned.iter().enumerate().map(|(i, p)| record::encoded_len(p.payload.len(), i == last)).collect();
-        let reservation = append.reserve_below(&lengths, left).map_err(|refused| match refused {
+        let reservation = append.reserve_below(&lengths, leaves).map_err(|refused| match refused {
             Refused::Ring => NotAppended::RingFull,
             Refused::Space(end) => NotAppended::Space(end),
+            Refused::Full => NotAppended::Full,
             Refused::TooLarge => WriteError::MtrTooLarge { most: format::MTR_MAX }.into(),
             Refused::Shut => WriteError::Closed.into(),
         })?;
-        let mut newest: HashMap<u64, Option<Head>> = HashMap::new();
+        // Of each page its newest record, and what it leaves.
+        let mut newest: HashMap<u64, (Lsn, Option<Head>)> = HashMap::new();
         let mut patched: Vec<Patched> = Vec::new();
         for (i, p) in planned.iter_mut().enumerate() {
             let fields = &mut p.fields;
@@ -321,7 +326,10 @@ impl Shared {
                 continue;
             }
             let (page, lsn) = (fields.page, reservation.records[i].0);
-            let before = newest.get(&page).copied().unwrap_or_else(|| heads.get(&PageId(page)).copied().flatten());
+            let before = match newest.get(&page) {
+                Some((_, head)) => *head,
+                None => heads.get(&PageId(page)).copied().flatten(),
+            };
             fields.prev = before.map_or(Lsn::NONE, |h| h.lsn);
             let mine = patched.iter().position(|p| p.page == page);
             let head = match (fields.kind, before) {
@@ -344,15 +352,15 @@ impl Shared {
                     (kind == Kind::Image).then_some(Head { lsn, base: lsn, depth: 0 })
                 }
             };
-            newest.insert(page, head);
+            newest.insert(page, (lsn, head));
         }
         let pins = self.reads.views.lock().pins();
-        for (page, head) in newest {
-            let last = planned.iter().rposition(|p| p.fields.page == page).unwrap_or(0);
-            if planted(Bug::MoveUntold) && !planned[last].fields.was.is_none() {
+        for (page, (lsn, head)) in newest {
+            let told = planned.iter().rfind(|p| p.fields.page == page);
+            if planted(Bug::MoveUntold) && told.is_some_and(|p| !p.fields.was.is_none()) {
                 continue;
             }
-            let freed = Head { lsn: reservation.records[last].0, base: Lsn::NONE, depth: 0 };
+            let freed = Head { lsn, base: Lsn::NONE, depth: 0 };
             let h = head.unwrap_or(freed);
             let version = Version { lsn: h.lsn, base: h.base, depth: h.depth, free: head.is_none() };
             map.current.push(PageId(page), version, append.vdl(), &pins);
@@ -369,7 +377,8 @@ impl Shared {
         }
         let planned = records.into_iter().map(|(fields, payload)| Planned { fields, payload }).collect();
         let map = self.reads.pages.map();
-        self.place(&mut append, planned, &HashMap::new(), &map, 0)
+        let leaves = Leaves { bytes: 0, limited: false };
+        self.place(&mut append, planned, &HashMap::new(), &map, leaves)
     }
 
     /// Encodes and publishes. Returns the MTR's end.
@@ -412,7 +421,8 @@ impl Shared {
     pub fn append_with(&self, mut prepare: impl FnMut() -> Result<Prepared, NotAppended>) -> Result<Lsn, WriteError> {
         let begun = self.clock.now();
         let deadline = begun + self.options.stall_max;
-        let mut asked = false;
+        let (mut asked, mut full) = (false, false);
+        let mut waited = false;
         loop {
             let turn = self.progress.turn();
             if self.pressure.is_on() && self.clock.now() < begun + CREDIT_WAIT {
@@ -454,12 +464,25 @@ impl Shared {
                     continue;
                 }
                 Err(NotAppended::RingFull) => 0,
+                Err(NotAppended::Full) => {
+                    if !std::mem::replace(&mut asked, true) {
+                        self.ask_for_space();
+                    }
+                    if !self.makes_room() {
+                        return Err(self.volume_full(self.front.tail()));
+                    }
+                    full = true;
+                    1
+                }
                 Err(NotAppended::Space(end)) => {
+                    if !std::mem::replace(&mut waited, true) {
+                        self.space_waits.fetch_add(1, Ordering::Relaxed);
+                    }
                     if !self.engine().want_space(end, self.clock.now()) {
                         if !std::mem::replace(&mut asked, true) {
                             self.ask_for_space();
                         }
-                        if !self.makes_room() {
+                        if !self.makes_room() && self.nothing_moves.swap(true, Ordering::Relaxed) {
                             return Err(WriteError::OutOfSpace { needed: end.0.saturating_sub(self.front.tail().0) });
                         }
                     }
@@ -469,6 +492,9 @@ impl Shared {
             };
             self.check_open()?;
             if self.clock.now() >= deadline {
+                if full {
+                    return Err(self.volume_full(self.front.tail()));
+                }
                 if needed > 0 {
                     return Err(WriteError::OutOfSpace { needed });
                 }

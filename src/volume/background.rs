@@ -18,6 +18,11 @@ use std::time::Duration;
 /// While a checkpoint waits.
 const CHECKPOINT: Duration = Duration::from_millis(2);
 
+/// Commits were made within this time: a checkpoint gives way.
+const ACTIVE: Duration = Duration::from_millis(100);
+/// ... and what it appends beside them is durable before more follows, but for so much.
+const BESIDE: u64 = 32 << 10;
+
 /// Runs until the volume stops it.
 pub(crate) fn run(shared: &Arc<Shared>) {
     loop {
@@ -81,8 +86,13 @@ impl Shared {
         let mut running = self.checkpoint.lock();
         let Some(checkpoint) = running.as_mut() else { return false };
         // Bounded: the rest comes with the next turn.
-        for _ in 0..64 {
+        for _ in 0..512 {
             match checkpoint.step(self) {
+                // Commits that come now are to wait for no more than this.
+                Ok(Step::More) if self.gives_way() && self.front.tail() > self.tickets.vdl() + BESIDE => {
+                    self.pump_soon();
+                    return true;
+                }
                 Ok(Step::More) => (),
                 Ok(Step::Wait) => return true,
                 Ok(Step::Done) => {
@@ -101,6 +111,15 @@ impl Shared {
             }
         }
         true
+    }
+
+    /// Commits are being made, and the checkpoint under way is not late: the next one is not due yet.
+    fn gives_way(&self) -> bool {
+        let last = Duration::from_micros(self.last_commit_us.load(Ordering::Relaxed));
+        let active = !last.is_zero() && self.clock.now() < last + ACTIVE;
+        let log = self.front.published().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
+        let late = log > 2 * self.options.checkpoint_bytes || self.overlay_is_full();
+        active && !late && !self.reads.closed.load(Ordering::SeqCst)
     }
 
     fn checkpoint_is_due(&self) -> bool {

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-/// Leaves appended by one step: a quarter of an MTR at most.
-const LEAVES: usize = 64;
+/// Leaves appended by one step: 64 KiB, so that a commit that comes behind them does not wait for more.
+const LEAVES: usize = 4;
 
 /// A checkpoint under way.
 pub struct Checkpoint {
@@ -278,7 +278,7 @@ impl Checkpoint {
         // Four superblocks name the manifest: nobody who opens from now on reads what it gives back, and nobody here but
         // who holds the old map.
         if !self.victims.is_empty() {
-            shared.engine().give_back(self.freed.clone());
+            shared.give_back(&self.freed);
             shared.reclaim.lock().given_back(&self.victims, &self.freed, map.generation + 1);
             shared.background.wake();
         }
@@ -298,7 +298,8 @@ fn append(shared: &Shared, records: Vec<(Fields, Bytes)>) -> Result<Option<(Vec<
             // Not pumped: the nodes and the manifest of a small table share a group.
             Ok(Some((lsns, shared.finish(prepared))))
         }
-        Err(NotAppended::RingFull | NotAppended::Again) => {
+        // The limit is not for the table.
+        Err(NotAppended::RingFull | NotAppended::Again | NotAppended::Full) => {
             shared.pump();
             Ok(None)
         }

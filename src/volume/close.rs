@@ -67,9 +67,12 @@ impl Closing {
                 Phase::Checkpoint => {
                     let map = shared.reads.pages.map();
                     if map.frozen.is_some() || map.current.pages() > 0 {
+                        // All was quiet before the step, and the step moved nothing: what it waited for is not on its way.
+                        let (starved, before) = (shared.is_starved(), shared.appended());
                         shared.begin_checkpoint();
                         if shared.drive_checkpoint() || shared.tickets.is_over() {
-                            let why = match (late, shared.is_starved()) {
+                            let starved = starved && shared.is_starved() && shared.appended() == before;
+                            let why = match (late, starved) {
                                 (_, true) => "there is no space for a checkpoint",
                                 (true, _) => "the checkpoint did not end in time",
                                 _ => return None,

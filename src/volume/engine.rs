@@ -20,6 +20,7 @@ use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::reclaim::freed::Freed;
 use crate::segment::superblock::{Geometry, Superblock};
 use crate::sync::Arc;
+use crate::volume::append::LEFT;
 use crate::volume::engine::freeing::Freeing;
 use crate::volume::engine::heal::Healing;
 use crate::volume::event::{Event, Events};
@@ -123,6 +124,8 @@ pub struct Engine {
     ask: [u64; SLOTS],
     /// Claims and superblocks of epochs below are of no use any more.
     needless: u64,
+    /// Slots on which removing that failed: it is tried again after their next superblock.
+    untidy: SlotSet,
     /// Slots whose tail files are merged.
     merged: SlotSet,
     healing: Healing,
@@ -160,8 +163,6 @@ pub struct Pumped {
     pub busy: usize,
     /// Four slots could take a group at once.
     pub idle: bool,
-    /// Fewer than four can take more space than they have.
-    pub short: bool,
 }
 
 impl Engine {
@@ -205,6 +206,7 @@ impl Engine {
             full: SlotSet::NONE,
             ask: [SPACE_MOST; SLOTS],
             needless: 0,
+            untidy: SlotSet::NONE,
             merged: SlotSet::NONE,
             healing: Healing::new(share, scrub),
             freeing,
@@ -254,7 +256,6 @@ impl Engine {
             needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)),
             busy,
             idle: self.writer.wants_group(),
-            short: self.is_short(),
         }
     }
 
@@ -356,7 +357,8 @@ impl Engine {
                 self.space_freed(slot, false);
                 return;
             }
-            JobKind::Merge | JobKind::Reserve | JobKind::Tidy => (),
+            JobKind::Tidy => self.untidy.insert(slot),
+            JobKind::Merge | JobKind::Reserve => (),
         }
         self.faults[slot.index()] = Some(e.to_string());
         if kind == JobKind::Rejoin {
@@ -429,6 +431,10 @@ impl Engine {
             if written {
                 round.written.insert(slot);
             }
+        }
+        if written && self.untidy.contains(slot) && !planted(Bug::TidyOnce) {
+            self.untidy = self.untidy.without(slot);
+            self.give(slot, Job::Tidy { below: self.needless });
         }
     }
 
@@ -580,7 +586,8 @@ impl Engine {
         if self.tickets.is_over() {
             return;
         }
-        let tail = self.front.tail();
+        // Users leave some of it to others.
+        let tail = self.front.tail() + LEFT;
         if !self.closing && tail + self.step / 2 >= self.target {
             if self.target > self.writer.begin() && now < self.stretched + Duration::from_secs(1) {
                 self.step = (self.step * 2).min(SPACE_MOST);
@@ -600,7 +607,14 @@ impl Engine {
 
     /// An append needs space up to `end`. False: fewer than four slots can take it.
     pub fn want_space(&mut self, end: Lsn, now: Duration) -> bool {
-        self.target = self.target.max((end + self.step / 2).ceil(SPACE_FIRST));
+        if end > self.target {
+            // It went too slowly: what comes next is not to wait as well. But where a disk fills up its slots share the rest.
+            if self.ask == [SPACE_MOST; SLOTS] {
+                self.step = (self.step * 2).min(SPACE_MOST);
+            }
+            self.stretched = now;
+            self.target = (end + self.step / 2).ceil(SPACE_FIRST);
+        }
         self.space(now);
         self.disk.submit();
         let able = |s: &Slot| !self.full.contains(*s) || self.writer.allocated_to(*s) >= end;

@@ -140,6 +140,9 @@ pub enum OpenError {
         /// Where its group begins.
         lsn: Lsn,
     },
+    /// The log has come to the last addresses that there are: nothing can be written any more.
+    #[error("the log has come to its last address ({0}): open the volume for reading, and copy its pages to a new one")]
+    OutOfAddresses(Lsn),
     /// The newest manifest, or a table node, cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -257,6 +260,17 @@ pub enum WriteError {
     OutOfSpace {
         /// What the MTR needed.
         needed: u64,
+    },
+    /// The log holds what it may: see [`Options::max_bytes`](crate::Options::max_bytes). Nothing was accepted; reading,
+    /// freeing pages and closing go on.
+    #[error(
+        "the volume is full: its log holds {holds} bytes, and may hold {most}; free pages, or open it with a higher `max_bytes`"
+    )]
+    VolumeFull {
+        /// Of one copy, in extents of 64 MiB.
+        holds: u64,
+        /// The most.
+        most: u64,
     },
     /// The commit was appended, and whether it survives is not known. Reopen, and ask `outcome`.
     #[error("the outcome of the commit at LSN {} (epoch {}) is not known: {why}; reopen, and ask `outcome`", .unknown.lsn, .unknown.epoch)]

@@ -141,6 +141,14 @@ pub struct Health {
     pub space: Space,
     /// Bytes that all six slots take on their devices.
     pub device_bytes: u64,
+    /// Bytes of the log's extents, of one copy: 64 MiB for each in which something lies.
+    pub log_bytes: u64,
+    /// The most that they may be: see [`Options::max_bytes`](crate::Options::max_bytes).
+    pub log_bytes_max: u64,
+    /// Commits that waited for space ahead of the log's tail to be taken, since the volume was opened.
+    pub space_waits: u64,
+    /// A checkpoint is under way.
+    pub checkpointing: bool,
     /// Open views.
     pub views: usize,
     /// Copies that failed their check and were answered from another.

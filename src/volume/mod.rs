@@ -9,6 +9,8 @@ pub(crate) mod commit;
 pub(crate) mod engine;
 pub(crate) mod error;
 pub(crate) mod event;
+#[cfg(all(test, not(quorate_loom)))]
+mod far;
 pub(crate) mod health;
 pub(crate) mod mtr;
 pub(crate) mod open;

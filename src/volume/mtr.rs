@@ -83,6 +83,11 @@ impl Content {
         all
     }
 
+    /// It does nothing but free pages.
+    pub fn only_frees(&self) -> bool {
+        self.changes.iter().all(|c| matches!(c.what, What::Free))
+    }
+
     /// Pages that it frees.
     pub fn freed(&self) -> HashSet<PageId> {
         self.changes.iter().filter(|c| matches!(c.what, What::Free)).map(|c| c.page).collect()

@@ -2,6 +2,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gap;
+use crate::core::history::room;
 use crate::core::writer::{Look, Writer};
 use crate::disk::file::Meter;
 use crate::disk::real::{RealDisk, Writes};
@@ -90,6 +91,7 @@ impl Handle {
     }
 
     pub fn open(at: &Placement, options: &Options, force: bool) -> Result<Handle, OpenError> {
+        options.check_limit()?;
         let azs = Azs::open(at, options.allow_volatile, options.allow_remote)?;
         let workers = start(&azs, options)?;
         let mut locks = None;
@@ -264,6 +266,10 @@ impl Handle {
 
     pub fn health(&self) -> Health {
         let shared = &self.shared;
+        let tail = shared.front.tail();
+        let (log_bytes, log_bytes_max) = shared.log_bytes(tail);
+        // Whoever drives one holds it for as long as a step takes.
+        let checkpointing = shared.checkpoint.try_lock().is_none_or(|running| running.is_some());
         let space = shared.space();
         let engine = shared.engine();
         let slots = Slot::ALL.map(|slot| {
@@ -293,7 +299,7 @@ impl Handle {
             epoch: shared.number,
             vcl: engine.writer.vcl(),
             vdl: engine.writer.vdl(),
-            tail: shared.front.tail(),
+            tail,
             manifest,
             redo,
             page_size: shared.geometry.page_size,
@@ -303,6 +309,10 @@ impl Handle {
             durability: DURABILITY,
             memory_bytes,
             memory_bytes_max,
+            log_bytes,
+            log_bytes_max,
+            space_waits: shared.space_waits.load(Ordering::Relaxed),
+            checkpointing,
             space,
             device_bytes: Slot::ALL.iter().map(|s| device_bytes(&self.slot_path(*s))).sum(),
             views: shared.reads.views.lock().count(),
@@ -420,6 +430,7 @@ pub(crate) fn build(
     // Before the first epoch there was nobody.
     let merges = number > 1 && (!recovered.clean || tails || !all_seen || doubts);
     let freed = recovered.manifest.freed.clone();
+    front.set_limit(room(&freed.kept(&history), options.extents_max()));
     let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, freed, number, options);
     let parts = Parts {
         geometry,

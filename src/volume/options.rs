@@ -16,6 +16,7 @@ use std::time::Duration;
 pub struct Options {
     pub(crate) page_size: u32,
     pub(crate) pg_size: u64,
+    pub(crate) max_bytes: u64,
     pub(crate) reclaim: bool,
     /// What is emptied and given back at once: an extent, but for simulated volumes, whose lives are short.
     pub(crate) reclaim_unit: u64,
@@ -52,6 +53,7 @@ impl Default for Options {
         Options {
             page_size: 16 << 10,
             pg_size: format::PG_DEFAULT,
+            max_bytes: format::EXTENTS_MAX * format::EXTENT,
             reclaim: true,
             reclaim_unit: format::EXTENT,
             cache_bytes: 64 << 20,
@@ -77,9 +79,34 @@ impl Options {
         self
     }
 
-    /// Bytes of a protection group: a multiple of 64 MiB, 10 GiB by default. Fixed at creation.
+    /// Bytes of a protection group, the unit in which files are made: a multiple of 64 MiB up to 1 TiB, 10 GiB by default.
+    /// A small one is for small devices and for tests. Fixed at creation.
     pub fn pg_size(mut self, bytes: u64) -> Options {
         self.pg_size = bytes;
+        self
+    }
+
+    /// What the log may hold, of one copy: 64 TiB by default, and never more; at least 128 MiB. The disks hold six times
+    /// as much in all. It is counted in extents of 64 MiB, begun ones as whole. Beyond it a commit gets
+    /// [`WriteError::VolumeFull`](crate::WriteError::VolumeFull) before anything of it is accepted, but for one that
+    /// only frees pages. Reading, closing and opening go on: what a checkpoint writes is not held back, and may take the
+    /// log past the limit.
+    ///
+    /// It is no property of the volume: whoever opens it next may set another.
+    ///
+    /// ```
+    /// use quorate::{Options, PageId, Volume, WriteError};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let at = dir.path();
+    /// let small = Options::default().max_bytes(128 << 20);
+    /// let volume = Volume::create(at, &small)?;
+    /// assert_eq!((volume.health().log_bytes, volume.health().log_bytes_max), (64 << 20, 128 << 20));
+    /// # volume.close()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn max_bytes(mut self, bytes: u64) -> Options {
+        self.max_bytes = bytes;
         self
     }
 
@@ -154,6 +181,20 @@ impl Options {
         self
     }
 
+    /// Extents that the log may hold.
+    pub(crate) fn extents_max(&self) -> u64 {
+        (self.max_bytes / format::EXTENT).min(format::EXTENTS_MAX)
+    }
+
+    /// Checks what holds at every open.
+    pub(crate) fn check_limit(&self) -> Result<(), OpenError> {
+        let most = self.max_bytes;
+        if most < 2 * format::EXTENT {
+            return Err(OpenError::Options(format!("at most {most} bytes of log: it must be 128 MiB or more")));
+        }
+        Ok(())
+    }
+
     /// Checks what creation fixes.
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         let page = self.page_size;
@@ -162,12 +203,12 @@ impl Options {
                 "a page of {page} bytes: it must be a power of two from 4096 to 65536"
             )));
         }
-        if self.pg_size == 0 || !self.pg_size.is_multiple_of(format::EXTENT) {
-            let size = self.pg_size;
+        let size = self.pg_size;
+        if !size.is_multiple_of(format::EXTENT) || !(format::EXTENT..=format::PG_MAX).contains(&size) {
             return Err(OpenError::Options(format!(
-                "a protection group of {size} bytes: it must be a multiple of 64 MiB"
+                "a protection group of {size} bytes: it must be a multiple of 64 MiB, from 64 MiB to 1 TiB"
             )));
         }
-        Ok(())
+        self.check_limit()
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::gaps::Gaps;
-use crate::core::history::{Entry, History};
+use crate::core::history::{Entry, History, extents};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::file::Meter;
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, SlotDir, job};
-use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet};
+use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::reclaim::freed;
 use crate::repair::plan::bytes_in;
@@ -341,6 +341,10 @@ impl Reader {
             memory_bytes_max: 0,
             space: self.space(),
             device_bytes: real.map_or(0, |(_, azs)| Slot::ALL.iter().map(|s| device_bytes(&azs.slot(*s))).sum()),
+            log_bytes: extents(&r.kept(), r.ruling.vcl) * format::EXTENT,
+            log_bytes_max: format::EXTENTS_MAX * format::EXTENT,
+            space_waits: 0,
+            checkpointing: false,
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),
@@ -352,10 +356,11 @@ impl Reader {
 
 /// How far healing is, as far as a superblock tells.
 fn as_told(superblock: &Superblock, slots: &[SlotHealth], history: &[Entry]) -> RepairHealth {
-    let of_slots: u64 = slots.iter().flat_map(|s| &s.gaps).map(|gap| bytes_in(history, *gap)).sum();
-    let of_all = bytes_in(history, superblock.unchecked) * SLOTS as u64;
+    let of_slots =
+        slots.iter().flat_map(|s| &s.gaps).fold(0, |sum: u64, gap| sum.saturating_add(bytes_in(history, *gap)));
+    let of_all = bytes_in(history, superblock.unchecked).saturating_mul(SLOTS as u64);
     RepairHealth {
-        bytes_left: of_slots + of_all,
+        bytes_left: of_slots.saturating_add(of_all),
         unchecked: superblock.unchecked,
         scrub_at: superblock.scrub.at,
         ..RepairHealth::default()

@@ -346,7 +346,9 @@ impl Shared {
             return Ok(Step::Later);
         }
         let waits = |s: &Stock| r.queue.waiting().any(|run| run.from < s.run.to && s.run.from < run.to);
-        let stocks: Vec<Stock> = census::stocks(&kept, redo, unit).into_iter().filter(|s| !waits(s)).collect();
+        let mut stocks = census::stocks(&kept, redo, unit);
+        let all = stocks.iter().map(|s| s.bytes).sum::<u64>();
+        stocks.retain(|s| !waits(s));
         let due = r.census.due(&stocks, progress);
         if let Some(stock) = due {
             r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
@@ -358,7 +360,9 @@ impl Shared {
             }
         }
         let sum = r.census.sum(&stocks);
-        r.told = sum;
+        // What is not sampled counts as live.
+        let rest = freed::bytes_in(&kept, Lsn::NONE, redo.floor(unit)).saturating_sub(all);
+        r.told = Sum { kept: sum.kept + rest, live: sum.live + rest };
         let (share, slack, least) = match r.asked {
             true => ((1, 1), 0, LEAST_DEAD_ASKED),
             false => (KEPT_PER_LIVE, unit, LEAST_DEAD),
@@ -440,7 +444,7 @@ impl Shared {
                     }
                     Step::More
                 }
-                Err(NotAppended::Again) => Step::Wait,
+                Err(NotAppended::Again | NotAppended::Full) => Step::Wait,
                 Err(NotAppended::RingFull) => {
                     self.pump();
                     Step::Wait

@@ -1,6 +1,7 @@
 //! What all handles of one open volume share, and who drives the engine.
 
 use crate::bugs::{Bug, planted};
+use crate::core::history::{Entry, extents, room};
 use crate::log::append::Front;
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Layer;
@@ -18,7 +19,7 @@ use crate::volume::reclaim::{Pressure, Reclaim};
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
 use crate::volume::wake::{Background, Progress};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -85,7 +86,10 @@ pub(crate) struct Shared {
     /// Four slots had nothing to write when the engine ran last: an append can be sent off at once.
     pub idle: AtomicBool,
     /// Fewer than four slots can take more space than they have.
-    pub short: AtomicBool,
+    /// Nothing comes back by moving pages: what is left to that is for frees.
+    pub nothing_moves: AtomicBool,
+    /// The history without what was given back.
+    kept: RwLock<Vec<Entry>>,
     /// Somebody has something for the engine and did not wait for its lock.
     wanted: AtomicBool,
     /// Where redo begins with the newest manifest.
@@ -95,6 +99,8 @@ pub(crate) struct Shared {
     pub progress: Progress,
     cut_done: AtomicBool,
     pub checkpoint_errors: AtomicU64,
+    /// Commits that waited for space ahead of the tail.
+    pub space_waits: AtomicU64,
     /// The last commit's time, for the filler after idleness.
     pub last_commit_us: AtomicU64,
     /// Behind the last MTR that was published: what `sync` waits for.
@@ -167,7 +173,7 @@ impl Shared {
         engine: Engine,
         #[cfg(feature = "io-uring")] waiter: Option<crate::disk::uring::Waiter>,
     ) -> Shared {
-        let begin = engine.writer.begin();
+        let (begin, kept) = (engine.writer.begin(), engine.freeing.kept.clone());
         Shared {
             geometry: parts.geometry,
             number: parts.number,
@@ -189,13 +195,15 @@ impl Shared {
             waiter,
             leading: AtomicBool::new(false),
             idle: AtomicBool::new(true),
-            short: AtomicBool::new(false),
+            nothing_moves: AtomicBool::new(false),
+            kept: RwLock::new(kept),
             wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
             progress: Progress::new(),
             cut_done: AtomicBool::new(false),
             checkpoint_errors: AtomicU64::new(0),
+            space_waits: AtomicU64::new(0),
             last_commit_us: AtomicU64::new(0),
             appended: AtomicU64::new(begin.0),
             spoken_for: AtomicU64::new(begin.0),
@@ -292,7 +300,6 @@ impl Shared {
         let pumped = engine.pump(self.clock.now());
         self.reads.pages.reader.ask_only_last(engine.asked_last());
         self.idle.store(pumped.idle, Ordering::SeqCst);
-        self.short.store(pumped.short, Ordering::Relaxed);
         #[cfg(not(feature = "io-uring"))]
         let _ = leader;
         // A leader that waits outside of the lock does not see what was reaped here.
@@ -451,6 +458,29 @@ impl Shared {
         let ring = (crate::log::ring::FRAMES as u64 + 12) * format::FRAME;
         let cache = self.options.cache_bytes.max(64 * u64::from(self.geometry.page_size));
         (used, ring + cache + 3 * self.options.overlay_bytes)
+    }
+
+    /// Bytes of the extents in which something of the log lies, and the most that may be.
+    pub fn log_bytes(&self, tail: Lsn) -> (u64, u64) {
+        let held = extents(&self.kept.read(), tail);
+        (held * format::EXTENT, self.options.extents_max() * format::EXTENT)
+    }
+
+    /// A manifest gives this back.
+    pub fn give_back(&self, freed: &Freed) {
+        let mut engine = self.engine();
+        engine.give_back(freed.clone());
+        let kept = engine.freeing.kept.clone();
+        drop(engine);
+        self.front.set_limit(room(&kept, self.options.extents_max()));
+        *self.kept.write() = kept;
+        self.nothing_moves.store(false, Ordering::Relaxed);
+    }
+
+    /// Why an MTR that makes no room is refused.
+    pub fn volume_full(&self, tail: Lsn) -> WriteError {
+        let (holds, most) = self.log_bytes(tail);
+        WriteError::VolumeFull { holds, most }
     }
 
     /// Two layers are full: nothing is appended before the older one is in the table.

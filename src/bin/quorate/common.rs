@@ -187,8 +187,8 @@ pub fn page_size(text: &str) -> Result<u32, String> {
 /// A protection group's size.
 pub fn pg_size(text: &str) -> Result<u64, String> {
     let bytes = size(text)?;
-    if bytes == 0 || !bytes.is_multiple_of(64 << 20) {
-        return Err(format!("{text}: a protection group is a multiple of 64MiB"));
+    if !bytes.is_multiple_of(64 << 20) || !(64 << 20..=1 << 40).contains(&bytes) {
+        return Err(format!("{text}: a protection group is a multiple of 64MiB, from 64MiB to 1024GiB"));
     }
     Ok(bytes)
 }
@@ -223,7 +223,8 @@ mod tests {
             assert!(size(bad).is_err(), "{bad}");
         }
         assert!(page_size("12KiB").is_err() && page_size("128KiB").is_err() && page_size("64KiB").is_ok());
-        assert!(pg_size("65MiB").is_err() && pg_size("0MiB").is_err() && pg_size("128MiB").is_ok());
+        assert!(pg_size("65MiB").is_err() && pg_size("0MiB").is_err() && pg_size("1088GiB").is_err());
+        assert_eq!([pg_size("64MiB"), pg_size("192MiB"), pg_size("1024GiB")], [64 << 20, 192 << 20, 1 << 40].map(Ok));
     }
 
     #[test]

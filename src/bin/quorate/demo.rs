@@ -1,9 +1,11 @@
-//! `quorate demo`: the main job in a minute, on real input. It keeps a file, destroys an AZ and one more copy, and
-//! reads the file back from what is left; then the volume heals, and ends with six good copies.
+//! `quorate demo`: the main job in a minute, on real input. It keeps a file, grows past its first protection group, loses
+//! an AZ and one more copy, and reads the file back from what is left; then it heals, and ends with six good copies.
 
+use crate::bench::Random;
 use crate::common::{Fail, Io, at, close, human, warn};
 use crate::info;
 use crate::progress::Progress;
+use crate::space;
 use crate::store::{self, Source, Store};
 use quorate::{Health, OpenError, Options, Placement, Volume};
 use serde_json::json;
@@ -15,6 +17,9 @@ use std::time::Instant;
 
 /// What healing may take here.
 const HEAL_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A protection group here: the smallest.
+const PG: u64 = 64 << 20;
 
 /// A directory of the demo's own, removed when the demo ends, however it ends.
 struct Place(PathBuf);
@@ -71,6 +76,7 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
     let name = file.display();
     step(io, &format!("Kept {name}: {} in {took:.2} s, acknowledged on at least 4 of 6.", human(kept)))?;
     compare(io, &volume, &file, kept)?;
+    grow(io, &volume)?;
     close(volume);
 
     std::fs::remove_dir_all(&disks[1]).map_err(at(&disks[1]))?;
@@ -121,6 +127,29 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
     step(io, "Six healthy copies again.")
 }
 
+/// Keeps bytes until the log is past its first protection group.
+fn grow(io: &Io, volume: &Volume) -> Result<(), Fail> {
+    let begun = Instant::now();
+    let (store, mut random) = (Store::new(volume)?, Random::new(5));
+    let mut left = (PG + PG / 4).saturating_sub(volume.health().tail.0).max(1 << 20) as usize;
+    let more = store.put("more", |buffer| {
+        let n = buffer.len().min(left);
+        buffer[..n].chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()[..c.len()]));
+        left -= n;
+        Ok(n)
+    })?;
+    store.end()?;
+    volume.sync().wait()?;
+    let (health, took) = (volume.health(), begun.elapsed().as_secs_f64());
+    let text = format!("Kept {} more in {took:.2} s: it has grown past its first protection group.", human(more));
+    step(io, &text)?;
+    if io.json { io.say(json!({ "space": space::facts(&health) }), "") } else { space::chart(io, &health) }?;
+    if health.tail.0 <= PG || space::count(&health) < 2 {
+        return Err(Fail::new("the volume has not grown: please report this"));
+    }
+    Ok(())
+}
+
 /// Lets the running volume take the blank slots, fill them, and find by a scrub what else is missing.
 fn heal(io: &Io, volume: &Volume) -> Result<(), Fail> {
     let begun = Instant::now();
@@ -145,6 +174,7 @@ fn heal(io: &Io, volume: &Volume) -> Result<(), Fail> {
 
 /// A new volume where the file system keeps the promises; the current directory first, unless one is named.
 fn create(io: &Io, directory: Option<PathBuf>) -> Result<(Place, Volume, Options), Fail> {
+    let options = io.options.clone().pg_size(PG);
     let named = directory.is_some();
     let mut places = directory.map_or_else(|| vec![PathBuf::from("."), std::env::temp_dir()], |d| vec![d]);
     if !named {
@@ -154,8 +184,8 @@ fn create(io: &Io, directory: Option<PathBuf>) -> Result<(Place, Volume, Options
     for under in &places {
         match Place::make(under).and_then(|place| Ok((place.disks()?, place))) {
             Err(fail) => last = Some(fail),
-            Ok((disks, place)) => match Volume::create(disks, &io.options) {
-                Ok(volume) => return Ok((place, volume, io.options.clone())),
+            Ok((disks, place)) => match Volume::create(disks, &options) {
+                Ok(volume) => return Ok((place, volume, options)),
                 Err(e @ OpenError::FileSystem { .. }) => last = Some(e.into()),
                 Err(e) => return Err(e.into()),
             },
@@ -166,7 +196,7 @@ fn create(io: &Io, directory: Option<PathBuf>) -> Result<(Place, Volume, Options
         return Err(refused);
     }
     warn(format!("{}; the demo goes on in memory, name a directory on a disk for the real thing", refused.text));
-    let options = io.options.clone().allow_volatile(true);
+    let options = options.allow_volatile(true);
     let place = Place::make(&std::env::temp_dir())?;
     let volume = Volume::create(place.disks()?, &options)?;
     Ok((place, volume, options))

@@ -19,6 +19,7 @@ mod repair;
 mod replace;
 #[cfg(feature = "sim")]
 mod sim;
+mod space;
 mod store;
 mod verify;
 
@@ -62,7 +63,7 @@ enum Verb {
         /// Bytes of a page: a power of two from 4KiB to 64KiB
         #[arg(long, default_value = "16KiB", value_parser = common::page_size)]
         page_size: u32,
-        /// Bytes of a protection group: a multiple of 64MiB
+        /// Bytes of a protection group, the unit in which files are made: a multiple of 64MiB, up to 1024GiB
         #[arg(long, default_value = "10GiB", value_parser = common::pg_size)]
         pg_size: u64,
     },
@@ -254,6 +255,23 @@ enum Bench {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
     },
+    /// Measure commits during checkpoints and between them, on a volume of its own; then remove it
+    Checkpoint {
+        /// Where: one directory, or three with commas between, one a disk
+        under: common::At,
+        /// Pages of the volume, that are patched uniformly
+        #[arg(long, default_value_t = 256 << 10, value_parser = clap::value_parser!(u64).range(1000..=16 << 20))]
+        pages: u64,
+        /// MiB of log between two checkpoints
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1024))]
+        every_mib: u64,
+        /// How often it is measured; what is told are medians
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// How long each round is, for one thread and for sixteen
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+    },
 }
 
 fn run(cli: Cli) -> Result<(), Fail> {
@@ -274,6 +292,9 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Log { volume, from } => log::run(&io, &volume, from),
         Verb::Bench { what: Some(Bench::Heal { under, gib, mib, rounds, seconds }), .. } => {
             bench::heal(&io, &under, mib.unwrap_or(gib << 10), rounds, seconds)
+        }
+        Verb::Bench { what: Some(Bench::Checkpoint { under, pages, every_mib, rounds, seconds }), .. } => {
+            bench::checkpoint(&io, &under, &bench::Plan { pages, every: every_mib, rounds, seconds })
         }
         // Without a subcommand it is required.
         Verb::Bench { volume, seconds, .. } => volume.map_or(Ok(()), |volume| bench::run(&io, &volume, seconds)),

@@ -273,7 +273,7 @@ impl Disks {
         bytes: &[u8],
     ) {
         match name {
-            FileName::Segment(pg) => self.judge_merge(process, slot, name, u64::from(pg), offset, bytes),
+            FileName::Segment(pg) => self.judge_merge(process, slot, name, pg, offset, bytes),
             FileName::Tail(_) => self.judge_tail(process, bytes),
             _ => (),
         }

@@ -42,7 +42,7 @@ impl Disks {
     /// A range of a file is punched.
     pub(in crate::sim) fn judge_punch(&mut self, p: usize, slot: Slot, name: FileName, offset: u64, len: u64) {
         let (FileName::Segment(pg), Some(g)) = (name, self.laws.geometry) else { return };
-        let from = Lsn(u64::from(pg) * g.pg_size + offset);
+        let Some(from) = FileName::begin_of(pg, g.pg_size).map(|begin| begin + offset) else { return };
         self.judge_gone(p, slot, from, from + len);
         let Some(history) = &self.laws.acts[p].opened else { return };
         self.counts.punched_own += u64::from(from + len > history.last().begin);

@@ -331,8 +331,9 @@ impl Disks {
 
     /// A claim or a superblock goes: a newer superblock must stay beside it. A protection group goes: nobody needs it.
     pub(in crate::sim) fn judge_removal(&mut self, p: usize, slot: Slot, name: FileName) {
-        if let (FileName::Segment(pg), Some(g)) = (name, self.laws.geometry) {
-            let begin = Lsn(u64::from(pg) * g.pg_size);
+        if let (FileName::Segment(pg), Some(g)) = (name, self.laws.geometry)
+            && let Some(begin) = FileName::begin_of(pg, g.pg_size)
+        {
             self.judge_gone(p, slot, begin, begin + g.pg_size);
         }
         if let FileName::Epoch(n) | FileName::Claim(n) = name

@@ -55,7 +55,7 @@ impl Fleet for StageFleet {
 }
 
 /// One slot's directory: the simulator's, behind the hook.
-pub(super) struct StageDir {
+pub struct StageDir {
     pub stage: Stage,
     pub process: usize,
     pub slot: Slot,

@@ -263,7 +263,7 @@ impl Stage {
         process
     }
 
-    fn dir(&self, process: usize, slot: Slot) -> StageDir {
+    pub fn dir(&self, process: usize, slot: Slot) -> StageDir {
         StageDir { stage: self.clone(), process, slot }
     }
 

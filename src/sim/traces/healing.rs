@@ -1,12 +1,15 @@
 //! Healing: what is copied, from where and to where, what counts as whole, and that it comes to an end.
 
 use crate::core::vote::Join;
+use crate::disk::job;
 use crate::lsn::{Lsn, format};
 use crate::repair::plan::WIDE;
 use crate::segment::name::FileName;
 use crate::sim::scenario::{Act, Call, Checked, Made, Op, Opening, PG, Stage, Writer, ensure, slot};
+use crate::volume::close::Closing;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// x, and something behind it: VDL's own group is the writer's, and none of healing's.
 fn append_x(w: &Writer) -> Checked<Made> {
@@ -560,4 +563,97 @@ pub fn what_nobody_has_comes_to_an_end() -> Checked {
     ensure(!w.heal()?, "R1: it says that it is whole, and there is no good copy of x")?;
     let left = w.shared.engine().repair_health().unmendable;
     ensure(left == 1, "R1: nobody is told that there is no good copy of x")
+}
+
+/// x is on all; the volume closes, and F's disk is replaced as the clean mark is to be written there; F is formatted; the close
+/// ends clean; open; F heals. Rule: what a slot that comes back may not have got yet is told with its join point.
+pub fn what_a_blank_disk_lacks_at_a_close_is_a_gap() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    let mut closing = Closing::begin(&w.shared, Duration::from_secs(1));
+    for _ in 0..20 {
+        w.land_on("ABCDEF")?;
+        w.jobs()?;
+        ensure(closing.step(&w.shared).is_none(), "stage: the close ended early")?;
+        if w.shared.engine().is_clean() && w.shared.reads.pages.map().frozen.is_none() {
+            break;
+        }
+    }
+    w.idle("F");
+    for _ in 0..10 {
+        ensure(closing.step(&w.shared).is_none(), "stage: the close does not wait for its mark")?;
+    }
+    w.jobs()?;
+    stage.blank("F");
+    w.idle("");
+    w.jobs()?;
+    w.tick(200)?;
+    ensure(w.is_live("F") && stage.has("F", FileName::Epoch(1)), "stage: F is not taken in")?;
+    let ended = (0..10).find_map(|_| closing.step(&w.shared));
+    ensure(matches!(ended, Some(Ok(()))), "stage: the close is not clean")?;
+    let last = w.shared.engine().writer.vdl_group();
+    w.kill();
+    stage.lose(&w, "ABCDEF");
+    let next = stage.open("ABCDEF")?;
+    next.housekeep(12_000)?;
+    whole(&stage, &next, "F", x)?;
+    ensure(stage.verifies("F", last, 1), "R1: F counts as whole, and the last group does not verify there")
+}
+
+/// x is on all; a block of it cannot be read any more on F.
+/// Rule: what cannot be read verifies nowhere, whatever stood there; it may have been zeros.
+pub fn what_cannot_be_read_is_not_zeros() -> Checked {
+    let (stage, w, x) = x_on_all()?;
+    let (name, offset) = FileName::segment_of(x.begin, PG);
+    stage.spoil_log("F", x.begin);
+    let dir = stage.dir(w.process, slot("F"));
+    let read = job::read_around(&dir, name, 0, format::FRAME as usize).map_err(|e| format!("stage: {e}"))?;
+    let block = &read[offset as usize..][..format::BLOCK_MIN as usize];
+    ensure(block.iter().any(|b| *b != 0), "R1: a block that cannot be read counts as zeros")?;
+    w.scrub();
+    whole(&stage, &w, "F", x)
+}
+
+/// x: A to D. An opener writes it into tail files on E and F, and dies; of F a power cut leaves the tail file and the claims;
+/// open. Rule: a tail file of the volume tells that a slot is its own.
+pub fn a_dead_openers_tail_is_its_own() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let x = append_x(&w)?;
+    w.land_on("ABCD")?;
+    w.kill();
+    stage.lose(&w, "EF");
+    stage.open_dies("ABCDEF", |c| match (c.op, c.name) {
+        (Op::Write, Some(FileName::Epoch(_))) => Act::Die,
+        _ => Act::Go,
+    })?;
+    let mut left = stage.image("F");
+    left.retain(|name, _| matches!(name, FileName::Tail(_) | FileName::Claim(_)));
+    ensure(left.contains_key(&FileName::Tail(2)), "stage: the opener left no tail file")?;
+    stage.mount("F", left);
+    let next = stage.open("ABCDEF")?;
+    next.housekeep(12_000)?;
+    whole(&stage, &next, "ABCDE", x)?;
+    ensure(next.is_live("F"), "L2: F is not taken back")?;
+    whole(&stage, &next, "F", x)
+}
+
+/// What an earlier epoch left cannot be removed from F, once.
+/// Rule: it is removed later; each epoch would leave more.
+pub fn what_was_not_removed_is_removed_later() -> Checked {
+    let (stage, w, _) = x_on_all()?;
+    w.kill();
+    let next = stage.open("ABCDEF")?;
+    let mut fails = true;
+    next.hook(move |c| match c.op {
+        Op::Remove if c.slot == slot("F") && std::mem::take(&mut fails) => Act::Fail,
+        _ => Act::Go,
+    });
+    next.shared.engine().tidy(2);
+    next.jobs()?;
+    ensure(stage.has("F", FileName::Epoch(1)), "stage: it was removed")?;
+    next.tick(1000)?;
+    next.heal()?;
+    next.checkpoint("ABCDEF")?;
+    next.tick(1000)?;
+    ensure(!stage.has("F", FileName::Epoch(1)), "L2: F keeps what is of no use")
 }

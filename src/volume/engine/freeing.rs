@@ -7,8 +7,9 @@
 use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, History};
 use crate::disk::job::{Job, JobKind};
-use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::reclaim::freed::{self, Freed, Run};
+use crate::segment::name::FileName;
 use crate::volume::engine::Engine;
 use std::time::Duration;
 
@@ -81,9 +82,9 @@ impl Engine {
     /// Slots that have lost their directories, or segments that were not given back.
     pub(super) fn lost(&mut self) -> SlotSet {
         let (kept, pg_size) = (&self.freeing.kept, self.geometry.pg_size);
-        let holds = |pg: u32| {
-            let begin = Lsn(u64::from(pg) * pg_size);
-            freed::bytes_in(kept, begin, begin + pg_size) > 0
+        let holds = |pg: u64| {
+            let begin = FileName::begin_of(pg, pg_size);
+            begin.is_some_and(|begin| freed::bytes_in(kept, begin, begin + pg_size) > 0)
         };
         self.disk.lost(&holds)
     }

@@ -39,13 +39,14 @@ const MOST: Duration = Duration::from_secs(1800);
 const QUIET: Duration = Duration::from_secs(12);
 
 /// Directories of the bench's own, removed when it ends, however it ends.
-struct Places(Vec<PathBuf>);
+pub struct Places(Vec<PathBuf>);
 
 impl Places {
-    fn make(under: &At) -> Result<(Places, At), Fail> {
+    /// One in each of these.
+    pub fn make(under: &At) -> Result<(Places, At), Fail> {
         let mut places = Places(Vec::new());
         for path in under.0.paths() {
-            let place = path.join(format!("quorate-bench-heal-{}", std::process::id()));
+            let place = path.join(format!("quorate-bench-{}", std::process::id()));
             std::fs::create_dir(&place).map_err(at(&place))?;
             places.0.push(place);
         }
@@ -81,7 +82,8 @@ struct Figures {
     memory: u64,
 }
 
-fn median(all: &[f64]) -> f64 {
+/// The middle one.
+pub fn median(all: &[f64]) -> f64 {
     let mut all = all.to_vec();
     all.sort_by(f64::total_cmp);
     let at = |n: usize| all.get(n).copied().unwrap_or(f64::NAN);
@@ -89,7 +91,7 @@ fn median(all: &[f64]) -> f64 {
 }
 
 /// The median of the rounds' own ratios.
-fn ratio(a: &[f64], b: &[f64]) -> f64 {
+pub fn ratio(a: &[f64], b: &[f64]) -> f64 {
     median(&a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>())
 }
 

@@ -3,11 +3,13 @@
 //! Each measurement alternates short rounds of the volume and of its floor, so that both meet the same weather. The
 //! bench works on a file of its own in the volume, which it removes. The log that it writes stays.
 
+mod checkpoint;
 mod child;
 mod floor;
 mod group;
 mod heal;
 
+pub use checkpoint::{Plan, run as checkpoint};
 pub use child::run as child;
 pub use heal::run as heal;
 
