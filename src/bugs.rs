@@ -207,6 +207,8 @@ bugs! {
     PunchWithoutLook,
     /// ... while a view may read them. `what_a_view_reads_stays`.
     PunchUnderView,
+    /// ... on slots that are still to be written to there. `who_lags_behind_punches_later`.
+    PunchAhead,
     /// A page of which a part lies in another extent stays where it is. `what_lies_across_extents_moves_as_well`.
     StraddlingStays,
     /// The table is not told of pages that were moved. `the_table_knows_where_pages_went`.

@@ -132,6 +132,7 @@ traces! {
     space::nothing_is_punched_before_its_manifest [PunchEarly "S1"]
     space::a_zombie_punches_nothing [PunchWithoutLook "S6"]
     space::what_a_view_reads_stays [PunchUnderView "S1"]
+    space::who_lags_behind_punches_later [PunchAhead "G1"]
     space::what_lies_across_extents_moves_as_well [StraddlingStays "S1"]
     space::the_table_knows_where_pages_went [MoveUntold "S1"]
     space::nodes_of_the_table_move_as_well [NodesStay "S1"]

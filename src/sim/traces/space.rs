@@ -21,12 +21,17 @@ fn old_page_in_a_dead_frame() -> Checked<(Stage, Writer)> {
 
 /// Fills so many frames with versions of page 2, of which the last one lives.
 fn dead_frames(w: &Writer, frames: u64) -> Checked {
+    dead_frames_on(w, frames, "ABCDEF")
+}
+
+/// ... while writes land on these slots.
+fn dead_frames_on(w: &Writer, frames: u64, lands: &str) -> Checked {
     let end = w.shared.front.tail() + frames * format::FRAME;
     let mut byte = 0;
     while w.shared.front.tail() < end {
         byte = byte % 200 + 1;
         w.append(&[(2, byte); 40])?;
-        w.land_on("ABCDEF")?;
+        w.land_on(lands)?;
     }
     Ok(())
 }
@@ -131,6 +136,24 @@ pub fn what_a_view_reads_stays() -> Checked {
     drop(view);
     reclaim(&w, "ABCDEF", &punched)?;
     ensure(punched(), "G1: it is not punched when the view is gone")
+}
+
+/// F's writes hang, and what it lacks is in the ring. The others punch; then F's writes land.
+pub fn who_lags_behind_punches_later() -> Checked {
+    let stage = Stage::reclaiming();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    dead_frames_on(&w, 3, "ABCDE")?;
+    reclaim(&w, "ABCDE", || false)?;
+    let empty = |name: &str| stage.log(name, Lsn(4096), format::FRAME - 4096).iter().all(|b| *b == 0);
+    ensure(empty("A") && w.is_live("F"), "stage: nothing is punched, or F is away")?;
+    for _ in 0..TURNS {
+        w.housekeep(1100)?;
+        w.land_on("ABCDEF")?;
+    }
+    ensure(empty("F"), "G1: F keeps what landed late")?;
+    w.check_newest()
 }
 
 /// A delta of x lies in another frame than its image does.

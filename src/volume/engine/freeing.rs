@@ -113,10 +113,13 @@ impl Engine {
     }
 
     fn may_free(&self, slot: Slot, now: Duration) -> bool {
+        // What is still to be written to it would come back.
+        let last = self.freeing.let_go.runs().last();
+        let written = |cursor| last.is_none_or(|run| run.to <= cursor) || planted(Bug::PunchAhead);
+        let live = self.writer.cursor(slot).is_some_and(written);
         // What an earlier process has in flight, or a tail file holds, could come back.
         let quiet = self.healing.drained || self.merged.contains(slot);
         let idle = !self.jobs[slot.index()].0[JobKind::Free as usize] && now >= self.freeing.again_at[slot.index()];
-        let live = self.writer.live().contains(slot);
         live && quiet && idle && self.freeing.owes(slot)
     }
 
