@@ -336,7 +336,6 @@ fn fill_up(volume: &Volume, pages: &mut Vec<PageId>) -> u64 {
 }
 
 #[test]
-#[ignore = "not yet: what is at hand when the disks are found full is less than frees and reclaiming need"]
 fn a_full_volume_frees_pages_gives_space_back_and_takes_more() {
     let Some(disks) = Disks::new([480; 3]) else { return };
     let options = options().pg_size(64 << 20).stall_max(Duration::from_secs(20));

@@ -48,6 +48,8 @@ struct Sample {
     live: u64,
     /// As of that progress.
     at: u64,
+    /// Bytes that are known to have died since.
+    died: u64,
 }
 
 /// So many extents are sampled; those beyond count as live until the log's begin has moved up.
@@ -71,7 +73,14 @@ pub struct Sum {
 
 impl Census {
     pub fn record(&mut self, extent: Lsn, of: u64, live: u64, at: u64) {
-        self.samples.insert(extent, Sample { of, live, at });
+        self.samples.insert(extent, Sample { of, live, at, died: 0 });
+    }
+
+    /// A record of so many bytes, in the extent that begins there, is known to be dead.
+    pub fn died(&mut self, extent: Lsn, bytes: u64) {
+        if let Some(sample) = self.samples.get_mut(&extent) {
+            sample.died += bytes;
+        }
     }
 
     pub fn forget(&mut self, freed: &Freed) {
@@ -91,7 +100,10 @@ impl Census {
 
     fn live_of(&self, stock: &Stock) -> u64 {
         match self.samples.get(&stock.run.from) {
-            Some(s) if s.of > 0 => (u128::from(stock.bytes) * u128::from(s.live) / u128::from(s.of)) as u64,
+            Some(s) if s.of > 0 => {
+                let then = (u128::from(stock.bytes) * u128::from(s.live) / u128::from(s.of)) as u64;
+                then.saturating_sub(s.died)
+            }
             _ => stock.bytes,
         }
     }
@@ -180,6 +192,20 @@ mod tests {
         assert_eq!(victim(10, 3), Some(2));
         assert_eq!(census.victim(&stocks[..1], 4, |_| true), None, "a fifth is not enough");
         assert_eq!(census.victim(&stocks[3..], 10, |_| true), None, "all live, and never sampled");
+    }
+
+    #[test]
+    fn what_is_told_to_be_dead_is_no_sample() {
+        let (all, mut census) = ([stock(1, E), stock(2, E)], Census::default());
+        census.record(Lsn(E), 100, 100, 0);
+        census.died(Lsn(E), E / 4);
+        census.died(Lsn(2 * E), E / 4);
+        assert_eq!(census.dead_share(&all[0]), 64);
+        assert_eq!(census.dead_share(&all[1]), 0, "never sampled: it may count what was dead before");
+        census.died(Lsn(E), E);
+        assert_eq!((census.dead_share(&all[0]), census.sum(&all).live), (256, E));
+        census.record(Lsn(E), 100, 100, 1);
+        assert_eq!(census.dead_share(&all[0]), 0, "a new sample knows");
     }
 
     #[test]

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 /// Space that everybody leaves to the table, so that a full volume of moderate size can still write its last checkpoint.
 const TABLE_ROOM: u64 = 256 << 10;
-/// What MTRs that do nothing but free pages leave to reclaiming beside, as long as that makes room.
-const MOVE_ROOM: u64 = 512 << 10;
+/// What MTRs that do nothing but free pages leave to reclaiming beside, as long as that makes room: pages of a whole frame.
+const MOVE_ROOM: u64 = format::FRAME + (128 << 10);
 /// What users leave to MTRs that free pages.
-const FREE_ROOM: u64 = 256 << 10;
+const FREE_ROOM: u64 = 512 << 10;
 /// What users leave of the space ahead, all in all.
 pub(crate) const LEFT: u64 = TABLE_ROOM + MOVE_ROOM + FREE_ROOM;
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
@@ -249,7 +249,12 @@ impl Shared {
             true if !content.moved.is_empty() || self.nothing_moves.load(Ordering::Relaxed) => TABLE_ROOM,
             true => TABLE_ROOM + MOVE_ROOM,
         };
-        self.place(&mut append, planned, &heads, &map_now, Leaves { bytes, limited: !makes_room })
+        let placed = self.place(&mut append, planned, &heads, &map_now, Leaves { bytes, limited: !makes_room })?;
+        drop(append);
+        if content.moved.is_empty() {
+            self.died.tell(content, heads);
+        }
+        Ok(placed)
     }
 
     /// Folds an MTR's changes of a page into one image where its chain would grow too long, and where the page is cached.

@@ -17,6 +17,7 @@ use crate::volume::append::{NotAppended, Prepared};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Change, Content, Moved, What};
 use crate::volume::shared::Shared;
+use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub const CREDIT_WAIT: Duration = Duration::from_millis(100);
 const NARROW_FOR: Duration = Duration::from_secs(10);
 /// Slots that have something to give back are asked to again after so long, if they could not.
 const OWED: Duration = Duration::from_millis(50);
+/// Images that died, and are not counted yet.
+const DIED_MAX: usize = 16 << 10;
 /// Pages of an extent that are remembered as done.
 const SEEN_MAX: usize = 128 << 10;
 
@@ -116,6 +119,27 @@ impl Pressure {
         if !self.behind.swap(behind, Ordering::Relaxed) {
             self.credit.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// Images of pages that were freed or written anew, where they are known: between two samples an extent's census goes on by
+/// these. Nothing depends on them; of more than a bound some are forgotten.
+#[derive(Default)]
+pub struct Died(Mutex<Vec<Lsn>>);
+
+impl Died {
+    /// An MTR was appended over these versions.
+    pub fn tell(&self, content: &Content, mut before: HashMap<PageId, Option<Head>>) {
+        let whole = content.changes.iter().filter(|c| !c.fresh && !matches!(c.what, What::Patch { .. }));
+        let heads = whole.filter_map(|c| before.remove(&c.page).flatten());
+        let mut died = self.0.lock();
+        for head in heads.take(DIED_MAX - died.len()) {
+            died.extend(if head.depth == 0 { Some(head.lsn) } else { Some(head.base).filter(|base| !base.is_none()) });
+        }
+    }
+
+    fn take(&self) -> Vec<Lsn> {
+        std::mem::take(&mut *self.0.lock())
     }
 }
 
@@ -325,6 +349,14 @@ impl Shared {
     }
 
     fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
+        for image in self.died.take() {
+            // An extent, or a frame of one that is full.
+            let (extent, frame) = (image.floor(self.options.reclaim_unit), image.floor(format::FRAME));
+            r.census.died(extent, u64::from(self.geometry.page_size));
+            if frame != extent {
+                r.census.died(frame, u64::from(self.geometry.page_size));
+            }
+        }
         if let Some(emptying) = r.emptying.take() {
             return self.go_on(r, emptying);
         }

@@ -15,7 +15,7 @@ use crate::volume::engine::{Engine, Pumped};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::options::Options;
 use crate::volume::page::Page;
-use crate::volume::reclaim::{Pressure, Reclaim};
+use crate::volume::reclaim::{Died, Pressure, Reclaim};
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
 use crate::volume::wake::{Background, Progress};
@@ -71,6 +71,7 @@ pub(crate) struct Shared {
     pub checkpoint: Mutex<Option<Checkpoint>>,
     pub reclaim: Mutex<Reclaim>,
     pub pressure: Pressure,
+    pub died: Died,
     /// Pages freed since the volume was opened.
     pub freed_pages: AtomicU64,
     pub clock: Arc<dyn Clock>,
@@ -186,6 +187,7 @@ impl Shared {
             checkpoint: Mutex::new(None),
             reclaim: Mutex::default(),
             pressure: Pressure::default(),
+            died: Died::default(),
             freed_pages: AtomicU64::new(0),
             opened_at: parts.clock.now(),
             clock: parts.clock,
