@@ -337,7 +337,7 @@ fn fill_up(volume: &Volume, pages: &mut Vec<PageId>) -> u64 {
 
 #[test]
 fn a_full_volume_frees_pages_gives_space_back_and_takes_more() {
-    let Some(disks) = Disks::new([480; 3]) else { return };
+    let Some(disks) = Disks::new([240; 3]) else { return };
     let options = options().pg_size(64 << 20).stall_max(Duration::from_secs(20));
     let volume = Volume::create(disks.at(), &options).unwrap();
     let mut pages = Vec::new();

@@ -541,6 +541,8 @@ impl File {
         let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
         self.changes(offset..offset + len);
         let frames = range.start / BLOCKS as u64..range.end.div_ceil(BLOCKS as u64);
+        let whole = range.start.div_ceil(BLOCKS as u64)..range.end / BLOCKS as u64;
+        self.frames.extract_if(frames.clone(), |index, _| whole.contains(index)).for_each(drop);
         for (index, frame) in self.frames.range_mut(frames) {
             let first = index * BLOCKS as u64;
             (0..BLOCKS).filter(|b| range.contains(&(first + *b as u64))).for_each(|b| frame.forget(b));

@@ -307,6 +307,7 @@ impl Mtr {
             };
             let freed: Vec<PageId> = freed.into_iter().filter(last).collect();
             self.shared.freed_pages.fetch_add(freed.len() as u64, Ordering::Relaxed);
+            self.shared.nothing_moves.store(false, Ordering::Relaxed);
             self.shared.alloc.lock().give_back(freed);
         }
     }

@@ -32,6 +32,8 @@ const RESERVE: u64 = 4;
 /// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for it.
 const LEAST_DEAD: u64 = 8;
 const LEAST_DEAD_ASKED: u64 = 32;
+/// ... and more where frames are emptied: what comes back of one must be more than the checkpoint takes that gives it back.
+const LEAST_DEAD_NARROW: u64 = 6;
 /// Records of a frame that are asked for, at most.
 const PICKS: usize = 24;
 /// Content of one MTR.
@@ -396,6 +398,7 @@ impl Shared {
         let rest = freed::bytes_in(&kept, Lsn::NONE, redo.floor(unit)).saturating_sub(all);
         r.told = Sum { kept: sum.kept + rest, live: sum.live + rest };
         let (share, slack, least) = match r.asked {
+            true if narrow => ((1, 1), 0, LEAST_DEAD_NARROW),
             true => ((1, 1), 0, LEAST_DEAD_ASKED),
             false => (KEPT_PER_LIVE, unit, LEAST_DEAD),
         };
