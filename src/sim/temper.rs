@@ -87,7 +87,7 @@ impl Temper {
                 *weight *= often[random.below(4)];
             }
         }
-        let reclaims = random.one_in(5);
+        let reclaims = random.one_in(12);
         let calm = reclaims && random.one_in(2);
         if calm {
             // A writer that lives for a while: what it wrote itself dies, and is given back.
