@@ -11,6 +11,7 @@ use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, Slot};
 use crate::page::manifest::Manifest;
 use crate::page::table::{self, Root};
+use crate::reclaim::freed::{Freed, Run};
 use crate::segment::name::FileName;
 use crate::segment::superblock::{Durability, Geometry, PLACE, ScrubMark, Superblock};
 use crate::segment::tail;
@@ -66,7 +67,7 @@ fn records() {
     let manifest = manifest().encode();
     let none = Fields::filler();
     let delta = Fields { kind: Kind::Delta, prev: Lsn(0x4000_0020), base: Lsn(0x2FF8), depth: 3, ..none };
-    let rows: [(&str, Fields, &[u8]); 8] = [
+    let rows: [(&str, Fields, &[u8]); 9] = [
         ("image", Fields { kind: Kind::Image, page: 5, prev: Lsn(0x3000), ..none }, &image),
         ("image of zeros", Fields { kind: Kind::Image, page: 6, ..none }, &[]),
         ("delta", Fields { page: 0x3_FFFF_FFFF, offset: 77, ..delta }, b"hello, world"),
@@ -75,6 +76,11 @@ fn records() {
         ("table leaf", Fields { kind: Kind::Table, page: 2, ..none }, &leaf),
         ("table upper node", Fields { kind: Kind::Table, page: 1, depth: 1, ..none }, &upper),
         ("manifest", Fields { kind: Kind::Manifest, ..none }, &manifest),
+        (
+            "moved",
+            Fields { page: 8, offset: 12, depth: 2, prev: Lsn(0x1020), base: Lsn::NONE, was: Lsn(0x3008), ..delta },
+            b"moved",
+        ),
     ];
     let cpl = Some(Cpl { wall_us: 1_764_000_000_123_456, vdl: Lsn(0x4000_0F00) });
     for (name, fields, payload) in rows {
@@ -133,7 +139,7 @@ fn a_group_as_it_is_appended() {
 
 fn manifest() -> Manifest {
     Manifest {
-        freed: crate::reclaim::freed::Freed::default(),
+        freed: Freed::default(),
         redo: Lsn(0x4000_0F00),
         next_page: 12,
         pages: 9,
@@ -150,6 +156,10 @@ fn manifests() {
     let file = sections(include_str!("../tests/vectors/manifest.hex"));
     same("manifest", &manifest().encode(), &file["manifest"]);
     assert_eq!(Manifest::decode(&file["manifest"]), Some(manifest()));
+    let runs = [(0, 64 << 20), (128 << 20, 129 << 20)].map(|(from, to)| Run { from: Lsn(from), to: Lsn(to) });
+    let gives_back = Manifest { freed: Freed::from_runs(runs.to_vec()).unwrap(), ..manifest() };
+    same("manifest that gives back", &gives_back.encode(), &file["manifest that gives back"]);
+    assert_eq!(Manifest::decode(&file["manifest that gives back"]), Some(gives_back));
 }
 
 #[test]

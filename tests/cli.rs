@@ -416,7 +416,8 @@ fn the_log_is_told_a_line_a_record() {
 fn the_demo_shows_the_main_job() {
     let dir = dir();
     let out = ok(&["demo", text(dir.path())]);
-    assert_eq!(out.matches("the same").count(), 3, "{out}");
+    assert_eq!(out.matches("the same").count(), 4, "{out}");
+    assert!(out.contains("gave the space back") && out.contains("on all disks, where"), "{out}");
     assert!(out.contains("4 of 6 slots ok") && out.contains("{2, 3, 4}"), "{out}");
     assert!(out.contains("grown past its first protection group") && out.contains("PG 1  "), "{out}");
     assert!(out.contains("all whole and equal") && out.ends_with("Six healthy copies again.\n"), "{out}");
@@ -524,4 +525,35 @@ fn who_reads_the_lines_may_have_enough() {
     drop(lines);
     let ended = ran(child.wait_with_output().unwrap());
     assert_eq!((ended.code, ended.err.as_str()), (141, ""));
+}
+
+#[test]
+fn compact_gives_back_what_was_removed() {
+    let dir = dir();
+    let at = volume(dir.path());
+    let v = text(&at);
+    let (big, small) = (dir.path().join("big"), dir.path().join("small"));
+    std::fs::write(&big, bytes(150 << 20, 4)).unwrap();
+    std::fs::write(&small, bytes(1 << 20, 5)).unwrap();
+    ok(&["import", v, text(&big)]);
+    ok(&["import", v, text(&small)]);
+    ok(&["rm", v, "big"]);
+    let space = || json(&ok(&["info", v, "--json"]))["space"].clone();
+    let before = space();
+    let number = |s: &serde_json::Value, of: &str| s["copy"][of].as_u64().unwrap();
+    assert!(number(&before, "dead") > 100 << 20 && number(&before, "live") < 60 << 20, "{before}");
+    let out = ok(&["compact", v]);
+    assert!(out.contains("on all disks, where"), "{out}");
+    let after = space();
+    let bytes_of = |s: &serde_json::Value| s["device_bytes"].as_u64().unwrap();
+    assert!(bytes_of(&after) < bytes_of(&before) / 2 && number(&after, "allocated") < 100 << 20, "{before} {after}");
+    let chart = ok(&["info", v]);
+    assert!(chart.contains("of one copy") && chart.contains("pinned 0 B"), "{chart}");
+    assert!(export(&at, "small") == bytes(1 << 20, 5));
+    ok(&["verify", v]);
+    fails(&["compact", text(&dir.path().join("missing"))], 1, &["missing"]);
+    // Not beside a writer.
+    let writer = quorate::Volume::open(at.clone(), &quorate::Options::default()).unwrap();
+    fails(&["compact", v], 1, &["has the volume open for writing", "Volume::compact"]);
+    drop(writer);
 }

@@ -187,7 +187,7 @@ impl Sim {
         for slot in SlotSet::ALL.minus(strangers).iter() {
             for (name, file) in &w.files[slot.index()] {
                 let FileName::Segment(pg) = name else { continue };
-                let begin = Lsn(u64::from(*pg) * PG);
+                let begin = Lsn(*pg * PG);
                 for run in runs.iter().filter(|r| r.from < begin + PG && begin < r.to) {
                     let (from, to) = (run.from.max(begin), run.to.min(begin + PG));
                     if (from, to) == (begin, begin + PG) {

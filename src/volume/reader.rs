@@ -8,6 +8,7 @@ use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::file::Meter;
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, SlotDir, job};
+use crate::log::record;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::reclaim::freed;
@@ -272,9 +273,18 @@ impl Reader {
     }
 
     fn space(&self) -> Space {
-        // Nothing is sampled here.
+        // Nothing is sampled here: what the pages of the manifest take, if each is one image.
         let allocated = freed::bytes_in(&self.recovered.kept(), Lsn::NONE, self.recovered.ruling.end);
-        Space { allocated, live: allocated, ..Space::default() }
+        let page = record::encoded_len(self.recovered.survey.geometry.page_size as usize, false);
+        let live = match self.recovered.manifest_lsn.is_none() {
+            true => allocated,
+            // What was written since is too young to be told.
+            false => {
+                let young = self.recovered.ruling.end - self.recovered.manifest.redo.min(self.recovered.ruling.end);
+                (self.recovered.manifest.pages * page + young).min(allocated)
+            }
+        };
+        Space { allocated, live, dead: allocated - live, ..Space::default() }
     }
 
     /// What the slots say, as plain numbers.

@@ -3,6 +3,7 @@
 
 use crate::bench::Random;
 use crate::common::{Fail, Io, at, close, human, warn};
+use crate::compact;
 use crate::info;
 use crate::progress::Progress;
 use crate::space;
@@ -114,6 +115,8 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
     )?;
     heal(io, &volume)?;
     tell(io, &volume.health())?;
+    give_back(io, &volume)?;
+    compare(io, &volume, &file, kept)?;
     close(volume);
     let reader = Volume::open_read_only(disks, &options)?;
     let found = reader.verify();
@@ -146,6 +149,22 @@ fn grow(io: &Io, volume: &Volume) -> Result<(), Fail> {
     if io.json { io.say(json!({ "space": space::facts(&health) }), "") } else { space::chart(io, &health) }?;
     if health.tail.0 <= PG || space::count(&health) < 2 {
         return Err(Fail::new("the volume has not grown: please report this"));
+    }
+    Ok(())
+}
+
+/// What was kept to make it grow goes again, and the space with it.
+fn give_back(io: &Io, volume: &Volume) -> Result<(), Fail> {
+    let (begun, before) = (Instant::now(), volume.health().device_bytes);
+    let store = Store::new(volume)?;
+    store.remove("more")?;
+    store.end()?;
+    compact::compact(io, volume, HEAL_MAX)?;
+    let (health, took) = (volume.health(), begun.elapsed().as_secs_f64());
+    step(io, &format!("Removed what it had grown by, and gave the space back in {took:.2} s."))?;
+    if io.json { io.say(json!({ "space": space::facts(&health) }), "") } else { space::chart(io, &health) }?;
+    if health.device_bytes >= before {
+        return Err(Fail::new("no space came back: please report this"));
     }
     Ok(())
 }

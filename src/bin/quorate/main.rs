@@ -6,6 +6,7 @@ mod bench;
 #[cfg(all(feature = "sim", quorate_bugs))]
 mod bugs;
 mod common;
+mod compact;
 mod create;
 mod demo;
 #[cfg(feature = "sim")]
@@ -133,6 +134,14 @@ enum Verb {
     Scrub {
         #[arg(help = VOLUME)]
         volume: common::At,
+    },
+    /// Give back at once all the space that dead pages take; a running writer does so by itself when it is a fifth
+    Compact {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Give up after so many seconds
+        #[arg(long, default_value_t = 86_400)]
+        timeout: u64,
     },
     /// Put another directory in a slot's place, also while a writer works, and have it filled. The old one is kept beside
     /// the link that takes its name: delete it once the slot is whole
@@ -286,6 +295,7 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Verify { volume } => verify::run(&io, &volume),
         Verb::Repair { volume, wait, timeout } => repair::repair(&io, &volume, wait, Duration::from_secs(timeout)),
         Verb::Scrub { volume } => repair::scrub(&io, &volume),
+        Verb::Compact { volume, timeout } => compact::run(&io, &volume, Duration::from_secs(timeout)),
         Verb::Replace { volume, slot, directory, wait, timeout } => {
             replace::run(&io, &volume, slot, &directory, wait, Duration::from_secs(timeout))
         }

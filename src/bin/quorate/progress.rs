@@ -57,6 +57,44 @@ impl<'a> Progress<'a> {
     }
 }
 
+/// Work of which nobody knows how much there is: a moving sign on a terminal, else a line now and then.
+pub struct Steps<'a> {
+    io: &'a Io,
+    what: &'static str,
+    sign: Option<ProgressBar>,
+    said: Instant,
+}
+
+impl<'a> Steps<'a> {
+    /// Of a verb.
+    pub fn new(io: &'a Io, what: &'static str) -> Steps<'a> {
+        let sign = (!io.json && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
+        Steps { io, what, sign, said: Instant::now() }
+    }
+
+    /// How far it is.
+    pub fn show(&mut self, facts: &Value, text: &str) -> Result<(), Fail> {
+        let what = self.what;
+        if let Some(sign) = &self.sign {
+            sign.set_message(format!("{what}: {text}"));
+            sign.tick();
+            return Ok(());
+        }
+        if self.said.elapsed() < LINES {
+            return Ok(());
+        }
+        self.said = Instant::now();
+        self.io.say(json!({ what: facts }), format_args!("{what}: {text}"))
+    }
+
+    /// The sign goes, and what follows has the line.
+    pub fn end(self) {
+        if let Some(sign) = self.sign {
+            sign.finish_and_clear();
+        }
+    }
+}
+
 fn pace(r: &RepairHealth) -> String {
     let left = |left: Duration| format!(", about {} s left", left.as_secs().max(1));
     match r.bytes_per_second {

@@ -1,6 +1,7 @@
 //! How a volume has grown, as a small bar chart: a bar for each protection group, as full as its files are.
 
 use crate::common::{Fail, Io, human};
+use crate::compact;
 use quorate::Health;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -37,6 +38,13 @@ fn bar(part: u64, whole: u64) -> String {
     format!("{}{}", "#".repeat(full), ".".repeat(WIDTH - full))
 }
 
+/// A bar of several parts: `#` the first, `+` the second, `.` the rest.
+fn mix(parts: &[u64; 2], whole: u64) -> String {
+    let first = bar(parts[0], whole).matches('#').count();
+    let second = bar(parts[1], whole).matches('#').count().min(WIDTH - first);
+    format!("{}{}{}", "#".repeat(first), "+".repeat(second), ".".repeat(WIDTH - first - second))
+}
+
 /// A line a bar.
 fn bars(groups: &[Group], pg_size: u64) -> Vec<(String, String)> {
     let (old, new) = groups.split_at(groups.len().saturating_sub(BARS));
@@ -61,13 +69,18 @@ fn told(health: &Health) -> String {
 pub fn chart(io: &Io, health: &Health) -> Result<(), Fail> {
     let line = |name: &str, text: &str| io.say(Value::Null, format_args!("{name:<14}{text}"));
     line("space", &told(health))?;
+    let s = &health.space;
+    let (all, pinned) = (s.allocated, human(s.pinned));
+    let parts = format!("live {}, dead {}, pinned {pinned}", human(s.live), human(s.dead));
+    line("of one copy", &format!("{}  {parts}", mix(&[s.live, s.pinned], all)))?;
     bars(&groups(health), health.pg_size).iter().try_for_each(|(name, text)| line(name, text))
 }
 
 /// The same as facts.
 pub fn facts(health: &Health) -> Value {
     let pgs: Vec<Value> = groups(health).iter().map(|(pg, bytes)| json!({ "pg": pg, "bytes": bytes })).collect();
-    json!({ "log_bytes": health.log_bytes, "log_bytes_max": health.log_bytes_max, "pgs": pgs })
+    json!({ "log_bytes": health.log_bytes, "log_bytes_max": health.log_bytes_max, "pgs": pgs,
+        "device_bytes": health.device_bytes, "copy": compact::facts(&health.space) })
 }
 
 /// How many groups it has.
@@ -87,6 +100,8 @@ mod tests {
             [0, 1, 16, 31, 32, 32]
         );
         assert_eq!((full(u64::MAX, u64::MAX), full(1, 0), bar(9, 7).len()), (WIDTH, WIDTH, WIDTH));
+        assert_eq!(mix(&[32, 16], 64), format!("{}{}{}", "#".repeat(16), "+".repeat(8), ".".repeat(8)));
+        assert_eq!((mix(&[64, 64], 64), mix(&[0, 0], 0)), ("#".repeat(WIDTH), ".".repeat(WIDTH)));
         let few = bars(&[(0, 64 << 20), (1, 32 << 20)], 64 << 20);
         assert_eq!((few[0].0.as_str(), few[1].0.as_str(), few.len()), ("PG 0", "PG 1", 2));
         assert!(few[1].1.ends_with("  32.0 MiB of 64.0 MiB") && few[1].1.starts_with(&"#".repeat(16)), "{few:?}");
