@@ -41,6 +41,15 @@ pub fn stocks(kept: &[Entry], below: Lsn, unit: u64) -> Vec<Stock> {
     all
 }
 
+/// What is emptied at once, where so much is live: of a small volume an eighth, at least 8 MiB, so that it takes little
+/// beside; of others `most`, an extent. It is kept until another is four times as good.
+pub fn unit(now: u64, live: u64, most: u64) -> u64 {
+    let wanted = (live / 8).max(1).next_power_of_two().clamp(UNIT_LEAST.min(most), most);
+    if now >= wanted * 4 || wanted >= now * 4 { wanted } else { now }
+}
+
+const UNIT_LEAST: u64 = 8 << 20;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Sample {
     /// Of so many bytes so many were live.
@@ -54,9 +63,6 @@ struct Sample {
 
 /// So many extents are sampled; those beyond count as live until the log's begin has moved up.
 const SAMPLES_MAX: usize = 64 << 10;
-/// A sample is taken again after so much has happened, as a share of everything that is kept: 1/8.
-const AGAIN: u64 = 8;
-
 /// What samples say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Census {
@@ -94,7 +100,8 @@ impl Census {
             |s: &&Stock| self.samples.get(&s.run.from).map_or(u64::MAX, |sample| progress.saturating_sub(sample.at));
         let oldest = stocks.iter().max_by_key(age)?;
         let kept: u64 = stocks.iter().map(|s| s.bytes).sum();
-        let spacing = kept.max(oldest.run.to - oldest.run.from) / AGAIN;
+        // Between two samples of an extent as much happens as there is: meanwhile it is known of most of what dies.
+        let spacing = kept.max(oldest.run.to - oldest.run.from);
         (age(&oldest) >= spacing).then_some(*oldest)
     }
 
@@ -170,11 +177,12 @@ mod tests {
             let due = census.due(&stocks, 1000 * E).unwrap();
             census.record(due.run.from, 100, 50, (1000 - i) * E);
         }
-        // Spacing is two extents here: the last ones were sampled long ago.
-        assert_eq!(census.due(&stocks, 1000 * E).map(|s| s.bytes), Some(E));
+        // Spacing is sixteen extents here: the last one was sampled almost so long ago.
+        assert_eq!(census.due(&stocks, 1000 * E), None);
+        assert!(census.due(&stocks, 1001 * E).is_some());
         (0..16).for_each(|e| census.record(Lsn(e * E), 100, 50, 1000 * E));
-        assert_eq!(census.due(&stocks, 1001 * E), None);
-        assert!(census.due(&stocks, 1002 * E).is_some());
+        assert_eq!(census.due(&stocks, 1015 * E), None);
+        assert!(census.due(&stocks, 1016 * E).is_some());
         assert_eq!(census.sum(&stocks), Sum { kept: 16 * E, live: 8 * E });
     }
 
@@ -192,6 +200,17 @@ mod tests {
         assert_eq!(victim(10, 3), Some(2));
         assert_eq!(census.victim(&stocks[..1], 4, |_| true), None, "a fifth is not enough");
         assert_eq!(census.victim(&stocks[3..], 10, |_| true), None, "all live, and never sampled");
+    }
+
+    #[test]
+    fn small_volumes_are_emptied_in_small_parts() {
+        const MIB: u64 = 1 << 20;
+        for (now, live, unit_then) in
+            [(64, 0, 8), (64, 70, 16), (64, 200, 64), (8, 200, 32), (32, 30, 8), (8, 1 << 20, 64)]
+        {
+            assert_eq!(unit(now * MIB, live * MIB, E), unit_then * MIB, "{now} {live}");
+        }
+        assert_eq!(unit(format::FRAME, 1 << 40, format::FRAME), format::FRAME);
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn users_get_no_address_at_the_very_end_and_an_open_that_has_none_left_says_so()
     {
         let sim = Sim::new(&Life::new(3).begin_at(begin));
         if full {
-            assert!(sim.create().is_err_and(|e| e.contains("VolumeFull")), "{begin}");
+            assert!(sim.create().is_err_and(|e| e.contains("Full")), "{begin}");
             continue;
         }
         sim.create().unwrap();
@@ -81,7 +81,7 @@ fn users_get_no_address_at_the_very_end_and_an_open_that_has_none_left_says_so()
     let last = format::NUMBER_LIMIT - (1 << 40);
     for (begin, opens) in [(last - 4 * PG, true), (last - PG, false)] {
         let sim = Sim::new(&Life::new(3).begin_at(begin));
-        assert!(sim.create().is_err_and(|e| e.contains("VolumeFull")), "no root page: users get nothing here");
+        assert!(sim.create().is_err_and(|e| e.contains("Full")), "no root page: users get nothing here");
         sim.kill_one(0);
         match sim.attempt(false) {
             Ok(Ok((opened, _))) => assert!(opens && opened.begin > Lsn(begin), "{}", opened.begin),

@@ -21,8 +21,10 @@ const TABLE_ROOM: u64 = 256 << 10;
 const MOVE_ROOM: u64 = format::FRAME + (128 << 10);
 /// What users leave to MTRs that free pages.
 const FREE_ROOM: u64 = 512 << 10;
-/// What users leave of the space ahead, all in all.
-pub(crate) const LEFT: u64 = TABLE_ROOM + MOVE_ROOM + FREE_ROOM;
+/// What users leave of the space ahead, all in all, where the log ends there: a young volume has nothing to move.
+pub(crate) fn left(tail: Lsn) -> u64 {
+    TABLE_ROOM + (tail.0 / 4).min(MOVE_ROOM + FREE_ROOM)
+}
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
 /// ... whether it is cached or not: the page is read first. No chain is longer.
@@ -243,16 +245,17 @@ impl Shared {
         }
         // A full volume still frees pages, gives space back and closes: each leaves something to those behind it.
         let makes_room = !content.moved.is_empty() || content.only_frees();
+        let tail = append.tail();
         let bytes = match makes_room {
-            false => LEFT,
+            false => left(tail),
             // Where nothing can be moved any more, what is left to that is for frees.
             true if !content.moved.is_empty() || self.nothing_moves.load(Ordering::Relaxed) => TABLE_ROOM,
-            true => TABLE_ROOM + MOVE_ROOM,
+            true => TABLE_ROOM + (left(tail) - TABLE_ROOM).min(MOVE_ROOM),
         };
         let placed = self.place(&mut append, planned, &heads, &map_now, Leaves { bytes, limited: !makes_room })?;
         drop(append);
         if content.moved.is_empty() {
-            self.died.tell(content, heads);
+            self.died.tell(content, heads, |page| images.contains_key(&page));
         }
         Ok(placed)
     }

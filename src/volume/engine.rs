@@ -20,7 +20,7 @@ use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::reclaim::freed::Freed;
 use crate::segment::superblock::{Geometry, Superblock};
 use crate::sync::Arc;
-use crate::volume::append::LEFT;
+use crate::volume::append::left;
 use crate::volume::engine::freeing::Freeing;
 use crate::volume::engine::heal::Healing;
 use crate::volume::event::{Event, Events};
@@ -587,7 +587,7 @@ impl Engine {
             return;
         }
         // Users leave some of it to others.
-        let tail = self.front.tail() + LEFT;
+        let tail = self.front.tail() + left(self.front.tail());
         if !self.closing && tail + self.step / 2 >= self.target {
             if self.target > self.writer.begin() && now < self.stretched + Duration::from_secs(1) {
                 self.step = (self.step * 2).min(SPACE_MOST);

@@ -26,9 +26,6 @@ use std::time::Duration;
 const KEPT_PER_LIVE: (u64, u64) = (6, 5);
 /// Beyond this share, and the reserve beside, whoever appends waits for it.
 const BEHIND_PER_LIVE: (u64, u64) = (13, 10);
-/// What the log takes beside what is live and what views hold, at most: its newest extent, one that is being emptied, two
-/// that wait for a checkpoint, and what a checkpoint has not come to. In extents.
-const RESERVE: u64 = 4;
 /// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for it.
 const LEAST_DEAD: u64 = 8;
 const LEAST_DEAD_ASKED: u64 = 32;
@@ -46,8 +43,12 @@ const PAGES_A_STEP: usize = 32;
 const REST: u32 = 3;
 /// What could not be read, or moved on, is tried again then.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Extents that are emptied wait for a checkpoint: at most so many, and two where little is live.
+/// Extents that are emptied wait for a checkpoint: at most so many, by an eighth of what is live; smaller parts of a small
+/// volume four.
 const EMPTIED_MAX: u64 = 8;
+const EMPTIED_SMALL: u64 = 4;
+/// What the chain of a page takes beside an image, about.
+const CHAIN: u64 = 512;
 /// Steps of one turn, and the time after which a turn ends.
 const STEPS: usize = 16;
 const TURN: Duration = Duration::from_millis(5);
@@ -84,6 +85,8 @@ pub struct Reclaim {
     rests_until: Duration,
     /// Nothing was to be done at this progress.
     idle_at: Option<u64>,
+    /// What is emptied at once: see [`census::unit`].
+    unit: u64,
     /// Draws the frames that are sampled.
     turn: u64,
     appended: Lsn,
@@ -130,9 +133,10 @@ impl Pressure {
 pub struct Died(Mutex<Vec<Lsn>>);
 
 impl Died {
-    /// An MTR was appended over these versions.
-    pub fn tell(&self, content: &Content, mut before: HashMap<PageId, Option<Head>>) {
-        let whole = content.changes.iter().filter(|c| !c.fresh && !matches!(c.what, What::Patch { .. }));
+    /// An MTR was appended over these versions; patches of some pages were made images.
+    pub fn tell(&self, content: &Content, mut before: HashMap<PageId, Option<Head>>, image: impl Fn(PageId) -> bool) {
+        let whole = |c: &&Change| !c.fresh && (!matches!(c.what, What::Patch { .. }) || image(c.page));
+        let whole = content.changes.iter().filter(whole);
         let heads = whole.filter_map(|c| before.remove(&c.page).flatten());
         let mut died = self.0.lock();
         for head in heads.take(DIED_MAX - died.len()) {
@@ -209,6 +213,9 @@ pub struct Space {
     pub moved: u64,
     /// Given back since the volume was opened.
     pub given_back: u64,
+    /// What `allocated` may be beside 1.35 times `live` and what is pinned, in the long run: the newest extent, one that is
+    /// being emptied, those that wait for a checkpoint, and what is appended until there is one.
+    pub reserve: u64,
 }
 
 impl Shared {
@@ -220,7 +227,8 @@ impl Shared {
         let allocated = freed::bytes_in(&kept, Lsn::NONE, self.front.tail()) + views;
         let dead = r.told.kept.saturating_sub(r.told.live).min(allocated.saturating_sub(held));
         let live = allocated.saturating_sub(dead + held);
-        Space { allocated, live, dead, pinned: held, moved: r.moved_bytes, given_back: r.given_back_bytes }
+        let (moved, given_back, reserve) = (r.moved_bytes, r.given_back_bytes, self.reserve(&r));
+        Space { allocated, live, dead, pinned: held, moved, given_back, reserve }
     }
 
     /// Gives back all that can be had, or as much as this time is enough for. True if nothing is left to be had.
@@ -242,6 +250,8 @@ impl Shared {
         loop {
             let turn = self.progress.turn();
             self.background.wake_now();
+            // What is emptied and given back by a manifest goes to the slots, but for what views hold.
+            self.let_go(&mut self.reclaim.lock(), self.clock.now());
             let done = !self.reclaim.lock().asked && !self.engine().owes_space();
             if done || self.clock.now() >= deadline || self.tickets.is_over() {
                 return done;
@@ -260,7 +270,7 @@ impl Shared {
 
     /// Space that was asked for may still come back.
     pub fn makes_room(&self) -> bool {
-        let owed = self.engine().owes_new();
+        let owed = self.engine().owes_space();
         let r = self.reclaim.lock();
         self.options.reclaim && (owed || !r.stuck && (r.asked || r.emptying.is_some()))
     }
@@ -326,7 +336,7 @@ impl Shared {
         }
         // A short life pays nothing for what an earlier process may have left.
         let from = self.opened_at + self.options.merge_after;
-        if now < from && !engine.owes_new() {
+        if now < from && !engine.owes_new() && !r.asked {
             return Some(from - now);
         }
         engine.wants_to_free(now);
@@ -339,6 +349,22 @@ impl Shared {
         views.iter().filter_map(|view| view.map()).map(|map| map.generation).min()
     }
 
+    /// What is emptied at once.
+    fn unit(&self, r: &Reclaim) -> u64 {
+        if r.unit > 0 { r.unit } else { self.options.reclaim_unit }
+    }
+
+    /// Extents that are emptied, and wait.
+    fn emptied_max(unit: u64, live: u64) -> u64 {
+        if unit < format::EXTENT { EMPTIED_SMALL } else { (live / unit / 8).clamp(2, EMPTIED_MAX) }
+    }
+
+    /// See [`Space::reserve`].
+    fn reserve(&self, r: &Reclaim) -> u64 {
+        let unit = self.unit(r);
+        (Self::emptied_max(unit, r.told.live) + 2) * unit + self.options.checkpoint_bytes
+    }
+
     /// The log takes more than it should, and what is under way makes it less.
     fn is_behind(&self, r: &mut Reclaim) -> bool {
         if r.told.kept == 0 || r.emptying.is_none() && r.queue.waiting().next().is_none() {
@@ -347,13 +373,13 @@ impl Shared {
         // What views hold is nobody's to wait for.
         let all = freed::bytes_in(&self.engine().freeing.kept, Lsn::NONE, self.front.tail());
         let (of, per) = BEHIND_PER_LIVE;
-        all > r.told.live / per * of + RESERVE * self.options.reclaim_unit
+        all > r.told.live / per * of + self.reserve(r)
     }
 
     fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
         for image in self.died.take() {
             // An extent, or a frame of one that is full.
-            let (extent, frame) = (image.floor(self.options.reclaim_unit), image.floor(format::FRAME));
+            let (extent, frame) = (image.floor(self.unit(r)), image.floor(format::FRAME));
             r.census.died(extent, u64::from(self.geometry.page_size));
             if frame != extent {
                 r.census.died(frame, u64::from(self.geometry.page_size));
@@ -365,7 +391,7 @@ impl Shared {
         let page_size = u64::from(self.geometry.page_size);
         let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
         let narrow = self.clock.now() < r.narrow_until || self.engine().is_short();
-        let unit = if narrow { format::FRAME } else { self.options.reclaim_unit };
+        let unit = if narrow { format::FRAME } else { self.unit(r) };
         let idle = r.idle_at.is_some_and(|at| progress < at + unit / IDLE);
         if idle && !r.asked && r.queue.waiting().next().is_none() {
             return Ok(Step::Idle);
@@ -396,7 +422,18 @@ impl Shared {
         let sum = r.census.sum(&stocks);
         // What is not sampled counts as live.
         let rest = freed::bytes_in(&kept, Lsn::NONE, redo.floor(unit)).saturating_sub(all);
-        r.told = Sum { kept: sum.kept + rest, live: sum.live + rest };
+        // What is young, and as many images as there are pages, is all that can be live.
+        let young = self.front.tail() - redo.min(self.front.tail());
+        let pages = self.pages_at_checkpoint.load(Ordering::Relaxed) * (page_size + CHAIN);
+        r.told = Sum { kept: sum.kept + rest, live: (sum.live + rest).min(pages + young) };
+        // A limit counts extents: parts of one would not come below it.
+        if !narrow && self.options.extents_max() == format::EXTENTS_MAX {
+            let better = census::unit(unit, r.told.live, self.options.reclaim_unit);
+            if better != unit {
+                (r.unit, r.census) = (better, Census::default());
+                return Ok(Step::More);
+            }
+        }
         let (share, slack, least) = match r.asked {
             true if narrow => ((1, 1), 0, LEAST_DEAD_NARROW),
             true => ((1, 1), 0, LEAST_DEAD_ASKED),
@@ -404,7 +441,7 @@ impl Shared {
         };
         let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
         // Without room little is moved before it is given back.
-        let most = if narrow { 1 } else { (sum.live / unit / 8).clamp(2, EMPTIED_MAX) };
+        let most = if narrow { 1 } else { Self::emptied_max(unit, r.told.live) };
         let full = r.queue.waiting().count() as u64 >= most;
         let freed = self.freed();
         let may = |s: &Stock| !r.unreadable.contains(&s.run.from) && !freed.is_full_for(s.run);

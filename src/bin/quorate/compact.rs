@@ -60,5 +60,5 @@ pub fn compact(io: &Io, volume: &Volume, most: Duration) -> Result<Space, Fail> 
 /// What the log takes, as facts.
 pub fn facts(s: &Space) -> Value {
     json!({ "allocated": s.allocated, "live": s.live, "dead": s.dead, "pinned": s.pinned, "moved": s.moved,
-        "given_back": s.given_back })
+        "given_back": s.given_back, "reserve": s.reserve })
 }
