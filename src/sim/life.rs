@@ -221,7 +221,7 @@ impl Sim {
         options.checkpoint_bytes = 256 << 10;
         options.merge_after = Duration::from_millis(300);
         // Lives are short: a frame is to them what an extent is to others.
-        (options.reclaim, options.reclaim_unit) = (reclaims, format::FRAME);
+        (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (reclaims, format::FRAME, 1);
         options
     }
 

@@ -20,6 +20,8 @@ pub struct Options {
     pub(crate) reclaim: bool,
     /// What is emptied and given back at once: an extent, but for simulated volumes, whose lives are short.
     pub(crate) reclaim_unit: u64,
+    /// Threads that read what is asked of pages then; one in simulated volumes.
+    pub(crate) reclaim_readers: usize,
     pub(crate) cache_bytes: u64,
     pub(crate) stall_max: Duration,
     pub(crate) idle_after: Duration,
@@ -56,6 +58,7 @@ impl Default for Options {
             max_bytes: format::EXTENTS_MAX * format::EXTENT,
             reclaim: true,
             reclaim_unit: format::EXTENT,
+            reclaim_readers: 8,
             cache_bytes: 64 << 20,
             stall_max: Duration::from_secs(30),
             idle_after: Duration::from_millis(200),

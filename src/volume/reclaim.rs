@@ -169,6 +169,55 @@ struct Batch {
     bytes: usize,
 }
 
+impl Batch {
+    fn add(&mut self, page: PageId, planned: Planned) {
+        let Planned { head, was, base, changes, bytes } = planned;
+        self.bytes += bytes;
+        self.content.changes.extend(changes.into_iter().map(|what| Change { page, what, fresh: false }));
+        if !planted(Bug::MoveOverwrites) {
+            self.content.expected.push((page, head.lsn));
+        }
+        self.content.moved.insert(page, Moved { was, base });
+    }
+}
+
+/// What is to be done about a page.
+enum Plan {
+    Nothing,
+    /// It cannot be told now.
+    NotNow,
+    Move(Planned),
+}
+
+struct Planned {
+    head: Head,
+    was: Lsn,
+    /// The image that stays.
+    base: Option<Lsn>,
+    changes: Vec<What>,
+    bytes: usize,
+}
+
+/// Most of it is waiting for a disk: several threads wait for more at a time.
+fn in_parallel<T: Sync, R: Send>(readers: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let share = items.len().div_ceil(readers.max(1)).max(1);
+    if readers < 2 || items.len() < 2 {
+        return items.iter().map(f).collect();
+    }
+    let f = &f;
+    std::thread::scope(|scope| {
+        let work = |items| move || -> Vec<R> { Iterator::map(<[T]>::iter(items), f).collect() };
+        let name = || std::thread::Builder::new().name("quorate-reclaim".into());
+        let threads: Vec<_> = items.chunks(share).map(|c| (c, name().spawn_scoped(scope, work(c)))).collect();
+        let end = |(items, thread): (&[T], std::io::Result<std::thread::ScopedJoinHandle<'_, Vec<R>>>)| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // No thread is to be had: it is done here.
+            Err(_) => items.iter().map(f).collect(),
+        };
+        threads.into_iter().flat_map(end).collect()
+    })
+}
+
 /// What a step came to.
 enum Step {
     /// There is more to do.
@@ -481,9 +530,10 @@ impl Shared {
         let of_pages: Vec<&Brief> = records.iter().filter(|r| is_of_page(r)).collect();
         let (mut of, mut live) = (0, 0);
         let each = of_pages.len().div_ceil(PICKS).max(1);
-        for r in of_pages.iter().skip((draw >> 8) as usize % each).step_by(each) {
+        let picked: Vec<&Brief> = of_pages.iter().skip((draw >> 8) as usize % each).step_by(each).copied().collect();
+        let find = |r: &&Brief| self.chain(PageId(r.fields.page), stock.run, Some(&part)).ok().flatten();
+        for (r, found) in picked.iter().zip(in_parallel(self.options.reclaim_readers, &picked, find)) {
             of += r.len;
-            let found = self.chain(PageId(r.fields.page), stock.run, Some(&part)).ok().flatten();
             let holds = |c: Chain| c.image == r.lsn || c.deltas.iter().any(|d| d.lsn == r.lsn);
             live += if found.is_some_and(|f| holds(f.chain)) { r.len } else { 0 };
         }
@@ -544,22 +594,20 @@ impl Shared {
             return Ok(step);
         }
         if !e.pages.is_empty() {
-            for _ in 0..PAGES_A_STEP {
-                let Some(page) = e.pages.pop() else { break };
-                match self.plan_move(page, e.run, e.part.as_ref(), &mut e.batch) {
-                    Ok(true) => (),
+            let now = (most / self.geometry.page_size as usize).clamp(1, PAGES_A_STEP).min(e.pages.len());
+            let pages = e.pages.split_off(e.pages.len() - now);
+            let plan = |page: &PageId| self.plan_move(*page, e.run, e.part.as_ref());
+            let plans = in_parallel(self.options.reclaim_readers, &pages, plan);
+            for (page, plan) in pages.into_iter().zip(plans) {
+                match plan {
+                    Ok(Plan::Nothing) => (),
+                    Ok(Plan::Move(planned)) => e.batch.add(page, planned),
                     // Somebody's reservation is not filled yet.
-                    Ok(false) => {
-                        e.pages.push(page);
-                        break;
-                    }
+                    Ok(Plan::NotNow) => e.pages.push(page),
                     Err(error) => {
                         r.unreadable.insert(e.run.from);
                         return Err(error.into());
                     }
-                }
-                if e.batch.bytes >= most {
-                    break;
                 }
             }
             r.emptying = Some(e);
@@ -595,41 +643,35 @@ impl Shared {
         Ok(Step::More)
     }
 
-    /// Adds to the batch what has to be written anew of a page. False: it cannot be told now.
-    fn plan_move(&self, page: PageId, extent: Run, part: Option<&Part>, batch: &mut Batch) -> Result<bool, ReadError> {
-        let Some(found) = self.chain(page, extent, part)? else { return Ok(true) };
+    /// What has to be written anew of a page.
+    fn plan_move(&self, page: PageId, extent: Run, part: Option<&Part>) -> Result<Plan, ReadError> {
+        let Some(found) = self.chain(page, extent, part)? else { return Ok(Plan::Nothing) };
         if found.head.lsn >= self.front.published() {
-            return Ok(false);
+            return Ok(Plan::NotNow);
         }
-        let (head, page_size) = (found.head, self.geometry.page_size as usize);
-        let mut base = None;
-        let changes: Vec<What> = match moves::plan(found.chain, extent, page_size) {
-            Move::Nothing => return Ok(true),
+        let (head, was, page_size) = (found.head, found.was, self.geometry.page_size as usize);
+        match moves::plan(found.chain, extent, page_size) {
+            Move::Nothing => Ok(Plan::Nothing),
             Move::Image => {
-                batch.bytes += page_size;
                 // Of a page that is one image the bytes are at hand.
                 let image = part.and_then(|part| part.record(head.lsn)).filter(|r| is_image_of(r, page));
-                vec![match image {
+                let what = match image {
                     Some(image) if image.payload.is_empty() => What::Zero,
                     Some(image) if image.payload.len() == page_size => What::Put(image.payload),
                     _ => {
                         let bytes = self.reads.pages.version(page, head.lsn)?;
                         if bytes.iter().all(|b| *b == 0) { What::Zero } else { What::Put(bytes) }
                     }
-                }]
+                };
+                Ok(Plan::Move(Planned { head, was, base: None, changes: vec![what], bytes: page_size }))
             }
-            Move::Deltas { base: image, deltas } => {
-                base = Some(image);
-                batch.bytes += deltas.iter().map(|d| d.bytes.len() + 64).sum::<usize>();
-                deltas.into_iter().map(|d| What::Patch { offset: d.offset, bytes: d.bytes }).collect()
+            Move::Deltas { base, deltas } => {
+                let bytes = deltas.iter().map(|d| d.bytes.len() + 64).sum();
+                let patch = |d: moves::Link| What::Patch { offset: d.offset, bytes: d.bytes };
+                let changes = deltas.into_iter().map(patch).collect();
+                Ok(Plan::Move(Planned { head, was, base: Some(base), changes, bytes }))
             }
-        };
-        batch.content.changes.extend(changes.into_iter().map(|what| Change { page, what, fresh: false }));
-        if !planted(Bug::MoveOverwrites) {
-            batch.content.expected.push((page, head.lsn));
         }
-        batch.content.moved.insert(page, Moved { was: found.was, base });
-        Ok(true)
     }
 
     /// The page's chain, as far as it matters for an extent; none if the page is no more. Records that are in `part` are not
@@ -679,7 +721,9 @@ impl Shared {
             // Nothing of it lies so low, nor where its image is; or nothing of it lies there, and all else lies lower.
             let over = !base.is_none() && base >= extent.to;
             let under = !any && fields.prev < extent.from && !base.is_none() && base < extent.from;
-            if over || under {
+            // Where the image lies there the deltas do not matter.
+            let image = !base.is_none() && within(base);
+            if over || under || image {
                 found.chain.image = base;
                 return Ok(Some(found));
             }

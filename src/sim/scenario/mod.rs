@@ -324,7 +324,7 @@ impl Stage {
         let clock: Arc<dyn Clock> = Arc::new(StageClock(self.clone()));
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         (options.merge_after, options.stall_max) = (Duration::from_millis(300), STALL_MAX);
-        (options.reclaim, options.reclaim_unit) = (self.0.reclaims, format::FRAME);
+        (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (self.0.reclaims, format::FRAME, 1);
         let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &options);
         // Weak: the writer is the stage's, and not the other way round.
         let stage = Arc::downgrade(&self.0);
