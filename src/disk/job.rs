@@ -158,6 +158,10 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
             if !names.contains(&FileName::Epoch(epoch)) {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
             }
+            // An open gave it up for the room that it needed: it comes back before the log takes more, for the next open.
+            if !names.contains(&FileName::Reserve) {
+                dir.allocate(FileName::Reserve, 0, RESERVE)?;
+            }
             let mut at = from;
             while at < to {
                 let (name, offset) = FileName::segment_of(at, pg_size);

@@ -474,7 +474,7 @@ impl Shared {
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Full) => {
                     if !std::mem::replace(&mut asked, true) {
-                        self.ask_for_space();
+                        self.ask_for_room();
                     }
                     if !self.makes_room() {
                         return Err(self.volume_full(self.front.tail()));
@@ -488,7 +488,7 @@ impl Shared {
                     }
                     if !self.engine().want_space(end, self.clock.now()) {
                         if !std::mem::replace(&mut asked, true) {
-                            self.ask_for_space();
+                            self.ask_for_room();
                         }
                         if !self.makes_room() && self.nothing_moves.swap(true, Ordering::Relaxed) {
                             return Err(WriteError::OutOfSpace { needed: end.0.saturating_sub(self.front.tail().0) });

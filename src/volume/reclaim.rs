@@ -26,7 +26,7 @@ use std::time::Duration;
 const KEPT_PER_LIVE: (u64, u64) = (6, 5);
 /// Beyond this share, and the reserve beside, whoever appends waits for it.
 const BEHIND_PER_LIVE: (u64, u64) = (13, 10);
-/// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for it.
+/// One part in so many of an extent must be dead for it to be worth emptying; fewer where somebody asked for all of it.
 const LEAST_DEAD: u64 = 8;
 const LEAST_DEAD_ASKED: u64 = 32;
 /// ... and more where frames are emptied: what comes back of one must be more than the checkpoint takes that gives it back.
@@ -54,6 +54,8 @@ const STEPS: usize = 16;
 const TURN: Duration = Duration::from_millis(5);
 /// So much of an extent may be appended before it is looked again whether something is to be done: 1/16.
 const IDLE: u64 = 16;
+/// So much must have happened since nothing was left to be had for it to be worth asking again.
+const WORTH_ASKING: u64 = 256 << 10;
 /// What was given back ahead of who appends, and what they may be ahead of it.
 const CREDIT_MAX: i64 = 16 << 20;
 const CREDIT_MIN: i64 = -(4 << 20);
@@ -78,6 +80,8 @@ pub struct Reclaim {
     unreadable: BTreeSet<Lsn>,
     /// Somebody asked for all that can be had.
     asked: bool,
+    /// ... where one part in so many is dead.
+    least: u64,
     /// There was no room to write pages anew: it goes on frame by frame until then, so that little is needed.
     narrow_until: Duration,
     /// Something else has to happen before anything comes back.
@@ -85,6 +89,8 @@ pub struct Reclaim {
     rests_until: Duration,
     /// Nothing was to be done at this progress.
     idle_at: Option<u64>,
+    /// ... or could be had by whoever asked.
+    nothing_at: Option<u64>,
     /// What is emptied at once: see [`census::unit`].
     unit: u64,
     /// Draws the frames that are sampled.
@@ -233,6 +239,13 @@ enum Step {
 }
 
 impl Reclaim {
+    /// Extents of which one part in `least` is dead are to be emptied, however little is dead in all.
+    fn ask(&mut self, least: u64) {
+        (self.asked, self.least) = (true, least);
+        (self.stuck, self.rests_until) = (false, Duration::ZERO);
+        self.unreadable.clear();
+    }
+
     /// Extents that a checkpoint whose redo begins at `redo` can give back.
     pub fn ready(&self, redo: Lsn) -> Vec<Run> {
         self.queue.ready(redo)
@@ -309,12 +322,23 @@ impl Shared {
         }
     }
 
+    /// Somebody has no room: as [`Shared::ask_for_space`], unless that came to nothing and little has died since.
+    pub fn ask_for_room(&self) {
+        let progress = self.space_progress();
+        let mut reclaim = self.reclaim.lock();
+        if !reclaim.asked && reclaim.nothing_at.is_none_or(|at| progress >= at + WORTH_ASKING) {
+            reclaim.ask(LEAST_DEAD);
+        }
+    }
+
+    /// What may have made something dead, in bytes.
+    fn space_progress(&self) -> u64 {
+        self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * u64::from(self.geometry.page_size)
+    }
+
     /// All that can be had is given back from now on, until nothing is left to be had.
     pub fn ask_for_space(&self) {
-        let mut reclaim = self.reclaim.lock();
-        reclaim.asked = true;
-        (reclaim.stuck, reclaim.rests_until) = (false, Duration::ZERO);
-        reclaim.unreadable.clear();
+        self.reclaim.lock().ask(LEAST_DEAD_ASKED);
     }
 
     /// Space that was asked for may still come back.
@@ -438,7 +462,7 @@ impl Shared {
             return self.go_on(r, emptying);
         }
         let page_size = u64::from(self.geometry.page_size);
-        let progress = self.front.tail().0 + self.freed_pages.load(Ordering::Relaxed) * page_size;
+        let progress = self.space_progress();
         let narrow = self.clock.now() < r.narrow_until || self.engine().is_short();
         let unit = if narrow { format::FRAME } else { self.unit(r) };
         let idle = r.idle_at.is_some_and(|at| progress < at + unit / IDLE);
@@ -485,7 +509,7 @@ impl Shared {
         }
         let (share, slack, least) = match r.asked {
             true if narrow => ((1, 1), 0, LEAST_DEAD_NARROW),
-            true => ((1, 1), 0, LEAST_DEAD_ASKED),
+            true => ((1, 1), 0, r.least),
             false => (KEPT_PER_LIVE, unit, LEAST_DEAD),
         };
         let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
@@ -512,7 +536,8 @@ impl Shared {
                 Ok(Step::More)
             }
             None if r.queue.waiting().next().is_none() => {
-                (r.asked, r.idle_at) = (false, Some(progress));
+                let asked = std::mem::replace(&mut r.asked, false);
+                (r.idle_at, r.nothing_at) = (Some(progress), if asked { Some(progress) } else { r.nothing_at });
                 Ok(Step::Idle)
             }
             None => Ok(Step::Checkpoint),
