@@ -454,7 +454,7 @@ impl Disks {
     }
 
     /// The directory that the process holds open: the one that is there when it looks for the first time.
-    fn held(&mut self, process: usize, slot: Slot) -> u64 {
+    pub(super) fn held(&mut self, process: usize, slot: Slot) -> u64 {
         *self.processes[process].holds[slot.index()].get_or_insert(self.generations[slot.index()])
     }
 

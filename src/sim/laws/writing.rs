@@ -291,9 +291,11 @@ impl Disks {
         if let Some(q) = (0..p).find(|q| self.is_alive(*q) && self.laws.acts[*q].number > 0) {
             self.laws.breaks(p, || format!("merges into slot {slot} beside p{q}"));
         }
+        // Directories that were swapped take what is on its way with them.
+        let held = self.held(p, slot);
         // One that was sent before anything was in the file may have been sent to none: it will not find this one.
         let finds = |f: &Flying| f.behind > 0 && !self.is_orphan(f);
-        let theirs = |f: &&Flying| f.process < p && f.slot == slot && f.name == name && finds(f);
+        let theirs = |f: &&Flying| f.process < p && f.generation == held && f.name == name && finds(f);
         if let Some(f) = self.flying.iter().find(theirs) {
             let (q, offset) = (f.process, f.offset);
             self.laws.breaks(p, || format!("merges into slot {slot}, and p{q} has a write to {name} at {offset} out"));
