@@ -8,6 +8,7 @@ use crate::log::group;
 use crate::log::record::{self, Fields, Kind};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::overlay::{Layer, Version};
+use crate::page::pending::{self, Pending};
 use crate::page::table::{self, Entry, Root};
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
@@ -17,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -34,6 +36,9 @@ impl Owned {
         Owned { len: r.len, fields: r.fields, payload: Bytes::copy_from_slice(r.payload) }
     }
 }
+
+/// Bytes that a node's record takes, about.
+const NODE: usize = table::FANOUT as usize * 8 + 96;
 
 /// Reads after which a slot that hung is asked in its turn again.
 const HUNG_READS: u64 = 10_000;
@@ -84,6 +89,10 @@ impl LogReader {
             bad_copies: AtomicU64::new(0),
             wounds: Wounds::default(),
         }
+    }
+
+    pub fn dirs(&self) -> &[Option<Arc<dyn SlotDir>>; SLOTS] {
+        &self.dirs
     }
 
     pub fn history(&self) -> History {
@@ -172,6 +181,35 @@ impl LogReader {
         }
         faults.sort_by_key(|(slot, _)| *slot);
         Err(faults)
+    }
+
+    /// What is pending, by the runs that a manifest names.
+    pub fn pending(&self, root: &Root) -> Result<Pending, ReadError> {
+        let mut uppers: HashMap<u64, Vec<u64>> = HashMap::new();
+        let table = |lsn: Lsn, hint| {
+            let page = PageId::ROOT;
+            let lost = |faults| ReadError::Lost { page, lsn, slots: SlotFaults(faults) };
+            let record = self.record(lsn, hint).map_err(lost)?;
+            let what = "it is no record of the page table";
+            (record.fields.kind == Kind::Table).then_some(record).ok_or(ReadError::Corrupt { page, lsn, what })
+        };
+        let mut leaf_at = |leaf: u64| {
+            let (upper, first) = (leaf / table::FANOUT, PageId(leaf * table::FANOUT));
+            if let std::collections::hash_map::Entry::Vacant(entry) = uppers.entry(upper) {
+                let node = root.upper(first).map(|lsn| table(lsn, NODE)).transpose()?;
+                entry.insert(node.map_or(Vec::new(), |node| table::numbers(&node.payload)));
+            }
+            Ok(Lsn(uppers.get(&upper).and_then(|u| u.get(table::in_upper(first))).copied().unwrap_or(0)))
+        };
+        let mut pending = Pending::default();
+        for lsn in &root.runs {
+            let record = table(*lsn, 64 << 10)?;
+            let changes = pending::decode(&record.payload).filter(|_| record.fields.depth == table::RUN_LEVEL);
+            let what = "it is no run of the page table";
+            let changes = changes.ok_or(ReadError::Corrupt { page: PageId::ROOT, lsn: *lsn, what })?;
+            pending.load(*lsn, &changes, &mut leaf_at)?;
+        }
+        Ok(pending)
     }
 
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
@@ -354,6 +392,12 @@ impl Pages {
 
     /// The page's entry in the table.
     pub fn in_table(&self, root: &Root, page: PageId) -> Result<Option<Head>, ReadError> {
+        let head = |entry: Entry| {
+            (!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() })
+        };
+        if let Some(entry) = root.pending.get(page) {
+            return Ok(head(entry));
+        }
         let Some(upper) = root.upper(page) else { return Ok(None) };
         let upper = self.node(page, upper)?;
         let leaf = Lsn(table::entry(&upper, table::in_upper(page)));
@@ -361,8 +405,7 @@ impl Pages {
             return Ok(None);
         }
         let leaf = self.node(page, leaf)?;
-        let entry = Entry::from_raw(table::entry(&leaf, table::in_leaf(page)));
-        Ok((!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() }))
+        Ok(head(Entry::from_raw(table::entry(&leaf, table::in_leaf(page)))))
     }
 
     /// A node of the table, through the cache.
@@ -370,7 +413,7 @@ impl Pages {
         if let Some(node) = self.cache.get(&lsn) {
             return Ok(node);
         }
-        let record = self.record(page, lsn, table::FANOUT as usize * 8 + 96)?;
+        let record = self.record(page, lsn, NODE)?;
         if record.fields.kind != Kind::Table || !table::is_node(&record.payload) {
             return Err(ReadError::Corrupt { page, lsn, what: "it is no node of the page table" });
         }

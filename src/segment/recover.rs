@@ -98,6 +98,9 @@ pub fn recover<F: Fleet>(fleet: &F) -> Result<Recovered, OpenError> {
         manifest_lsn = lsn;
         testified = lsn + record.len;
         history.extend_back(&manifest.history);
+        // Runs may lie in epochs that the superblocks no longer tell of.
+        let reader = LogReader::new(survey.geometry, reader.dirs().clone(), history.clone());
+        manifest.root.pending = reader.pending(&manifest.root)?;
     }
     choice.under(&voices, &history).map_err(unread)?;
     testified = testified.max(choice.join);

@@ -1,4 +1,5 @@
-//! A checkpoint: the pages changed since the last one go into the table, then a manifest names its root.
+//! A checkpoint: the pages changed since the last one go into the table, then a manifest names its root. Leaves in which
+//! little has changed are not written: their changes go into a run, see [`pending`].
 //!
 //! It runs in steps beside commits. Each step appends some nodes as an ordinary MTR; a node that no manifest names is
 //! dead weight in the log, so a crash in the midst of it costs nothing else. The manifest counts once four superblocks
@@ -9,8 +10,9 @@ use crate::log::record::{Fields, Kind};
 use crate::lsn::{Lsn, PageId};
 use crate::page::manifest::Manifest;
 use crate::page::overlay::{Layer, Version};
+use crate::page::pending::{self, Change, Choice, Pending, RUNS_MAX};
 use crate::page::read::Map;
-use crate::page::table::{self, Entry, FANOUT, Root};
+use crate::page::table::{self, Entry, FANOUT, RUN_LEVEL, Root};
 use crate::sync::Arc;
 use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
@@ -22,16 +24,26 @@ use std::sync::atomic::Ordering;
 /// Leaves appended by one step: 64 KiB, so that a commit that comes behind them does not wait for more.
 const LEAVES: usize = 4;
 
+/// All leaves are written where that takes no more than this part of the log between two checkpoints.
+const CHEAP: u64 = 64;
+
 /// A checkpoint under way.
 pub struct Checkpoint {
     /// Everything below is in it; a group begins here.
     redo: Lsn,
     frozen: Arc<Layer>,
-    /// What is still to be put into leaves, in order of page.
-    changes: Vec<(PageId, Version)>,
-    /// How many of them are in leaves that were appended.
+    /// What has changed, in order of page.
+    changes: Vec<Change>,
+    /// What is done with it.
+    choice: Choice,
+    /// So many of the leaves, and of the run's records, were appended.
     done: usize,
+    /// The table as it was, with what was pending in it; nodes and runs that are appended are in it at once.
     root: Root,
+    /// The run's records.
+    parts: Vec<Vec<u8>>,
+    /// The run takes the place of all older ones.
+    anew: bool,
     /// Upper nodes that have new leaves.
     uppers: BTreeMap<u64, Vec<u64>>,
     pages: u64,
@@ -42,6 +54,8 @@ pub struct Checkpoint {
 enum Phase {
     Leaves,
     Uppers,
+    /// Behind the leaves: a run says more than the leaves below it, and nothing of those above.
+    Run,
     Manifest,
     /// The manifest was appended: its address and end.
     Durable {
@@ -70,13 +84,28 @@ impl Checkpoint {
         // Redo begins at a group: only there a scan can begin.
         let (redo, frozen, map) = shared.freeze()?;
         // A reservation below may not be filled yet: its versions are in the layer, its records come.
-        let changes = frozen.sorted(redo);
+        let entry = |v: Version| if v.free { Entry::default() } else { Entry::new(v.lsn, v.depth) };
+        let changes: Vec<Change> = frozen.sorted(redo).into_iter().map(|(page, v)| (page, entry(v))).collect();
+        let root = (*map.root).clone();
+        let options = &shared.options;
+        let mut choice =
+            pending::choose(&root.pending, &changes, options.checkpoint_bytes / CHEAP, options.overlay_bytes);
+        let mut parts = pending::parts(&choice.run);
+        // Runs that lie in what is to be given back would have to be written anew, too.
+        let anew = root.runs.len() + parts.len() > RUNS_MAX / 2;
+        if anew {
+            choice.run = choice.pending.all().collect();
+            parts = pending::parts(&choice.run);
+        }
         Some(Checkpoint {
             redo,
             frozen,
             changes,
+            choice,
             done: 0,
-            root: (*map.root).clone(),
+            root,
+            parts,
+            anew,
             uppers: BTreeMap::new(),
             pages: shared.pages_at_checkpoint.load(Ordering::Relaxed),
             next_page: shared.alloc.lock().next(),
@@ -87,12 +116,13 @@ impl Checkpoint {
     /// Does a bounded piece of it.
     pub fn step(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         match self.phase {
-            Phase::Leaves if self.done == self.changes.len() => {
+            Phase::Leaves if self.done == self.choice.leaves.len() => {
                 self.phase = Phase::Uppers;
                 Ok(Step::More)
             }
             Phase::Leaves => self.leaves(shared),
             Phase::Uppers => self.upper_nodes(shared),
+            Phase::Run => self.run(shared),
             Phase::Manifest => self.manifest(shared),
             Phase::Durable { at, end } => {
                 if shared.tickets.vdl() < end && !planted(Bug::ManifestAboveVdl) {
@@ -134,18 +164,21 @@ impl Checkpoint {
         let mut made: Vec<(u64, Bytes)> = Vec::new();
         // Kept aside until the append has succeeded: a refusal leaves this checkpoint as it was.
         let (mut done, mut count) = (self.done, self.pages);
-        while let Some((page, _)) = self.changes.get(done).copied()
+        while let Some(leaf) = self.choice.leaves.get(done).copied()
             && made.len() < LEAVES
         {
-            let leaf = page.0 / FANOUT;
-            let mut entries = self.old_leaf(shared, page)?;
+            let first = PageId(leaf * FANOUT);
+            let mut entries = self.old_leaf(shared, first)?;
             entries.resize(FANOUT as usize, 0);
-            while let Some((page, version)) = self.changes.get(done).filter(|(p, _)| p.0 / FANOUT == leaf) {
-                let entry = &mut entries[table::in_leaf(*page)];
-                count = count + u64::from(!version.free) - u64::from(*entry != 0);
-                *entry = if version.free { 0 } else { Entry::new(version.lsn, version.depth).raw() };
-                done += 1;
+            let from = self.changes.partition_point(|(page, _)| *page < first);
+            let new = self.changes[from..].iter().take_while(|(page, _)| page.0 / FANOUT == leaf);
+            let new = new.map(|(page, entry)| (table::in_leaf(*page), *entry));
+            // A leaf that is written has all that was pending in it, too.
+            for (i, entry) in self.root.pending.in_leaf(leaf).chain(new) {
+                count = count + u64::from(!entry.is_empty()) - u64::from(entries[i] != 0);
+                entries[i] = entry.raw();
             }
+            done += 1;
             let payload = table::payload(&entries);
             records.push((node_fields(0, leaf), payload.clone()));
             made.push((leaf, payload));
@@ -181,7 +214,7 @@ impl Checkpoint {
     fn upper_nodes(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         let batch: Vec<(u64, Bytes)> = self.uppers.iter().take(LEAVES).map(|(i, n)| (*i, table::payload(n))).collect();
         if batch.is_empty() {
-            self.phase = Phase::Manifest;
+            (self.phase, self.done) = (Phase::Run, 0);
             return Ok(Step::More);
         }
         let records = batch.iter().map(|(i, payload)| (node_fields(1, *i), payload.clone())).collect();
@@ -195,6 +228,26 @@ impl Checkpoint {
             self.root.top[at] = *lsn;
             self.uppers.remove(&i);
         }
+        Ok(Step::More)
+    }
+
+    fn run(&mut self, shared: &Shared) -> Result<Step, WriteError> {
+        let Some(part) = self.parts.get(self.done) else {
+            if std::mem::take(&mut self.anew) {
+                self.root.runs.drain(..self.root.runs.len() - self.parts.len());
+            }
+            // Where nothing is pending no run has anything to tell.
+            self.root.pending = std::mem::take(&mut self.choice.pending);
+            if self.root.pending == Pending::default() {
+                self.root.runs.clear();
+            }
+            self.phase = Phase::Manifest;
+            return Ok(Step::More);
+        };
+        let records = vec![(node_fields(RUN_LEVEL, self.done as u64), Bytes::from(part.clone()))];
+        let Some((lsns, _)) = append(shared, records)? else { return Ok(Step::Wait) };
+        self.root.runs.extend(lsns);
+        self.done += 1;
         Ok(Step::More)
     }
 

@@ -130,8 +130,9 @@ impl Options {
         self
     }
 
-    /// Memory for what changed since the last checkpoint, and for what open views hold: 64 MiB by default. Beyond it a
-    /// checkpoint begins early, and the oldest views are revoked.
+    /// Memory for what changed since the last checkpoint, for what open views hold, and for changes that the page table has
+    /// not sorted in yet: 64 MiB by default, for each of the three. Beyond it a checkpoint begins early, the oldest views are
+    /// revoked, and checkpoints write more.
     pub fn overlay_bytes(mut self, bytes: u64) -> Options {
         self.overlay_bytes = bytes.max(1 << 20);
         self
