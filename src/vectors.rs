@@ -8,8 +8,9 @@ use crate::core::history::{Entry, History};
 use crate::core::vote::Join;
 use crate::log::group;
 use crate::log::record::{self, Cpl, Fields, Kind};
-use crate::lsn::{Lsn, Slot};
+use crate::lsn::{Lsn, PageId, Slot};
 use crate::page::manifest::Manifest;
+use crate::page::pending;
 use crate::page::table::{self, Root};
 use crate::reclaim::freed::{Freed, Run};
 use crate::segment::name::FileName;
@@ -147,7 +148,7 @@ fn manifest() -> Manifest {
             Entry { epoch: 1, begin: Lsn(4096), end: Lsn(5000) },
             Entry { epoch: 7, begin: Lsn(64 << 20), end: Lsn::MAX },
         ],
-        root: Root { top: vec![Lsn(0x400_0020), Lsn::NONE, Lsn(0x400_0120)] },
+        root: Root { top: vec![Lsn(0x400_0020), Lsn::NONE, Lsn(0x400_0120)], ..Root::default() },
     }
 }
 
@@ -178,6 +179,23 @@ fn table_nodes() {
     }
     let third = table::Entry::from_raw(table::entry(&file["leaf"], 3));
     assert_eq!((third.lsn(), third.depth()), (Lsn(0x3000), table::DEPTH_TOLD));
+}
+
+#[test]
+fn runs() {
+    let file = sections(include_str!("../tests/vectors/run.hex"));
+    let run = [(0, 0x1020, 0), (5, 0, 0), (3000, 0x2020, 3), ((1 << 34) - 1, 0x3000, 9)];
+    let changes = run.map(|(page, lsn, depth)| match lsn {
+        0 => (PageId(page), table::Entry::default()),
+        _ => (PageId(page), table::Entry::new(Lsn(lsn), depth)),
+    });
+    same("run", &pending::encode(&changes), &file["run"]);
+    assert_eq!(pending::decode(&file["run"]), Some(changes.to_vec()));
+    // A manifest that names two.
+    let with_runs =
+        Manifest { root: Root { runs: vec![Lsn(0x4000_0040), Lsn(0x4000_0400)], ..manifest().root }, ..manifest() };
+    same("manifest", &with_runs.encode(), &file["manifest"]);
+    assert_eq!(Manifest::decode(&file["manifest"]), Some(with_runs));
 }
 
 fn superblock(version: u64, join: Join) -> Superblock {

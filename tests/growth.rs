@@ -169,6 +169,92 @@ fn a_full_volume_is_read_frees_closes_and_opens_and_the_limit_can_be_raised() {
     }
 }
 
+#[test]
+fn few_changes_of_many_leaves_cost_little_and_are_all_found() {
+    const PAGES: u64 = 60_000;
+    let dir = common::dir();
+    let options = Options::default().page_size(4096).checkpoint_bytes(4 * MIB).cache_bytes(4 * MIB);
+    let volume = Volume::create(dir.path(), &options).unwrap();
+    for _ in 1..PAGES / 250 {
+        let mut mtr = volume.begin();
+        for _ in 0..250 {
+            mtr.alloc().unwrap();
+        }
+        drop(mtr.commit().unwrap());
+    }
+    volume.close().unwrap();
+    let volume = Volume::open(dir.path(), &options).unwrap();
+    let (from, mut random) = (volume.health().tail, Random(77));
+    let mut model = std::collections::BTreeMap::new();
+    let check = |view: &quorate::View, model: &std::collections::BTreeMap<PageId, Option<u64>>, every: usize| {
+        for (page, n) in model.iter().step_by(every) {
+            match n {
+                Some(n) => assert_eq!(view.read(*page).unwrap()[..8], n.to_le_bytes(), "{page}"),
+                None => assert!(matches!(view.read(*page), Err(quorate::ReadError::NoSuchPage(_))), "{page}"),
+            }
+        }
+    };
+    let early = {
+        let mut n = 0u64;
+        let mut early = None;
+        while volume.health().tail.0 < from.0 + 16 * MIB {
+            let mut mtr = volume.begin();
+            for _ in 0..25 {
+                n += 1;
+                let page = PageId(1 + random.below(PAGES - 500));
+                match model.get(&page) {
+                    Some(None) => continue,
+                    _ if n.is_multiple_of(50) => {
+                        mtr.free(page);
+                        model.insert(page, None);
+                        break;
+                    }
+                    _ => {
+                        mtr.patch(page, 0, &n.to_le_bytes()).patch(page, 100, &[1; 192]);
+                        model.insert(page, Some(n));
+                    }
+                }
+            }
+            drop(mtr.commit().unwrap());
+            if early.is_none() && volume.health().tail.0 > from.0 + 8 * MIB {
+                volume.sync().wait().unwrap();
+                early = Some((volume.view(), model.clone()));
+            }
+        }
+        early.unwrap()
+    };
+    volume.sync().wait().unwrap();
+    check(&volume.view(), &model, 7);
+    let freed = model.values().filter(|n| n.is_none()).count();
+    let all = volume.view().pages().unwrap();
+    assert!(freed > 100 && all.len() as u64 + freed as u64 == PAGES - 249, "{} {freed}", all.len());
+    check(&early.0, &early.1, 11);
+    drop(early);
+
+    // As a kill leaves it: the runs are read again.
+    let next = Volume::take_over(dir.path(), &options).unwrap();
+    drop(volume);
+    check(&next.view(), &model, 7);
+    assert_eq!(next.view().pages().unwrap(), all);
+    next.close().unwrap();
+    let reader = Volume::open_read_only(dir.path(), &options).unwrap();
+    check(&reader.view(), &model, 7);
+    assert_eq!(reader.view().pages().unwrap(), all);
+    let (mut table, mut runs, mut rest) = (0, 0, 0);
+    reader.log(from, |record| {
+        let record = record.unwrap();
+        match record.kind {
+            quorate::LogKind::Table if record.depth == 2 => runs += record.len,
+            quorate::LogKind::Table => table += record.len,
+            _ => rest += record.len,
+        }
+        std::ops::ControlFlow::Continue(())
+    });
+    println!("{} KiB of leaves and {} KiB of runs beside {} KiB of log", table >> 10, runs >> 10, rest >> 10);
+    assert!(runs > 0 && table + runs < rest / 5, "{table} {runs} {rest}");
+    assert!(reader.verify().is_clean());
+}
+
 /// Resident memory of this process.
 fn resident() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm").unwrap();

@@ -2,6 +2,7 @@
 
 use crate::core::history::Entry;
 use crate::lsn::{Lsn, format};
+use crate::page::pending::RUNS_MAX;
 use crate::page::table::{Root, TOP_MAX};
 use crate::reclaim::freed::{Freed, Run};
 use bytes::Bytes;
@@ -17,7 +18,8 @@ struct RawManifest {
     entries: U32,
     top: U32,
     freed: U32,
-    reserved: [u8; 28],
+    reserved: [u8; 24],
+    runs: U32,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -63,7 +65,8 @@ impl Manifest {
             entries: U32::new(self.history.len() as u32),
             top: U32::new(self.root.top.len() as u32),
             freed: U32::new(self.freed.runs().len() as u32),
-            reserved: [0; 28],
+            reserved: [0; 24],
+            runs: U32::new(self.root.runs.len() as u32),
         };
         let mut out = raw.as_bytes().to_vec();
         for e in &self.history {
@@ -74,7 +77,7 @@ impl Manifest {
             let raw = RawRun { from: U64::new(run.from.0), to: U64::new(run.to.0) };
             out.extend_from_slice(raw.as_bytes());
         }
-        for lsn in &self.root.top {
+        for lsn in self.root.top.iter().chain(&self.root.runs) {
             out.extend_from_slice(U64::new(lsn.0).as_bytes());
         }
         out.into()
@@ -83,23 +86,27 @@ impl Manifest {
     /// None if the bytes are no manifest; they verified as a record, so that is another version's or a defect.
     pub fn decode(payload: &[u8]) -> Option<Manifest> {
         let (raw, rest) = RawManifest::read_from_prefix(payload).ok()?;
-        let (entries, top) = (raw.entries.get() as usize, raw.top.get() as usize);
+        let (entries, top, runs) = (raw.entries.get() as usize, raw.top.get() as usize, raw.runs.get() as usize);
         let numbers = [raw.redo, raw.next_page, raw.pages];
-        if entries > ENTRIES_MAX || top as u64 > TOP_MAX || numbers.iter().any(|n| n.get() >= format::NUMBER_LIMIT) {
+        let many = entries > ENTRIES_MAX || top as u64 > TOP_MAX || runs > RUNS_MAX;
+        if many || numbers.iter().any(|n| n.get() >= format::NUMBER_LIMIT) {
             return None;
         }
         let (entries, rest) = <[RawEntry]>::ref_from_prefix_with_elems(rest, entries).ok()?;
-        let (runs, rest) = <[RawRun]>::ref_from_prefix_with_elems(rest, raw.freed.get() as usize).ok()?;
+        let (freed, rest) = <[RawRun]>::ref_from_prefix_with_elems(rest, raw.freed.get() as usize).ok()?;
         let run = |r: &RawRun| Run { from: Lsn(r.from.get()), to: Lsn(r.to.get()) };
-        let freed = Freed::from_runs(runs.iter().map(run).collect())?;
-        let top = <[U64]>::ref_from_bytes(rest).ok().filter(|t| t.len() == top)?;
+        let freed = Freed::from_runs(freed.iter().map(run).collect())?;
+        let (top, rest) = <[U64]>::ref_from_prefix_with_elems(rest, top).ok()?;
+        let runs = <[U64]>::ref_from_bytes(rest).ok().filter(|r| r.len() == runs)?;
+        let lsns = |raw: &[U64]| raw.iter().map(|l| Lsn(l.get())).collect();
         let entry = |e: &RawEntry| Entry { epoch: e.epoch.get(), begin: Lsn(e.begin.get()), end: Lsn(e.end.get()) };
         Some(Manifest {
             redo: Lsn(raw.redo.get()),
             next_page: raw.next_page.get(),
             pages: raw.pages.get(),
             history: entries.iter().map(entry).collect(),
-            root: Root { top: top.iter().map(|l| Lsn(l.get())).collect() },
+            // What is pending is read from the runs.
+            root: Root { top: lsns(top), runs: lsns(runs), ..Root::default() },
             freed,
         })
     }
@@ -119,7 +126,7 @@ mod tests {
                 Entry { epoch: 1, begin: Lsn(4096), end: Lsn(5000) },
                 Entry { epoch: 2, begin: Lsn(8192), end: Lsn::MAX },
             ],
-            root: Root { top: vec![Lsn(4096), Lsn::NONE, Lsn(7000)] },
+            root: Root { top: vec![Lsn(4096), Lsn::NONE, Lsn(7000)], runs: vec![Lsn(8000)], ..Root::default() },
             freed: Freed::from_runs(vec![Run { from: Lsn(0), to: Lsn(format::EXTENT) }]).unwrap(),
         };
         let bytes = m.encode();
@@ -135,15 +142,17 @@ mod tests {
         let entry = Entry { epoch: 1, begin: Lsn(4096), end: Lsn::MAX };
         let most = format::NUMBER_LIMIT - 1;
         let (epochs, top) = (ENTRIES_MAX, TOP_MAX as usize);
-        for (redo, next_page, pages, entries, top, is_one) in [
-            (most, most, most, epochs, top, true),
-            (most + 1, 1, 1, 1, 1, false),
-            (1, most + 1, 1, 1, 1, false),
-            (1, 1, most + 1, 1, 1, false),
-            (1, 1, 1, epochs + 1, 1, false),
-            (1, 1, 1, 1, top + 1, false),
+        let runs = RUNS_MAX;
+        for (redo, next_page, pages, entries, top, runs, is_one) in [
+            (most, most, most, epochs, top, runs, true),
+            (most + 1, 1, 1, 1, 1, 1, false),
+            (1, most + 1, 1, 1, 1, 1, false),
+            (1, 1, most + 1, 1, 1, 1, false),
+            (1, 1, 1, epochs + 1, 1, 1, false),
+            (1, 1, 1, 1, top + 1, 1, false),
+            (1, 1, 1, 1, 1, runs + 1, false),
         ] {
-            let root = Root { top: vec![Lsn(4096); top] };
+            let root = Root { top: vec![Lsn(4096); top], runs: vec![Lsn(8192); runs], ..Root::default() };
             let history = vec![entry; entries];
             let m = Manifest { redo: Lsn(redo), next_page, pages, history, root, freed: Freed::default() };
             assert_eq!(Manifest::decode(&m.encode()).is_some(), is_one, "{redo} {next_page} {pages} {entries} {top}");

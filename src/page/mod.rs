@@ -4,7 +4,6 @@
 mod cost;
 pub(crate) mod manifest;
 pub(crate) mod overlay;
-#[cfg(test)]
 pub(crate) mod pending;
 pub(crate) mod read;
 pub(crate) mod table;

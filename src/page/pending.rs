@@ -17,15 +17,17 @@ const LEAF_OVERHEAD: u64 = 80;
 /// Changes' bits that tell the address, above the lowest one of the leaf. The rest tell the page.
 const BITS: u32 = 53;
 const FREED: u64 = (1 << BITS) - 1;
-/// Bytes of one record of a run, about.
-pub const RUN_PART: usize = 256 << 10;
+/// Changes of one record of a run: 64 KiB or so, so that a commit that comes behind it does not wait for more.
+const RUN_PART: usize = 8 << 10;
+/// Records of runs that there may be: when there would be more, all that is pending is written as one run anew.
+pub const RUNS_MAX: usize = 4096;
 
 /// The changes of one leaf in memory: first the number to which the others are relative, then a change each, in order of
 /// page.
 type Packed = Arc<[u64]>;
 
 /// Changes by leaf. Cheap to clone: leaves that do not change are shared.
-#[derive(Clone, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Pending {
     leaves: BTreeMap<u64, Packed>,
     changes: u64,
@@ -51,8 +53,14 @@ fn pack(changes: &BTreeMap<usize, Entry>) -> Option<Packed> {
 }
 
 impl Pending {
-    pub fn is_empty(&self) -> bool {
-        self.leaves.is_empty()
+    /// The leaves from `from` on, below `to`, in which something is pending.
+    pub fn leaves(&self, from: u64, to: u64) -> impl Iterator<Item = u64> + '_ {
+        self.leaves.range(from..to).map(|(leaf, _)| *leaf)
+    }
+
+    /// Behind the last of them.
+    pub fn leaves_end(&self) -> u64 {
+        self.leaves.last_key_value().map_or(0, |(leaf, _)| leaf + 1)
     }
 
     /// What is pending of a page.
@@ -100,6 +108,24 @@ impl Pending {
         true
     }
 
+    /// Takes in a record of a run, in the order in which they were written. Of a leaf that was written since (`leaf_at`
+    /// tells where it is now) it has nothing to tell.
+    pub fn load<E>(
+        &mut self,
+        at: Lsn,
+        changes: &[Change],
+        leaf_at: &mut impl FnMut(u64) -> Result<Lsn, E>,
+    ) -> Result<(), E> {
+        for of_leaf in changes.chunk_by(|a, b| a.0.0 / FANOUT == b.0.0 / FANOUT) {
+            let leaf = of_leaf[0].0.0 / FANOUT;
+            if leaf_at(leaf)? < at {
+                let added = self.add(leaf, of_leaf);
+                debug_assert!(added, "a checkpoint has held it in memory");
+            }
+        }
+        Ok(())
+    }
+
     /// The leaf was written with all of it.
     fn remove(&mut self, leaf: u64) {
         if let Some(packed) = self.leaves.remove(&leaf) {
@@ -110,6 +136,12 @@ impl Pending {
 
 fn memory(leaves: u64, changes: u64) -> u64 {
     leaves * LEAF_OVERHEAD + changes * 8
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} changes in {} leaves", self.changes, self.leaves.len())
+    }
 }
 
 /// What a checkpoint does.
@@ -124,14 +156,18 @@ pub struct Choice {
 }
 
 /// Chooses, for these changes in order of page: all leaves if that costs `cheap` bytes or fewer; else those in which
-/// enough is pending, and the fullest ones until the rest takes no more than `most` bytes of memory.
-pub fn choose(pending: &Pending, changes: &[Change], cheap: u64, most: u64) -> Choice {
+/// enough is pending, and the fullest ones until the rest takes no more than `most` bytes of memory. Leaves that are
+/// `moving` are written in any case.
+pub fn choose(pending: &Pending, changes: &[Change], moving: &[u64], cheap: u64, most: u64) -> Choice {
     let mut leaves: BTreeMap<u64, (&[Change], u64)> = BTreeMap::new();
     for of_leaf in changes.chunk_by(|a, b| a.0.0 / FANOUT == b.0.0 / FANOUT) {
         leaves.insert(of_leaf[0].0.0 / FANOUT, (of_leaf, of_leaf.len() as u64));
     }
     for (leaf, packed) in &pending.leaves {
         leaves.entry(*leaf).or_insert((&[], 0)).1 += packed.len() as u64 - 1;
+    }
+    for leaf in moving {
+        leaves.entry(*leaf).or_insert((&[], 0));
     }
     let (mut count, mut left) = (leaves.len() as u64, leaves.values().map(|l| l.1).sum::<u64>());
     let mut written: Vec<u64> = Vec::new();
@@ -140,8 +176,12 @@ pub fn choose(pending: &Pending, changes: &[Change], cheap: u64, most: u64) -> C
     } else {
         let mut fullest: Vec<(u64, u64)> = leaves.iter().map(|(leaf, l)| (l.1, *leaf)).collect();
         fullest.sort_unstable_by(|a, b| b.cmp(a));
-        for (n, leaf) in fullest {
-            if n * PER_CHANGE < LEAF && memory(count, left) <= most {
+        // What moves anyway makes room first.
+        let (moved, stay): (Vec<_>, Vec<_>) =
+            fullest.into_iter().partition(|(_, leaf)| moving.binary_search(leaf).is_ok());
+        let moves = moved.len();
+        for (i, (n, leaf)) in moved.into_iter().chain(stay).enumerate() {
+            if i >= moves && n * PER_CHANGE < LEAF && memory(count, left) <= most {
                 break;
             }
             (count, left) = (count - 1, left - n);
@@ -225,26 +265,7 @@ pub fn decode(mut bytes: &[u8]) -> Option<Vec<Change>> {
 /// The records of a run.
 pub fn parts(run: &[Change]) -> Vec<Vec<u8>> {
     // A change takes 7 bytes or so, and never more than 15.
-    run.chunks(RUN_PART / 8).map(encode).collect()
-}
-
-/// What is pending, from runs that are read in the order in which they were written. Of a leaf that was written since
-/// (`leaf_at` tells where it is now) a run has nothing to tell.
-pub fn load<E>(
-    runs: impl IntoIterator<Item = (Lsn, Vec<Change>)>,
-    mut leaf_at: impl FnMut(u64) -> Result<Lsn, E>,
-) -> Result<Pending, E> {
-    let mut pending = Pending::default();
-    for (at, changes) in runs {
-        for of_leaf in changes.chunk_by(|a, b| a.0.0 / FANOUT == b.0.0 / FANOUT) {
-            let leaf = of_leaf[0].0.0 / FANOUT;
-            if leaf_at(leaf)? < at {
-                let added = pending.add(leaf, of_leaf);
-                debug_assert!(added, "a checkpoint has held it in memory");
-            }
-        }
-    }
-    Ok(pending)
+    run.chunks(RUN_PART).map(encode).collect()
 }
 
 #[cfg(test)]
@@ -261,28 +282,28 @@ mod tests {
         let page = |leaf: u64, i: u64| PageId(leaf * FANOUT + i);
         let changes: Vec<Change> =
             (0..4).flat_map(|l| (0..=l * 300).map(move |i| (page(l, i), entry(i + 1)))).collect();
-        let all = choose(&Pending::default(), &changes, 4 * LEAF, 0);
-        assert_eq!((all.leaves, all.run.len(), all.pending.is_empty()), (vec![0, 1, 2, 3], 0, true));
+        let all = choose(&Pending::default(), &changes, &[], 4 * LEAF, 0);
+        assert_eq!((all.leaves, all.run.len(), all.pending.changes() == 0), (vec![0, 1, 2, 3], 0, true));
         // 512 changes are worth a leaf.
-        let some = choose(&Pending::default(), &changes, 4 * LEAF - 1, 1 << 20);
+        let some = choose(&Pending::default(), &changes, &[], 4 * LEAF - 1, 1 << 20);
         assert_eq!((&some.leaves[..], some.run.len()), (&[2, 3][..], 1 + 301));
         assert_eq!((some.pending.changes(), some.pending.bytes()), (302, 302 * 8 + 2 * LEAF_OVERHEAD));
         // With what is pending a leaf gets full, one by one where memory is short.
         let more: Vec<Change> = (400..612).map(|i| (page(1, i), entry(i))).collect();
-        let full = choose(&some.pending, &more, 0, 1 << 20);
+        let full = choose(&some.pending, &more, &[], 0, 1 << 20);
         assert_eq!((&full.leaves[..], full.run.len(), full.pending.changes()), (&[1][..], 0, 1));
-        let short = choose(&some.pending, &more[..9], 0, LEAF_OVERHEAD + 8);
+        let short = choose(&some.pending, &more[..9], &[], 0, LEAF_OVERHEAD + 8);
         assert_eq!((&short.leaves[..], short.pending.changes()), (&[1][..], 1));
-        assert!(choose(&some.pending, &more[..9], 0, 0).pending.is_empty());
+        assert!(choose(&some.pending, &more[..9], &[], 0, 0).pending.changes() == 0);
     }
 
     #[test]
     fn what_lies_too_far_apart_goes_into_the_leaf() {
         let changes = [(PageId(5), Entry::new(Lsn(8), 0)), (PageId(6), Entry::new(Lsn(1 << 63), 3))];
-        let near = choose(&Pending::default(), &changes[1..], 0, 1 << 20);
+        let near = choose(&Pending::default(), &changes[1..], &[], 0, 1 << 20);
         assert_eq!((near.pending.get(PageId(6)), near.leaves.len()), (Some(changes[1].1), 0));
-        let far = choose(&near.pending, &changes[..1], 0, 1 << 20);
-        assert_eq!((far.leaves, far.run.len(), far.pending.is_empty()), (vec![0], 0, true));
+        let far = choose(&near.pending, &changes[..1], &[], 0, 1 << 20);
+        assert_eq!((far.leaves, far.run.len(), far.pending.changes() == 0), (vec![0], 0, true));
         assert_eq!(decode(&encode(&changes)), Some(changes.to_vec()));
     }
 
@@ -306,12 +327,13 @@ mod tests {
         /// Checkpoint after checkpoint, with loads from what was written between: leaves and what is pending tell a map.
         #[test]
         fn leaves_and_runs_together_are_a_map(
-            steps in prop::collection::vec((prop::collection::vec((0u64..5, 0u64..12, 0u64..9), 1..40), 0u64..3, 0u64..400, any::<bool>()), 1..12)
+            steps in prop::collection::vec((prop::collection::vec((0u64..5, 0u64..12, 0u64..9), 1..40), 0u64..3, 0u64..400, prop::collection::btree_set(0u64..6, 0..3), any::<bool>()), 1..12)
         ) {
             let mut model: BTreeMap<PageId, Entry> = BTreeMap::new();
             let mut leaves: BTreeMap<u64, (Lsn, BTreeMap<usize, Entry>)> = BTreeMap::new();
             let (mut runs, mut pending, mut at) = (Vec::new(), Pending::default(), 8);
-            for (changes, cheap, most, reload) in steps {
+            for (changes, cheap, most, moving, reload) in steps {
+                let moving: Vec<u64> = moving.into_iter().collect();
                 let changes: BTreeMap<PageId, Entry> =
                     changes.into_iter().map(|(leaf, i, n)| (PageId(leaf * FANOUT + i * 180), n)).map(|(page, n)| {
                         at += 8;
@@ -319,8 +341,9 @@ mod tests {
                     }).collect();
                 model.extend(&changes);
                 let changes: Vec<Change> = changes.into_iter().collect();
-                let choice = choose(&pending, &changes, cheap * LEAF, most);
-                prop_assert!(choice.pending.bytes() <= most.max(LEAF_OVERHEAD * 5 * u64::from(cheap > 0)) || choice.pending.is_empty());
+                let choice = choose(&pending, &changes, &moving, cheap * LEAF, most);
+                prop_assert!(choice.pending.bytes() <= most.max(LEAF_OVERHEAD * 5 * u64::from(cheap > 0)) || choice.pending.changes() == 0);
+                prop_assert!(moving.iter().all(|leaf| choice.leaves.binary_search(leaf).is_ok()));
                 for leaf in &choice.leaves {
                     at += 8;
                     let (lsn, entries) = leaves.entry(*leaf).or_default();
@@ -335,8 +358,11 @@ mod tests {
                 }
                 pending = choice.pending;
                 if reload {
-                    let leaf_at = |leaf| Ok::<_, ()>(leaves.get(&leaf).map_or(Lsn::NONE, |l| l.0));
-                    let loaded = load(runs.clone(), leaf_at).unwrap();
+                    let mut leaf_at = |leaf| Ok::<_, ()>(leaves.get(&leaf).map_or(Lsn::NONE, |l| l.0));
+                    let mut loaded = Pending::default();
+                    for (at, changes) in &runs {
+                        loaded.load(*at, changes, &mut leaf_at).unwrap();
+                    }
                     prop_assert!(loaded.all().eq(pending.all()));
                     prop_assert_eq!((loaded.changes(), loaded.bytes()), (pending.changes(), pending.bytes()));
                     pending = loaded;

@@ -8,6 +8,7 @@ use crate::log::group;
 use crate::log::record::{self, Fields, Kind};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::overlay::{Layer, Version};
+use crate::page::pending::{self, Pending};
 use crate::page::table::{self, Entry, Root};
 use crate::reclaim::freed::Freed;
 use crate::segment::name::FileName;
@@ -18,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -60,6 +62,9 @@ impl Part {
         record::decode(bytes, lsn, self.seed).ok().map(|r| Owned::from(&r))
     }
 }
+
+/// Bytes that a node's record takes, about.
+const NODE: usize = table::FANOUT as usize * 8 + 96;
 
 /// Reads after which a slot that hung is asked in its turn again.
 const HUNG_READS: u64 = 10_000;
@@ -110,6 +115,10 @@ impl LogReader {
             bad_copies: AtomicU64::new(0),
             wounds: Wounds::default(),
         }
+    }
+
+    pub fn dirs(&self) -> &[Option<Arc<dyn SlotDir>>; SLOTS] {
+        &self.dirs
     }
 
     pub fn history(&self) -> History {
@@ -236,6 +245,35 @@ impl LogReader {
         }
         records.retain(|r| r.lsn < to);
         Ok(Part { from, bytes, records, seed: self.seed })
+    }
+
+    /// What is pending, by the runs that a manifest names.
+    pub fn pending(&self, root: &Root) -> Result<Pending, ReadError> {
+        let mut uppers: HashMap<u64, Vec<u64>> = HashMap::new();
+        let table = |lsn: Lsn, hint| {
+            let page = PageId::ROOT;
+            let lost = |faults| ReadError::Lost { page, lsn, slots: SlotFaults(faults) };
+            let record = self.record(lsn, hint).map_err(lost)?;
+            let what = "it is no record of the page table";
+            (record.fields.kind == Kind::Table).then_some(record).ok_or(ReadError::Corrupt { page, lsn, what })
+        };
+        let mut leaf_at = |leaf: u64| {
+            let (upper, first) = (leaf / table::FANOUT, PageId(leaf * table::FANOUT));
+            if let std::collections::hash_map::Entry::Vacant(entry) = uppers.entry(upper) {
+                let node = root.upper(first).map(|lsn| table(lsn, NODE)).transpose()?;
+                entry.insert(node.map_or(Vec::new(), |node| table::numbers(&node.payload)));
+            }
+            Ok(Lsn(uppers.get(&upper).and_then(|u| u.get(table::in_upper(first))).copied().unwrap_or(0)))
+        };
+        let mut pending = Pending::default();
+        for lsn in &root.runs {
+            let record = table(*lsn, 64 << 10)?;
+            let changes = pending::decode(&record.payload).filter(|_| record.fields.depth == table::RUN_LEVEL);
+            let what = "it is no run of the page table";
+            let changes = changes.ok_or(ReadError::Corrupt { page: PageId::ROOT, lsn: *lsn, what })?;
+            pending.load(*lsn, &changes, &mut leaf_at)?;
+        }
+        Ok(pending)
     }
 
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
@@ -451,6 +489,12 @@ impl Pages {
 
     /// The page's entry in the table.
     pub fn in_table(&self, root: &Root, page: PageId) -> Result<Option<Head>, ReadError> {
+        let head = |entry: Entry| {
+            (!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() })
+        };
+        if let Some(entry) = root.pending.get(page) {
+            return Ok(head(entry));
+        }
         let Some(upper) = root.upper(page) else { return Ok(None) };
         let upper = self.node(page, upper)?;
         let leaf = Lsn(table::entry(&upper, table::in_upper(page)));
@@ -458,8 +502,7 @@ impl Pages {
             return Ok(None);
         }
         let leaf = self.node(page, leaf)?;
-        let entry = Entry::from_raw(table::entry(&leaf, table::in_leaf(page)));
-        Ok((!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() }))
+        Ok(head(Entry::from_raw(table::entry(&leaf, table::in_leaf(page)))))
     }
 
     /// A node of the table, through the cache.
@@ -467,7 +510,7 @@ impl Pages {
         if let Some(node) = self.cached(lsn) {
             return Ok(node);
         }
-        let record = self.record(page, lsn, table::FANOUT as usize * 8 + 96)?;
+        let record = self.record(page, lsn, NODE)?;
         if record.fields.kind != Kind::Table || !table::is_node(&record.payload) {
             return Err(ReadError::Corrupt { page, lsn, what: "it is no node of the page table" });
         }

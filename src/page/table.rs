@@ -5,6 +5,7 @@
 //! bits (LSNs are multiples of 8) hold the record's depth, 7 meaning 7 or more.
 
 use crate::lsn::{Lsn, PageId};
+use crate::page::pending::Pending;
 use bytes::Bytes;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
@@ -49,10 +50,17 @@ impl Entry {
     }
 }
 
-/// Where the nodes are: upper nodes by `page / FANOUT^2`.
+/// Level of the records of runs: they are no nodes of the tree.
+pub const RUN_LEVEL: u8 = 2;
+
+/// Where the nodes are, upper nodes by `page / FANOUT^2`; and what runs say beyond the leaves.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Root {
     pub top: Vec<Lsn>,
+    /// The records of runs, in the order in which they were written.
+    pub runs: Vec<Lsn>,
+    /// What is in them, and in no leaf.
+    pub pending: Pending,
 }
 
 impl Root {
@@ -112,7 +120,7 @@ mod tests {
     fn two_levels_under_the_top_hold_every_page() {
         assert_eq!(TOP_MAX * FANOUT * FANOUT, PageId::LIMIT);
         let last = PageId(PageId::LIMIT - 1);
-        let root = Root { top: vec![Lsn(8); TOP_MAX as usize] };
+        let root = Root { top: vec![Lsn(8); TOP_MAX as usize], ..Root::default() };
         assert_eq!((root.upper(last), root.upper(PageId(PageId::LIMIT))), (Some(Lsn(8)), None));
         assert_eq!((in_upper(last), in_leaf(last)), (FANOUT as usize - 1, FANOUT as usize - 1));
     }

@@ -125,6 +125,9 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
         manifest_lsn = lsn;
         testified = lsn + record.len;
         history.extend_back(&manifest.history);
+        // Runs may lie in epochs that the superblocks no longer tell of.
+        let reader = LogReader::new(survey.geometry, reader.dirs().clone(), history.clone());
+        manifest.root.pending = reader.pending(&manifest.root)?;
     }
     choice.under(&voices, &history).map_err(unread)?;
     testified = testified.max(choice.join);

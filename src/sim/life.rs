@@ -216,12 +216,14 @@ impl Sim {
         self.world.lock().faults.happens(fault)
     }
 
-    pub fn options(reclaims: bool) -> Options {
+    pub fn options(reclaims: bool, runs: bool) -> Options {
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         options.checkpoint_bytes = 256 << 10;
         options.merge_after = Duration::from_millis(300);
         // Lives are short: a frame is to them what an extent is to others.
         (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (reclaims, format::FRAME, 1);
+        // All leaves that changed, or runs alone: a leaf of so few pages is worth nothing.
+        options.leaves_share = if runs { 64 } else { 4 };
         options
     }
 

@@ -222,7 +222,8 @@ impl Sim {
         let disk =
             Box::new(SimDisk { world: self.world.clone(), process, pg_size: geometry.pg_size, seed: geometry.seed() });
         let clock: Arc<dyn Clock> = Arc::new(SimClock(self.world.clone()));
-        let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &Sim::options(self.temper.reclaims));
+        let (mut parts, engine) =
+            build(opened, fleet.dirs(), disk, clock, &Sim::options(self.temper.reclaims, self.temper.runs));
         let world = self.world.clone();
         parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
         #[cfg(feature = "io-uring")]

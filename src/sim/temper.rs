@@ -60,6 +60,8 @@ pub struct Temper {
     pub lulls: bool,
     /// Space is given back, and every fourth MTR writes many pages again, so that frame after frame dies.
     pub reclaims: bool,
+    /// Checkpoints write runs, not leaves.
+    pub runs: bool,
     /// Every second one does, and writers live for a while: what they wrote themselves is given back.
     pub calm: bool,
     /// Every fourth MTR does, and the log runs through the ring again and again.
@@ -104,9 +106,10 @@ impl Temper {
         let favourite = (odd && random.one_in(2)).then(|| random.below(9));
         let (races, large, lulls) = (random.one_in(2), !odd || random.one_in(2), random.one_in(6));
         let rare = random.below(1000);
+        let runs = random.one_in(2);
         let (heavy, brink, forgetful) = (rare == 0, (1..=8).contains(&rare), (9..=28).contains(&rare));
         let far = (29..=58).contains(&rare);
-        Temper { steps, total, races, favourite, large, lulls, reclaims, calm, heavy, brink, far, forgetful }
+        Temper { steps, total, races, favourite, large, lulls, reclaims, runs, calm, heavy, brink, far, forgetful }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

@@ -1,4 +1,5 @@
-//! A checkpoint: the pages changed since the last one go into the table, then a manifest names its root.
+//! A checkpoint: the pages changed since the last one go into the table, then a manifest names its root. Leaves in which
+//! little has changed are not written: their changes go into a run, see [`pending`].
 //!
 //! It runs in steps beside commits. Each step appends some nodes as an ordinary MTR; a node that no manifest names is
 //! dead weight in the log, so a crash in the midst of it costs nothing else. The manifest counts once four superblocks
@@ -9,8 +10,9 @@ use crate::log::record::{Fields, Kind};
 use crate::lsn::{Lsn, PageId};
 use crate::page::manifest::Manifest;
 use crate::page::overlay::{Layer, Version};
+use crate::page::pending::{self, Change, Choice, Pending, RUNS_MAX};
 use crate::page::read::Map;
-use crate::page::table::{self, Entry, FANOUT, Root};
+use crate::page::table::{self, Entry, FANOUT, RUN_LEVEL, Root};
 use crate::reclaim::freed::{Freed, Run};
 use crate::sync::Arc;
 use crate::volume::append::NotAppended;
@@ -28,17 +30,23 @@ pub struct Checkpoint {
     /// Everything below is in it; a group begins here.
     redo: Lsn,
     frozen: Arc<Layer>,
-    /// What is still to be put into leaves, in order of page.
-    changes: Vec<(PageId, Version)>,
-    /// How many of them are in leaves that were appended.
+    /// What has changed, in order of page.
+    changes: Vec<Change>,
+    /// What is done with it.
+    choice: Choice,
+    /// So many of the leaves, and of the run's records, were appended.
     done: usize,
-    /// Extents that are given back: no page's chain comes there any more, and the table's nodes are written anew.
+    /// Extents that are given back: no page's chain comes there any more, and what of the table lies there is written anew.
     victims: Vec<Run>,
     freed: Freed,
-    /// Leaves that lie in a victim, in order, and how many of them were appended.
+    /// Leaves that lie in a victim, in order.
     moving: Vec<u64>,
-    moved: usize,
+    /// The table as it was, with what was pending in it; nodes and runs that are appended are in it at once.
     root: Root,
+    /// The run's records.
+    parts: Vec<Vec<u8>>,
+    /// The run takes the place of all older ones.
+    anew: bool,
     /// Upper nodes that have new leaves.
     uppers: BTreeMap<u64, Vec<u64>>,
     pages: u64,
@@ -51,6 +59,8 @@ enum Phase {
     Victims(usize),
     Leaves,
     Uppers,
+    /// Behind the leaves: a run says more than the leaves below it, and nothing of those above.
+    Run,
     Manifest,
     /// The manifest was appended: its address and end.
     Durable {
@@ -83,17 +93,20 @@ impl Checkpoint {
         victims.iter().for_each(|run| freed.add(*run));
         freed.absorb(&shared.engine().history);
         // A reservation below may not be filled yet: its versions are in the layer, its records come.
-        let changes = frozen.sorted(redo);
+        let entry = |v: Version| if v.free { Entry::default() } else { Entry::new(v.lsn, v.depth) };
+        let changes: Vec<Change> = frozen.sorted(redo).into_iter().map(|(page, v)| (page, entry(v))).collect();
         Some(Checkpoint {
             redo,
             frozen,
             changes,
+            choice: Choice::default(),
             done: 0,
             victims,
             freed,
             moving: Vec::new(),
-            moved: 0,
             root: (*map.root).clone(),
+            parts: Vec::new(),
+            anew: false,
             uppers: BTreeMap::new(),
             pages: shared.pages_at_checkpoint.load(Ordering::Relaxed),
             next_page: shared.alloc.lock().next(),
@@ -105,12 +118,13 @@ impl Checkpoint {
     pub fn step(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         match self.phase {
             Phase::Victims(asked) => self.nodes_in_victims(shared, asked),
-            Phase::Leaves if self.next_leaf(self.done, self.moved).is_none() => {
+            Phase::Leaves if self.done == self.choice.leaves.len() => {
                 self.phase = Phase::Uppers;
                 Ok(Step::More)
             }
             Phase::Leaves => self.leaves(shared),
             Phase::Uppers => self.upper_nodes(shared),
+            Phase::Run => self.run(shared),
             Phase::Manifest => self.manifest(shared),
             Phase::Durable { at, end } => {
                 if shared.tickets.vdl() < end && !planted(Bug::ManifestAboveVdl) {
@@ -150,6 +164,7 @@ impl Checkpoint {
         let within = |lsn: Lsn| self.victims.iter().any(|r| r.from <= lsn && lsn < r.to);
         let to = (asked + LEAVES).min(self.root.top.len());
         if self.victims.is_empty() || asked == to || planted(Bug::NodesStay) {
+            self.choose(shared);
             self.phase = Phase::Leaves;
             return Ok(Step::More);
         }
@@ -167,10 +182,21 @@ impl Checkpoint {
         Ok(Step::More)
     }
 
-    /// The lowest leaf that is still to be written.
-    fn next_leaf(&self, done: usize, moved: usize) -> Option<u64> {
-        let changed = self.changes.get(done).map(|(page, _)| page.0 / FANOUT);
-        [changed, self.moving.get(moved).copied()].into_iter().flatten().min()
+    /// Which leaves are written, and what goes into a run.
+    fn choose(&mut self, shared: &Shared) {
+        let (options, root) = (&shared.options, &self.root);
+        let (cheap, most) = (options.checkpoint_bytes / options.leaves_share, options.overlay_bytes);
+        let mut choice = pending::choose(&root.pending, &self.changes, &self.moving, cheap, most);
+        let mut parts = pending::parts(&choice.run);
+        // A record of a run that lies in a victim is written anew with all others: which leaf it still matters to is not told.
+        let within = |lsn: &Lsn| self.victims.iter().any(|r| r.from <= *lsn && *lsn < r.to);
+        let in_victims = root.runs.iter().any(within) && !planted(Bug::NodesStay);
+        let anew = in_victims || root.runs.len() + parts.len() > RUNS_MAX / 2;
+        if anew {
+            choice.run = choice.pending.all().collect();
+            parts = pending::parts(&choice.run);
+        }
+        (self.choice, self.parts, self.anew) = (choice, parts, anew);
     }
 
     /// Puts changes into the next leaves, and appends those.
@@ -179,19 +205,22 @@ impl Checkpoint {
         let mut records = Vec::new();
         let mut made: Vec<(u64, Bytes)> = Vec::new();
         // Kept aside until the append has succeeded: a refusal leaves this checkpoint as it was.
-        let (mut done, mut count, mut moved) = (self.done, self.pages, self.moved);
-        while let Some(leaf) = self.next_leaf(done, moved)
+        let (mut done, mut count) = (self.done, self.pages);
+        while let Some(leaf) = self.choice.leaves.get(done).copied()
             && made.len() < LEAVES
         {
-            moved += usize::from(self.moving.get(moved) == Some(&leaf));
-            let mut entries = self.old_leaf(shared, PageId(leaf * FANOUT))?;
+            let first = PageId(leaf * FANOUT);
+            let mut entries = self.old_leaf(shared, first)?;
             entries.resize(FANOUT as usize, 0);
-            while let Some((page, version)) = self.changes.get(done).filter(|(p, _)| p.0 / FANOUT == leaf) {
-                let entry = &mut entries[table::in_leaf(*page)];
-                count = count + u64::from(!version.free) - u64::from(*entry != 0);
-                *entry = if version.free { 0 } else { Entry::new(version.lsn, version.depth).raw() };
-                done += 1;
+            let from = self.changes.partition_point(|(page, _)| *page < first);
+            let new = self.changes[from..].iter().take_while(|(page, _)| page.0 / FANOUT == leaf);
+            let new = new.map(|(page, entry)| (table::in_leaf(*page), *entry));
+            // A leaf that is written has all that was pending in it, too.
+            for (i, entry) in self.root.pending.in_leaf(leaf).chain(new) {
+                count = count + u64::from(!entry.is_empty()) - u64::from(entries[i] != 0);
+                entries[i] = entry.raw();
             }
+            done += 1;
             let payload = table::payload(&entries);
             records.push((node_fields(0, leaf), payload.clone()));
             made.push((leaf, payload));
@@ -213,7 +242,7 @@ impl Checkpoint {
                 numbers[(leaf % FANOUT) as usize] = lsn.0;
             }
         }
-        (self.done, self.pages, self.moved) = (done, count, moved);
+        (self.done, self.pages) = (done, count);
         Ok(Step::More)
     }
 
@@ -227,7 +256,7 @@ impl Checkpoint {
     fn upper_nodes(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         let batch: Vec<(u64, Bytes)> = self.uppers.iter().take(LEAVES).map(|(i, n)| (*i, table::payload(n))).collect();
         if batch.is_empty() {
-            self.phase = Phase::Manifest;
+            (self.phase, self.done) = (Phase::Run, 0);
             return Ok(Step::More);
         }
         let records = batch.iter().map(|(i, payload)| (node_fields(1, *i), payload.clone())).collect();
@@ -241,6 +270,26 @@ impl Checkpoint {
             self.root.top[at] = *lsn;
             self.uppers.remove(&i);
         }
+        Ok(Step::More)
+    }
+
+    fn run(&mut self, shared: &Shared) -> Result<Step, WriteError> {
+        let Some(part) = self.parts.get(self.done) else {
+            if std::mem::take(&mut self.anew) {
+                self.root.runs.drain(..self.root.runs.len() - self.parts.len());
+            }
+            // Where nothing is pending no run has anything to tell.
+            self.root.pending = std::mem::take(&mut self.choice.pending);
+            if self.root.pending == Pending::default() {
+                self.root.runs.clear();
+            }
+            self.phase = Phase::Manifest;
+            return Ok(Step::More);
+        };
+        let records = vec![(node_fields(RUN_LEVEL, self.done as u64), Bytes::from(part.clone()))];
+        let Some((lsns, _)) = append(shared, records)? else { return Ok(Step::Wait) };
+        self.root.runs.extend(lsns);
+        self.done += 1;
         Ok(Step::More)
     }
 

@@ -22,6 +22,8 @@ pub struct Options {
     pub(crate) reclaim_unit: u64,
     /// Threads that read what is asked of pages then; one in simulated volumes.
     pub(crate) reclaim_readers: usize,
+    /// A checkpoint writes all leaves where that takes no more than this part of `checkpoint_bytes`.
+    pub(crate) leaves_share: u64,
     pub(crate) cache_bytes: u64,
     pub(crate) stall_max: Duration,
     pub(crate) idle_after: Duration,
@@ -59,6 +61,7 @@ impl Default for Options {
             reclaim: true,
             reclaim_unit: format::EXTENT,
             reclaim_readers: 8,
+            leaves_share: 64,
             cache_bytes: 64 << 20,
             stall_max: Duration::from_secs(30),
             idle_after: Duration::from_millis(200),
@@ -138,8 +141,9 @@ impl Options {
         self
     }
 
-    /// Memory for what changed since the last checkpoint, and for what open views hold: 64 MiB by default. Beyond it a
-    /// checkpoint begins early, and the oldest views are revoked.
+    /// Memory for what changed since the last checkpoint, for what open views hold, and for changes that the page table has
+    /// not sorted in yet: 64 MiB by default, for each of the three. Beyond it a checkpoint begins early, the oldest views are
+    /// revoked, and checkpoints write more.
     pub fn overlay_bytes(mut self, bytes: u64) -> Options {
         self.overlay_bytes = bytes.max(1 << 20);
         self

@@ -497,7 +497,8 @@ impl Shared {
         let rest = freed::bytes_in(&kept, Lsn::NONE, redo.floor(unit)).saturating_sub(all);
         // What is young, and as many images as there are pages, is all that can be live.
         let young = self.front.tail() - redo.min(self.front.tail());
-        let pages = self.pages_at_checkpoint.load(Ordering::Relaxed) * (page_size + CHAIN);
+        let pages = self.pages_at_checkpoint.load(Ordering::Relaxed) + self.reads.pages.map().root.pending.changes();
+        let pages = pages * (page_size + CHAIN);
         r.told = Sum { kept: sum.kept + rest, live: (sum.live + rest).min(pages + young) };
         // A limit counts extents: parts of one would not come below it.
         if !narrow && self.options.extents_max() == format::EXTENTS_MAX {

@@ -456,10 +456,12 @@ impl Shared {
     pub fn memory(&self) -> (u64, u64) {
         let map = self.reads.pages.map();
         let layers = map.current.bytes() + map.frozen.as_ref().map_or(0, |l| l.bytes());
+        let layers = layers + map.root.pending.bytes();
         let used = self.front.ring.bytes() + self.reads.pages.cached_bytes() + layers;
         let ring = (crate::log::ring::FRAMES as u64 + 12) * format::FRAME;
         let cache = self.options.cache_bytes.max(64 * u64::from(self.geometry.page_size));
-        (used, ring + cache + 3 * self.options.overlay_bytes)
+        // Two layers, what views hold, and what is pending in the table.
+        (used, ring + cache + 4 * self.options.overlay_bytes)
     }
 
     /// Bytes of the extents in which something of the log lies, and the most that may be.

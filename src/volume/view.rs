@@ -6,8 +6,9 @@ use crate::page::table;
 use crate::volume::error::ReadError;
 use crate::volume::page::Page;
 use crate::volume::shared::Shared;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -193,21 +194,34 @@ impl View {
         let changed: BTreeMap<PageId, bool> =
             layers.flat_map(|l| l.sorted(self.0.lsn)).map(|(page, version)| (page, version.free)).collect();
         let mut changed = changed.into_iter().peekable();
-        for (i, upper) in map.root.top.iter().enumerate().filter(|(_, l)| !l.is_none()) {
-            let first = i as u64 * table::FANOUT * table::FANOUT;
-            let leaves = table::numbers(&pages.node(PageId(first), *upper)?);
-            for (j, leaf) in leaves.into_iter().enumerate().filter(|(_, l)| *l != 0) {
+        let pending = &map.root.pending;
+        let uppers = (map.root.top.len() as u64).max(pending.leaves_end().div_ceil(table::FANOUT));
+        for i in 0..uppers {
+            let first = i * table::FANOUT * table::FANOUT;
+            // Leaves that are there, and those that are only pending.
+            let upper = map.root.upper(PageId(first));
+            let leaves = upper.map(|upper| pages.node(PageId(first), upper)).transpose()?;
+            let mut leaves = leaves.map_or(Vec::new(), |node| table::numbers(&node));
+            leaves.resize(table::FANOUT as usize, 0);
+            let new: BTreeSet<u64> = pending.leaves(i * table::FANOUT, (i + 1) * table::FANOUT).collect();
+            for (j, leaf) in leaves.into_iter().enumerate() {
+                let number = i * table::FANOUT + j as u64;
+                if leaf == 0 && !new.contains(&number) {
+                    continue;
+                }
                 let first = first + j as u64 * table::FANOUT;
                 while let Some((page, freed)) = changed.next_if(|(p, _)| p.0 < first) {
                     if !freed {
                         each(page)?;
                     }
                 }
-                let leaf = pages.node(PageId(first), Lsn(leaf))?;
+                let leaf = if leaf == 0 { Bytes::new() } else { pages.node(PageId(first), Lsn(leaf))? };
+                let later: BTreeMap<usize, table::Entry> = pending.in_leaf(number).collect();
+                let is_free = |k: usize| later.get(&k).map_or_else(|| table::entry(&leaf, k) == 0, |e| e.is_empty());
                 for k in 0..table::FANOUT {
                     let page = PageId(first + k);
                     let freed = changed.next_if(|(p, _)| *p == page).map(|(_, freed)| freed);
-                    if !freed.unwrap_or_else(|| table::entry(&leaf, k as usize) == 0) {
+                    if !freed.unwrap_or_else(|| is_free(k as usize)) {
                         each(page)?;
                     }
                 }

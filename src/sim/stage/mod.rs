@@ -65,7 +65,7 @@ pub struct Stage {
 impl Stage {
     /// The stage of a seed, for about 2000 steps of the world.
     pub fn new(seed: u64) -> Stage {
-        Stage { life: Life::new(seed).steps(2000), options: Sim::options(true), given: Vec::new() }
+        Stage { life: Life::new(seed).steps(2000), options: Sim::options(true, true), given: Vec::new() }
     }
 
     /// After so many steps of the world the faults end. A commit that is waited for takes about 20.
