@@ -63,6 +63,8 @@ impl Fleet for SimFleet<'_> {
 /// A reader that stays open, and what it must show.
 pub struct Beside {
     process: usize,
+    /// Slots that it found when it opened.
+    visible: SlotSet,
     reads: Arc<Reads>,
     view: View,
     state: State,
@@ -309,7 +311,9 @@ impl Sim {
             let w = self.world.lock();
             // It holds on to directories that others have replaced, and nobody mends what is in those.
             let replaced = Slot::ALL.into_iter().any(|s| w.holds_another(beside.process, s));
-            (replaced || w.atlas.is_struck(), *w.given_back() != beside.given_back)
+            // What it did not see when it opened it never looks at.
+            let blind = beside.visible != SlotSet::ALL;
+            (replaced || blind || w.atlas.is_struck(), *w.given_back() != beside.given_back)
         };
         beside.reads.pages.forget(Lsn::NONE);
         for page in 0..30 {
@@ -413,7 +417,8 @@ impl Sim {
                 let mut w = self.world.lock();
                 w.reads_only(fleet.process);
                 let (view, state, given_back) = (view.clone(), state.clone(), given_back.clone());
-                *beside = Some(Beside { process: fleet.process, reads: reads.clone(), view, state, given_back });
+                let (process, visible) = (fleet.process, fleet.visible);
+                *beside = Some(Beside { process, visible, reads: reads.clone(), view, state, given_back });
             }
             drop(beside);
             for page in 0..30 {
