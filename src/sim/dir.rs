@@ -266,8 +266,12 @@ impl SlotDir for SimDir {
         if !w.holds_another(self.process, self.slot) {
             w.judge_removal(self.process, self.slot, name);
         }
-        w.reach(self.process, self.slot, true)?.remove(&name);
-        w.counts.groups_removed += u64::from(matches!(name, FileName::Segment(_)));
+        let file = w.reach(self.process, self.slot, true)?.remove(&name);
+        if let (FileName::Segment(_), Some(file)) = (name, file) {
+            w.counts.groups_removed += 1;
+            let directory = w.held(self.process, self.slot);
+            w.removed.push((directory, name, file));
+        }
         Ok(())
     }
 }

@@ -181,6 +181,8 @@ pub struct File {
     frames: BTreeMap<u64, Frame>,
     /// Blocks that a power cut may turn back or ruin, with what is durable below.
     cached: BTreeMap<u64, Option<Block>>,
+    /// Whole frames that were punched: a power cut may bring them back.
+    punched: BTreeMap<u64, Frame>,
     /// Their flush failed: no later flush makes them durable, only another write does.
     doomed: BTreeSet<u64>,
     /// Processes that had the file open then: each is told once, by its next flush.
@@ -442,6 +444,7 @@ impl File {
     /// Everything that was written is durable, but for what an earlier flush failed on.
     pub fn flush(&mut self) {
         let doomed = &self.doomed;
+        self.punched.clear();
         self.cached.retain(|index, _| doomed.contains(index));
     }
 
@@ -461,11 +464,20 @@ impl File {
         owed && tell
     }
 
-    /// The power goes: what was not flushed is old, new or garbage, sector by sector. Returns how many are garbage.
-    pub fn power_cut(&mut self, random: &mut Random) -> u64 {
+    /// The power goes: what was not flushed is old, new or garbage, sector by sector. Returns how many are garbage, and how many
+    /// holes are none any more.
+    pub fn power_cut(&mut self, random: &mut Random) -> (u64, u64) {
         self.doomed.clear();
+        let mut back = 0;
+        for (index, frame) in std::mem::take(&mut self.punched) {
+            if random.one_in(2) && !self.frames.contains_key(&index) {
+                self.changes(index * FRAME as u64..(index + 1) * FRAME as u64);
+                self.frames.insert(index, frame);
+                back += 1;
+            }
+        }
         let cached = std::mem::take(&mut self.cached);
-        self.ruin(cached, random)
+        (self.ruin(cached, random), back)
     }
 
     /// Somebody reads past the page cache: what could not be flushed is what the disk has of it.
@@ -542,7 +554,7 @@ impl File {
         self.changes(offset..offset + len);
         let frames = range.start / BLOCKS as u64..range.end.div_ceil(BLOCKS as u64);
         let whole = range.start.div_ceil(BLOCKS as u64)..range.end / BLOCKS as u64;
-        self.frames.extract_if(frames.clone(), |index, _| whole.contains(index)).for_each(drop);
+        self.punched.extend(self.frames.extract_if(frames.clone(), |index, _| whole.contains(index)));
         for (index, frame) in self.frames.range_mut(frames) {
             let first = index * BLOCKS as u64;
             (0..BLOCKS).filter(|b| range.contains(&(first + *b as u64))).for_each(|b| frame.forget(b));

@@ -74,6 +74,7 @@ fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
         ("punches", c.punched),
         ("of the own epoch", c.punched_own),
         ("groups removed", c.groups_removed),
+        ("unpunched", c.unpunched),
         ("read points gone", c.gone),
     ]
 }

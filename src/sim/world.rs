@@ -106,6 +106,8 @@ pub struct Counts {
     pub punched: u64,
     pub punched_own: u64,
     pub groups_removed: u64,
+    /// Holes that a power cut undid, and groups that it brought back.
+    pub unpunched: u64,
     /// Reads of those who came too late.
     pub gone: u64,
 }
@@ -145,6 +147,8 @@ pub struct Disks {
     pub(super) generations: [u64; SLOTS],
     /// Those that are in no slot's place any more, and held open by a process.
     orphans: BTreeMap<u64, Files>,
+    /// Protection groups that were removed from a directory: a power cut may bring them back.
+    pub(super) removed: Vec<(u64, FileName, File)>,
     pub weather: [Weather; SLOTS],
     /// Replaced by blank ones in this life.
     pub blank: SlotSet,
@@ -218,6 +222,7 @@ impl Disks {
             files: (0..SLOTS).map(|_| BTreeMap::new()).collect(),
             generations: std::array::from_fn(|i| i as u64),
             orphans: BTreeMap::new(),
+            removed: Vec::new(),
             weather: [Weather::Fair; SLOTS],
             blank: SlotSet::NONE,
             damages: [0; SLOTS],
@@ -419,7 +424,21 @@ impl Disks {
             f.bytes.with(|bytes| file.land(f.offset, bytes, false, |i| keep[i]));
         }
         let random = &mut self.random;
-        let ruined: u64 = self.files.iter_mut().flat_map(|s| s.values_mut()).map(|f| f.power_cut(random)).sum();
+        let (mut ruined, mut unpunched) = (0, 0);
+        for (garbage, back) in self.files.iter_mut().flat_map(|s| s.values_mut()).map(|f| f.power_cut(random)) {
+            (ruined, unpunched) = (ruined + garbage, unpunched + back);
+        }
+        // A protection group that was removed is there again.
+        for (directory, name, file) in std::mem::take(&mut self.removed) {
+            if let Some(place) = self.place_of(directory)
+                && self.random.one_in(2)
+                && !self.files[place].contains_key(&name)
+            {
+                self.files[place].insert(name, file);
+                unpunched += 1;
+            }
+        }
+        self.counts.unpunched += unpunched;
         (0..ruined).for_each(|_| self.faults.count(Fault::RuinedSector));
     }
 
