@@ -201,6 +201,9 @@ bugs! {
     WholeWithGaps,
     /// What has no good copy is tried again and again. `what_nobody_has_comes_to_an_end`.
     HealForever,
+    /// A slot that lost the file of the newest protection group counts as having its space.
+    /// `a_group_that_one_slot_lost_is_made_anew`.
+    GroupForgotten,
     /// Extents are given back as soon as they are emptied. `nothing_is_punched_before_its_manifest`.
     PunchEarly,
     /// ... without a look. `a_zombie_punches_nothing`.

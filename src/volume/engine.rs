@@ -413,7 +413,7 @@ impl Engine {
         self.faults[slot.index()] = None;
         returned.lacks.into_iter().for_each(|gap| self.writer.suspect(slot, gap));
         self.superblocks[slot.index()].join = returned.join;
-        if returned.no_space {
+        if returned.no_space && !planted(Bug::GroupForgotten) {
             self.writer.forget_space(slot);
         }
         self.doubted = self.doubted.without(slot);

@@ -187,8 +187,10 @@ pub enum ReadError {
         /// What does not fit.
         what: &'static str,
     },
-    /// The view was revoked because it held too much memory.
-    #[error("the view at LSN {0} was revoked: it held more memory than is allowed; take a new one")]
+    /// The view was revoked because it held too much, or whoever writes now has given back what it needs.
+    #[error(
+        "the state at LSN {0} is gone: the view held more than is allowed, or another process that writes has given back what it needs; take a new one"
+    )]
     ReadPointGone(Lsn),
     /// What was asked about lies above what this handle can tell for certain.
     #[error("the outcome at LSN {0} is not known yet: ask again after the volume was opened for writing")]

@@ -128,6 +128,7 @@ traces! {
     healing::what_was_not_removed_is_removed_later [TidyOnce "L2"]
     healing::a_join_point_stays_as_long_as_a_gap [WholeWithGaps "R1"]
     healing::what_nobody_has_comes_to_an_end [HealForever "L1"]
+    space::a_group_that_one_slot_lost_is_made_anew [GroupForgotten "G2"]
     space::a_dead_frame_is_punched []
     space::nothing_is_punched_before_its_manifest [PunchEarly "S1"]
     space::a_zombie_punches_nothing [PunchWithoutLook "S6"]

@@ -2,7 +2,7 @@
 
 use crate::lsn::{Lsn, format};
 use crate::segment::name::FileName;
-use crate::sim::scenario::{Act, Checked, Op, Stage, Writer, ensure};
+use crate::sim::scenario::{Act, Checked, Op, Stage, Writer, ensure, slot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -221,6 +221,35 @@ pub fn what_one_slot_kept_is_punched_later() -> Checked {
         w.land_on("ABCDEF")?;
     }
     ensure(!stage.has("F", FileName::Segment(0)), "G1: F keeps a group of which nothing is left")
+}
+
+/// Five slots have the protection group that is written; F has lost it, with its disk.
+/// Rule: F gets the file and its space before it is written to.
+pub fn a_group_that_one_slot_lost_is_made_anew() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    stage.blank("F");
+    w.lose_slot("F")?;
+    let (allocated, early) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (has, writes) = (allocated.clone(), early.clone());
+    w.hook(move |c| {
+        if c.slot == slot("F") && matches!(c.name, Some(FileName::Segment(_))) {
+            has.fetch_or(c.op == Op::Allocate, Ordering::Relaxed);
+            writes.fetch_or(c.op == Op::Write && !has.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Act::Go
+    });
+    w.tick(200)?;
+    ensure(w.is_live("F"), "stage: F is not back")?;
+    w.append(&[(1, 2)])?;
+    w.jobs()?;
+    ensure(w.in_flight("F").is_none() || allocated.load(Ordering::Relaxed), "G2: F is written where it has no space")?;
+    w.land_on("ABCDEF")?;
+    w.housekeep(1000)?;
+    ensure(allocated.load(Ordering::Relaxed), "G2: F never gets the space")?;
+    ensure(!early.load(Ordering::Relaxed), "G2: F is mended where it has no space")
 }
 
 /// A sample of a frame finds nothing that lives, and there is something.
