@@ -24,6 +24,8 @@ pub mod explore;
 #[cfg(all(feature = "fuzzing", not(quorate_loom)))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(not(quorate_loom))]
+mod history;
 mod log;
 mod lsn;
 #[cfg(not(quorate_loom))]

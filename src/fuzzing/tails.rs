@@ -265,8 +265,8 @@ fn look_at(slots: &Slots, r: &Recovered) {
     };
     let log = LogReader::new(r.survey.geometry, slots.dirs(), r.history.clone());
     let reads = Arc::new(Reads::new(Pages::new(log, None, 1 << 20, map)));
-    look(&reads.view_at(settled));
-    look(&reads.view_at(r.ruling.end));
+    look(&reads.view_at(settled, Duration::ZERO));
+    look(&reads.view_at(r.ruling.end, Duration::ZERO));
 }
 
 fn in_memory(image: &Image, forged: bool) {

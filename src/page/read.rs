@@ -209,6 +209,11 @@ impl LogReader {
         Err(faults)
     }
 
+    /// The volume's identity.
+    pub fn volume(&self) -> uuid::Uuid {
+        self.geometry.volume
+    }
+
     /// What was given back until now, by whoever writes.
     pub fn given_back(&self) -> Freed {
         given_back::newest(&self.dirs, &self.geometry)

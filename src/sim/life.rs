@@ -224,6 +224,7 @@ impl Sim {
         // Lives are short: a frame is to them what an extent is to others.
         (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (reclaims, format::FRAME, 1);
         // All leaves that changed, or runs alone: a leaf of so few pages is worth nothing.
+        options.view_time = Duration::MAX;
         options.leaves_share = if runs { 64 } else { 4 };
         options
     }

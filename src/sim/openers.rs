@@ -23,6 +23,7 @@ use crate::volume::shared::{Clock, Shared};
 use crate::volume::view::{Reads, View};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The fleet of one opener: between its calls the rest of the world goes on.
 pub struct SimFleet<'a> {
@@ -411,7 +412,7 @@ impl Sim {
             let mut more: Vec<&ModelMtr> = model.mtrs.iter().filter(|m| m.end > settled && there(m, at)).collect();
             more.sort_by_key(|m| m.end);
             more.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
-            let view = reads.view_at(at);
+            let view = reads.view_at(at, Duration::ZERO);
             let mut beside = self.beside.borrow_mut();
             if at == settled && beside.is_none() && !self.peace.get() && self.one_in(2) {
                 let mut w = self.world.lock();

@@ -46,7 +46,7 @@ impl Shared {
             (engine.next_tick(), engine.is_busy())
         };
         self.after_pump();
-        self.bound_views();
+        let views = self.bound_views(now);
         if self.checkpoint_is_due() {
             self.begin_checkpoint();
         }
@@ -67,6 +67,7 @@ impl Shared {
         // Commits that nobody waits for may be left to this thread: while there are commits it looks about.
         due.push(self.speak_for_the_last(now).map(|d| d.min(SOON)));
         due.push(reclaim);
+        due.push(views);
         due.push(checkpoint.then_some(CHECKPOINT));
         due.push((waited_for).then_some(Duration::from_millis(1)));
         due.push(busy.then_some(SOON));
@@ -186,11 +187,22 @@ impl Shared {
         }
     }
 
-    /// Revokes the oldest views while they hold more memory than the overlay may take.
-    fn bound_views(&self) {
+    /// Revokes views that are too old, and the oldest ones while they hold more memory than the overlay may take, or keep
+    /// more from being given back than they may. Returns how long until one is too old.
+    fn bound_views(&self, now: Duration) -> Option<Duration> {
+        self.views_are_timed.store(false, Ordering::SeqCst);
         let views = self.reads.views.lock().oldest();
         if views.is_empty() {
-            return;
+            return None;
+        }
+        let (old, views): (Vec<_>, Vec<_>) =
+            views.into_iter().partition(|view| now.saturating_sub(view.since()) >= self.options.view_time);
+        old.iter().for_each(|view| self.reads.revoke(view));
+        // One at a time: what it held goes before the next is asked.
+        if self.reclaim.lock().held_by_views() > self.options.view_bytes
+            && let Some(oldest) = views.first()
+        {
+            self.reads.revoke(oldest);
         }
         let map = self.reads.pages.map();
         let mut seen: Vec<*const crate::page::overlay::Layer> = vec![Arc::as_ptr(&map.current)];
@@ -215,5 +227,8 @@ impl Shared {
         {
             self.reads.revoke(oldest);
         }
+        let oldest = views.iter().map(|view| view.since()).min()?;
+        self.views_are_timed.store(true, Ordering::SeqCst);
+        Some((oldest.saturating_add(self.options.view_time)).saturating_sub(now))
     }
 }

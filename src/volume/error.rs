@@ -192,6 +192,9 @@ pub enum ReadError {
         "the state at LSN {0} is gone: the view held more than is allowed, or another process that writes has given back what it needs; take a new one"
     )]
     ReadPointGone(Lsn),
+    /// Two views were to be compared, and each is of a volume of its own.
+    #[error("the views are of two volumes: compare states of one")]
+    OtherVolume,
     /// What was asked about lies above what this handle can tell for certain.
     #[error("the outcome at LSN {0} is not known yet: ask again after the volume was opened for writing")]
     NotKnownYet(Lsn),

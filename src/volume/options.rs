@@ -29,6 +29,8 @@ pub struct Options {
     pub(crate) idle_after: Duration,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) overlay_bytes: u64,
+    pub(crate) view_time: Duration,
+    pub(crate) view_bytes: u64,
     pub(crate) allow_volatile: bool,
     pub(crate) allow_remote: bool,
     pub(crate) io_uring: bool,
@@ -67,6 +69,8 @@ impl Default for Options {
             idle_after: Duration::from_millis(200),
             checkpoint_bytes: 64 << 20,
             overlay_bytes: 64 << 20,
+            view_time: Duration::from_secs(24 * 3600),
+            view_bytes: format::PG_DEFAULT,
             allow_volatile: false,
             allow_remote: false,
             io_uring: true,
@@ -138,6 +142,29 @@ impl Options {
     /// Log between checkpoints: 64 MiB by default. An open after a crash reads about so much.
     pub fn checkpoint_bytes(mut self, bytes: u64) -> Options {
         self.checkpoint_bytes = bytes.max(format::FRAME);
+        self
+    }
+
+    /// How long a [`View`](crate::View) may be kept, and how many bytes of the log open views may keep from being given back:
+    /// 24 hours and 10 GiB by default. Beyond either the oldest view is revoked: its reads give
+    /// [`ReadError::ReadPointGone`](crate::ReadError::ReadPointGone).
+    ///
+    /// ```
+    /// # use quorate::{Options, PageId, ReadError, Volume};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// let volume = Volume::create(dir.path(), &Options::default().view_max(Duration::from_millis(50), 1 << 30))?;
+    /// let view = volume.view();
+    /// assert!(view.read(PageId::ROOT).is_ok());
+    /// std::thread::sleep(Duration::from_secs(1));
+    /// assert!(matches!(view.read(PageId::ROOT), Err(ReadError::ReadPointGone(_))));
+    /// assert!(volume.view().read(PageId::ROOT).is_ok());
+    /// # volume.close()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn view_max(mut self, time: Duration, bytes: u64) -> Options {
+        (self.view_time, self.view_bytes) = (time, bytes);
         self
     }
 

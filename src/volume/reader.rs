@@ -29,6 +29,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A volume that is open for reading alone. It took no lock and wrote nothing.
 ///
@@ -186,12 +187,12 @@ impl Reader {
 
     /// A view of what is certain.
     pub fn view(&self) -> View {
-        self.reads.view_at(self.settled)
+        self.reads.view_at(self.settled, Duration::ZERO)
     }
 
     /// A view of all that is there, also of what the next writer may drop.
     pub fn view_visible(&self) -> View {
-        self.reads.view_at(self.visible())
+        self.reads.view_at(self.visible(), Duration::ZERO)
     }
 
     /// Everything below is certain.

@@ -246,6 +246,11 @@ impl Reclaim {
         self.unreadable.clear();
     }
 
+    /// Bytes that were given back but for the views that hold them.
+    pub fn held_by_views(&self) -> u64 {
+        self.queue.held()
+    }
+
     /// Extents that a checkpoint whose redo begins at `redo` can give back.
     pub fn ready(&self, redo: Lsn) -> Vec<Run> {
         self.queue.ready(redo)

@@ -86,7 +86,6 @@ pub(crate) struct Shared {
     pub leading: AtomicBool,
     /// Four slots had nothing to write when the engine ran last: an append can be sent off at once.
     pub idle: AtomicBool,
-    /// Fewer than four slots can take more space than they have.
     /// Nothing comes back by moving pages: what is left to that is for frees.
     pub nothing_moves: AtomicBool,
     /// The history without what was given back.
@@ -97,6 +96,8 @@ pub(crate) struct Shared {
     pub redo_from: AtomicU64,
     /// Pages that existed as of the newest manifest.
     pub pages_at_checkpoint: AtomicU64,
+    /// The background thread wakes when the oldest view has been kept for too long.
+    pub views_are_timed: AtomicBool,
     pub progress: Progress,
     cut_done: AtomicBool,
     pub checkpoint_errors: AtomicU64,
@@ -202,6 +203,7 @@ impl Shared {
             wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
+            views_are_timed: AtomicBool::new(false),
             progress: Progress::new(),
             cut_done: AtomicBool::new(false),
             checkpoint_errors: AtomicU64::new(0),

@@ -1,5 +1,6 @@
 //! Views: durable, unchanging states. Each is a pin in memory; the oldest is revoked when pins hold too much.
 
+use crate::history::diff::{self, State};
 use crate::lsn::{Lsn, PageId};
 use crate::page::read::{Map, Pages};
 use crate::page::table;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// A durable, unchanging state of the whole volume: everything acknowledged when it was taken, nothing later.
 ///
@@ -36,6 +38,8 @@ pub struct View(Arc<Pinned>);
 pub(crate) struct Pinned {
     reads: Arc<Reads>,
     lsn: Lsn,
+    /// When it was taken, by the volume's clock.
+    since: Duration,
     /// Taken away when the view is revoked.
     map: Mutex<Option<Arc<Map>>>,
 }
@@ -77,9 +81,9 @@ impl Reads {
         read().map_err(|e| gone(e, at))
     }
 
-    /// A view at a given point.
-    pub fn view_at(self: &Arc<Self>, lsn: Lsn) -> View {
-        let pinned = Arc::new(Pinned { reads: self.clone(), lsn, map: Mutex::new(Some(self.pages.map())) });
+    /// A view at a given point, taken now by a clock.
+    pub fn view_at(self: &Arc<Self>, lsn: Lsn, since: Duration) -> View {
+        let pinned = Arc::new(Pinned { reads: self.clone(), lsn, since, map: Mutex::new(Some(self.pages.map())) });
         self.views.lock().add(&pinned);
         View(pinned)
     }
@@ -138,14 +142,26 @@ impl Pinned {
     pub fn map(&self) -> Option<Arc<Map>> {
         self.map.lock().clone()
     }
+
+    /// When it was taken.
+    pub fn since(&self) -> Duration {
+        self.since
+    }
 }
 
 impl Shared {
     /// A view at VDL.
     pub fn view(&self) -> View {
+        let now = self.clock.now();
         // Under the append lock: no version is pruned between reading VDL and leaving the pin.
         let append = self.front.lock();
-        self.reads.view_at(append.vdl())
+        let view = self.reads.view_at(append.vdl(), now);
+        drop(append);
+        // Somebody has to look after it: from now on the background thread wakes for the oldest view.
+        if !self.views_are_timed.swap(true, Ordering::SeqCst) {
+            self.background.wake_now();
+        }
+        view
     }
 }
 
@@ -183,6 +199,38 @@ impl View {
         });
         each.map_err(|e| gone(e, self.0.lsn))?;
         Ok(all)
+    }
+
+    /// The ids of the pages that are not the same in both views, in order: changed, new, or gone. Nodes of the page table are
+    /// read where they differ, and no page. A page that was written anew between the two to give space back is told, too.
+    ///
+    /// ```
+    /// # use quorate::{Options, PageId, Volume};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let volume = Volume::create(dir.path(), &Options::default())?;
+    /// let before = volume.view();
+    /// let mut mtr = volume.begin();
+    /// let new = mtr.alloc()?;
+    /// mtr.commit()?.wait()?;
+    /// let after = volume.view();
+    /// assert_eq!(before.diff(&after)?, [new]);
+    /// assert_eq!(after.diff(&after)?, []);
+    /// # volume.close()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`View::read`], of either view; [`ReadError::OtherVolume`] if the views are of two volumes.
+    pub fn diff(&self, other: &View) -> Result<Vec<PageId>, ReadError> {
+        let (a, b) = (self.map()?, other.map()?);
+        if self.0.reads.pages.reader.volume() != other.0.reads.pages.reader.volume() {
+            return Err(ReadError::OtherVolume);
+        }
+        let (one, two) = (&self.0, &other.0);
+        let one = State { pages: &one.reads.pages, map: &a, at: one.lsn };
+        let two = State { pages: &two.reads.pages, map: &b, at: two.lsn };
+        diff::pages(&one, &two).map_err(|e| gone(e, self.0.lsn.min(other.0.lsn)))
     }
 
     /// Hands the ids of all pages that existed to `each`, in order. Memory is bounded by the layers' own.

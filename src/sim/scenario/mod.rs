@@ -421,7 +421,7 @@ impl Stage {
         let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
         for (at, state) in states {
-            let view = reads.view_at(at);
+            let view = reads.view_at(at, Duration::ZERO);
             self.check_pages(&state, "a read-only open", |page| view.read(page))?;
         }
         Ok(settled)

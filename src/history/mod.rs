@@ -1,0 +1,3 @@
+//! The past: what two states differ in.
+
+pub(crate) mod diff;
