@@ -134,7 +134,8 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
 fn grow(io: &Io, volume: &Volume) -> Result<(), Fail> {
     let begun = Instant::now();
     let (store, mut random) = (Store::new(volume)?, Random::new(5));
-    let mut left = (PG + PG / 4).saturating_sub(volume.health().tail.0).max(1 << 20) as usize;
+    // Half a group at least, however much was kept before: it is what comes back in the end.
+    let mut left = (PG + PG / 4).saturating_sub(volume.health().tail.0).max(PG / 2) as usize;
     let more = store.put("more", |buffer| {
         let n = buffer.len().min(left);
         buffer[..n].chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()[..c.len()]));
