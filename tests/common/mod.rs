@@ -1,6 +1,7 @@
 //! What the tests on real files share: directories, children that can be killed, copies of directories, small disks.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod churn;
 pub mod fixture;
 
 use quorate::{PageId, Placement, Volume};
@@ -202,19 +203,32 @@ impl Mount {
         Mount::of(at, name, mib, "ext4")
     }
 
-    /// `ext4` or `xfs`; the smallest xfs has 300 MiB.
+    /// `ext4`, `ext2`, `xfs` or `btrfs`; the smallest xfs has 300 MiB.
     pub fn of(at: &Path, name: &str, mib: u64, kind: &str) -> Option<Mount> {
         let (image, path) = (at.join(format!("{name}.img")), at.join(name));
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
         fs::create_dir(&path).unwrap();
         let image = image.to_str().unwrap();
         let made = match kind {
-            "ext4" => run("mkfs.ext4", &["-q", "-m", "0", image]),
+            "ext4" | "ext2" => run(&format!("mkfs.{kind}"), &["-q", "-m", "0", image]),
             kind => run(&format!("mkfs.{kind}"), &["-q", image]),
         };
         let ready = made && run("mount", &["-o", "loop", image, path.to_str().unwrap()]);
         if !ready {
-            println!("skipped: no loop device can be mounted here (not root, or no losetup)");
+            println!(
+                "skipped: no {kind} on a loop device can be mounted here (not root, no losetup, or no mkfs.{kind})"
+            );
+            return None;
+        }
+        Some(Mount { path, frozen: false })
+    }
+
+    /// In memory: it knows neither holes nor space that is taken ahead. Nothing bounds it.
+    pub fn ramfs(at: &Path, name: &str) -> Option<Mount> {
+        let path = at.join(name);
+        fs::create_dir(&path).unwrap();
+        if !run("mount", &["-t", "ramfs", "ramfs", path.to_str().unwrap()]) {
+            println!("skipped: no ramfs can be mounted here (not root)");
             return None;
         }
         Some(Mount { path, frozen: false })

@@ -25,7 +25,9 @@ const IMAGES: u64 = 3;
 const BATCH: usize = 16;
 /// MTRs that are not durable yet.
 const IN_FLIGHT: usize = 8;
+/// Between two samples; less where it is over soon, so that there are some.
 const SAMPLE: Duration = Duration::from_secs(1);
+const SAMPLES: u32 = 40;
 /// Reads are so far apart: they are to be met by writes, not to take their place.
 const READ_EVERY: Duration = Duration::from_millis(2);
 /// What takes longer is not waited for.
@@ -237,7 +239,8 @@ fn churn(io: &Io, volume: &Volume, plan: &Plan) -> Result<(Pages, Vec<Sample>), 
     let empty = Side::new()?;
     let reads = Mutex::new(empty.clone());
     let begun = Instant::now();
-    let until = begun + Duration::from_secs_f64(plan.minutes * 60.0);
+    let most = Duration::from_secs_f64(plan.minutes * 60.0);
+    let (until, every) = (begun + most, SAMPLE.min(most / SAMPLES));
     let samples = std::thread::scope(|scope| {
         let reader = scope.spawn(|| read(volume, &ids, &reads, &over));
         let writer = scope.spawn(|| write(volume, &mut pages, &user, live * plan.times, until, &over));
@@ -248,7 +251,7 @@ fn churn(io: &Io, volume: &Volume, plan: &Plan) -> Result<(Pages, Vec<Sample>), 
         while said.is_ok() && !writer.is_finished() && !reader.is_finished() {
             // Short naps, so that it ends with the writer.
             std::thread::sleep(Duration::from_millis(20));
-            if seen.at.elapsed() >= SAMPLE {
+            if seen.at.elapsed() >= every {
                 let side = std::mem::replace(&mut *reads.lock(), empty.clone());
                 let sample = seen.sample(&volume.health(), user.load(Ordering::Relaxed), &side);
                 if io.json {
