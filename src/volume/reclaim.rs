@@ -640,7 +640,8 @@ impl Shared {
             return Ok(step);
         }
         if !e.pages.is_empty() {
-            let bytes = if most < BATCH_BYTES { most } else { PLANNED_BYTES };
+            // Somebody waits for what comes back first.
+            let bytes = if r.asked || most < BATCH_BYTES { most } else { PLANNED_BYTES };
             let few = PAGES_A_READER * self.options.reclaim_readers;
             let now = (bytes / self.geometry.page_size as usize).clamp(1, few).min(e.pages.len());
             let pages = e.pages.split_off(e.pages.len() - now);
@@ -676,7 +677,9 @@ impl Shared {
                 return Ok(Step::More);
             }
         };
-        self.pressure.gained((to - from) * e.dead / 256 / GAINED.1 * GAINED.0);
+        // On a volume without room it is space that is waited for.
+        let share = if r.asked { (1, 1) } else { GAINED };
+        self.pressure.gained((to - from) * e.dead / 256 / share.1 * share.0);
         for record in part.records.iter().filter(|r| is_of_page(r)) {
             let page = PageId(record.fields.page);
             if e.seen.len() >= SEEN_MAX {
