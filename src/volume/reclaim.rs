@@ -228,7 +228,7 @@ fn in_parallel<T: Sync, R: Send>(readers: usize, items: &[T], f: impl Fn(&T) -> 
     let mut all = std::thread::scope(|scope| {
         let name = || std::thread::Builder::new().name("quorate-reclaim".into());
         // Where no thread is to be had the others do it, this one among them.
-        let start = |_| name().spawn_scoped(scope, &work).ok();
+        let start = |_| name().spawn_scoped(scope, work).ok();
         let threads: Vec<_> = (1..readers.min(items.len())).filter_map(start).collect();
         let mut all = work();
         for thread in threads {
