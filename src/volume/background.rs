@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// A view that may be kept for so long is not waited for.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// While a checkpoint waits.
 const CHECKPOINT: Duration = Duration::from_millis(2);
 
@@ -190,10 +192,14 @@ impl Shared {
     /// Revokes views that are too old, and the oldest ones while they hold more memory than the overlay may take, or keep
     /// more from being given back than they may. Returns how long until one is too old.
     fn bound_views(&self, now: Duration) -> Option<Duration> {
-        self.views_are_timed.store(false, Ordering::SeqCst);
+        if !self.views_are_timed.load(Ordering::SeqCst) {
+            return None;
+        }
+        // Whoever takes one from now on is not too old before this is over.
+        let in_time = Some(self.options.view_time).filter(|time| *time < NEVER);
         let views = self.reads.views.lock().oldest();
         if views.is_empty() {
-            return None;
+            return in_time;
         }
         let (old, views): (Vec<_>, Vec<_>) =
             views.into_iter().partition(|view| now.saturating_sub(view.since()) >= self.options.view_time);
@@ -227,8 +233,7 @@ impl Shared {
         {
             self.reads.revoke(oldest);
         }
-        let oldest = views.iter().map(|view| view.since()).min()?;
-        self.views_are_timed.store(true, Ordering::SeqCst);
-        Some((oldest.saturating_add(self.options.view_time)).saturating_sub(now))
+        let oldest = views.iter().map(|view| view.since()).min();
+        in_time.map(|time| oldest.map_or(time, |oldest| (oldest + time).saturating_sub(now)))
     }
 }

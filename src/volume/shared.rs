@@ -96,7 +96,7 @@ pub(crate) struct Shared {
     pub redo_from: AtomicU64,
     /// Pages that existed as of the newest manifest.
     pub pages_at_checkpoint: AtomicU64,
-    /// The background thread wakes when the oldest view has been kept for too long.
+    /// Views were taken: the background thread wakes when one may have been kept for too long.
     pub views_are_timed: AtomicBool,
     pub progress: Progress,
     cut_done: AtomicBool,

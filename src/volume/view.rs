@@ -157,7 +157,7 @@ impl Shared {
         let append = self.front.lock();
         let view = self.reads.view_at(append.vdl(), now);
         drop(append);
-        // Somebody has to look after it: from now on the background thread wakes for the oldest view.
+        // The first one: from now on the background thread looks after them.
         if !self.views_are_timed.swap(true, Ordering::SeqCst) {
             self.background.wake_now();
         }
