@@ -1,5 +1,6 @@
 //! What the page table's checkpoints cost: the table alone, under uniform small updates, with the checkpoint's own choice of
-//! leaves and runs, and the log's real records, groups and blocks. Leaves are full and are not kept: their length is all that counts, so that any number of them fits.
+//! leaves and runs, and the log's real records, groups and blocks. Leaves are full and are not kept: their length is all that
+//! counts, so that any number of them fits.
 //!
 //! The whole of 1 TiB and 64 TiB takes minutes without optimising: `cargo test --release --lib page::cost -- --ignored --nocapture`.
 

@@ -11,7 +11,7 @@ const PINNED: u64 = 0x8C08_BF2B_4D99_69FA;
 const LIVES: [(u64, Mode); 4] = [(1, Mode::Atlas), (7, Mode::Atlas), (12, Mode::Atlas), (5, Mode::Beyond)];
 
 /// Lives that broke once. What each had found has a scenario in `traces`; they play other lives when a fix changes them.
-const BROKE: [(u64, Mode); 26] = [
+const BROKE: [(u64, Mode); 28] = [
     // A flush had failed, and what it left was read from the page cache.
     (900_000_013_694, Mode::Atlas),
     (900_000_106_389, Mode::Atlas),
@@ -51,6 +51,9 @@ const BROKE: [(u64, Mode); 26] = [
     (91_328_770_389_321_461, Mode::Atlas),
     // What was on its way to a directory was counted for the slot that it had been swapped out of.
     (96_526_245_050_142_997, Mode::Atlas),
+    // A reader that had not seen all slots was asked for what only those had.
+    (84_989_794_317_813_089, Mode::Atlas),
+    (84_989_794_317_841_394, Mode::Atlas),
 ];
 
 #[test]

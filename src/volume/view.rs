@@ -1,4 +1,5 @@
-//! Views: durable, unchanging states. Each is a pin in memory; the oldest is revoked when pins hold too much.
+//! Views: durable, unchanging states. Each is a pin in memory; it is revoked when it is too old, the oldest when pins hold too
+//! much.
 
 use crate::history::diff::{self, State};
 use crate::lsn::{Lsn, PageId};
@@ -16,8 +17,9 @@ use std::time::Duration;
 
 /// A durable, unchanging state of the whole volume: everything acknowledged when it was taken, nothing later.
 ///
-/// It copies nothing. One that holds too much memory is revoked: its reads then give
-/// [`ReadError::ReadPointGone`], never wrong bytes.
+/// It copies nothing. One that is too old, or holds too much memory or space
+/// ([`Options::view_max`](crate::Options::view_max)), is revoked: its reads then give [`ReadError::ReadPointGone`], never
+/// wrong bytes.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
