@@ -6,6 +6,7 @@
 use crate::core::gaps::Gap;
 use crate::core::history::{Entry, History};
 use crate::core::vote::Join;
+use crate::history::past::Past;
 use crate::log::group;
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, PageId, Slot};
@@ -149,6 +150,10 @@ fn manifest() -> Manifest {
             Entry { epoch: 7, begin: Lsn(64 << 20), end: Lsn::MAX },
         ],
         root: Root { top: vec![Lsn(0x400_0020), Lsn::NONE, Lsn(0x400_0120)], ..Root::default() },
+        wall_us: 1_764_000_000_123_456,
+        age_us: 0x1234_5678,
+        rewound: Lsn::NONE,
+        past: Past::default(),
     }
 }
 

@@ -92,7 +92,13 @@ impl Sim {
                 self.world.lock().counts.commits += 1;
                 Ok(())
             }
-            Err(NotAppended::RingFull | NotAppended::Again | NotAppended::Space(_) | NotAppended::Full) => Ok(()),
+            Err(
+                NotAppended::RingFull
+                | NotAppended::Rewinding
+                | NotAppended::Again
+                | NotAppended::Space(_)
+                | NotAppended::Full,
+            ) => Ok(()),
             Err(NotAppended::Wrong(WriteError::ReadOnly(_) | WriteError::Closed | WriteError::MtrTooLarge { .. })) => {
                 Ok(())
             }

@@ -122,7 +122,7 @@ impl Shared {
         let active = !last.is_zero() && self.clock.now() < last + ACTIVE;
         let log = self.front.published().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
         let late = log > 2 * self.options.checkpoint_bytes || self.overlay_is_full();
-        active && !late && !self.reads.closed.load(Ordering::SeqCst)
+        active && !late && !self.rewinding.is_on() && !self.reads.closed.load(Ordering::SeqCst)
     }
 
     fn checkpoint_is_due(&self) -> bool {

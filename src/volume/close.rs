@@ -66,7 +66,9 @@ impl Closing {
                 }
                 Phase::Checkpoint => {
                     let map = shared.reads.pages.map();
-                    if map.frozen.is_some() || map.current.pages() > 0 {
+                    // Of a rewind under way nothing would be seen behind a clean mark before it is named.
+                    let under_way = shared.checkpoint.lock().is_some();
+                    if under_way || map.frozen.is_some() || map.current.pages() > 0 {
                         // All was quiet before the step, and the step moved nothing: what it waited for is not on its way.
                         let (starved, before) = (shared.is_starved(), shared.appended());
                         shared.begin_checkpoint();

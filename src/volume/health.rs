@@ -3,6 +3,7 @@
 use crate::core::gaps::Gap;
 use crate::core::writer::Away;
 use crate::lsn::{Lsn, Slot};
+use crate::volume::history::HistoryHealth;
 use crate::volume::reclaim::Space;
 use std::path::PathBuf;
 
@@ -149,6 +150,8 @@ pub struct Health {
     pub space_waits: u64,
     /// A checkpoint is under way.
     pub checkpointing: bool,
+    /// Which states of the past can be had, and what they hold.
+    pub history: HistoryHealth,
     /// Open views.
     pub views: usize,
     /// Copies that failed their check and were answered from another.

@@ -12,12 +12,14 @@ pub(crate) mod event;
 #[cfg(all(test, not(quorate_loom)))]
 mod far;
 pub(crate) mod health;
+pub(crate) mod history;
 pub(crate) mod mtr;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod page;
 pub(crate) mod reader;
 pub(crate) mod reclaim;
+pub(crate) mod rewind;
 pub(crate) mod shared;
 pub(crate) mod tickets;
 pub(crate) mod view;

@@ -20,8 +20,9 @@ use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, ReplaceError, Unknown};
 use crate::volume::health::{DURABILITY, Health, RepairHealth, SlotHealth};
+use crate::volume::history::HistoryHealth;
 use crate::volume::open::device_bytes;
-use crate::volume::open::{az_health, no_volume, redo_layer, start};
+use crate::volume::open::{az_health, no_volume, redo_map, start};
 use crate::volume::options::Options;
 use crate::volume::reclaim::Space;
 use crate::volume::view::{Reads, View};
@@ -51,6 +52,8 @@ pub struct Reader {
     recovered: Recovered,
     settled: Lsn,
     decision_settled: bool,
+    /// Where what is visible was rewound, and that is not settled: what is there then.
+    later: Option<Arc<Map>>,
 }
 
 /// Where it reads.
@@ -158,18 +161,16 @@ impl Reader {
     ) -> Reader {
         // A reader copies nothing.
         recovered.groups.clear();
-        let map = Map {
-            // Views at `settled` as well as at `visible`.
-            current: Arc::new(redo_layer(&recovered, settled)),
-            frozen: None,
-            root: Arc::new(recovered.manifest.root.clone()),
-            generation: 0,
-        };
+        // Views at `settled` as well as at `visible`.
+        let map = redo_map(&recovered, settled, settled);
+        let visible = recovered.ruling.end;
+        let later = (recovered.earlier.iter().any(|e| settled < e.until && e.until <= visible))
+            .then(|| Arc::new(redo_map(&recovered, visible, visible)));
         let reader = LogReader::new(recovered.survey.geometry, dirs, recovered.history.clone());
         let absent = SlotSet::ALL.minus(recovered.survey.ours());
         absent.iter().for_each(|slot| reader.ask_last(slot, true));
         let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
-        Reader { reads, slots, recovered, settled, decision_settled }
+        Reader { reads, slots, recovered, settled, decision_settled, later }
     }
 
     /// One on disks that are simulated, and what it found certain.
@@ -192,7 +193,10 @@ impl Reader {
 
     /// A view of all that is there, also of what the next writer may drop.
     pub fn view_visible(&self) -> View {
-        self.reads.view_at(self.visible(), Duration::ZERO)
+        match &self.later {
+            Some(map) => self.reads.view_of(map.clone(), self.visible(), Duration::ZERO),
+            None => self.reads.view_at(self.visible(), Duration::ZERO),
+        }
     }
 
     /// Everything below is certain.
@@ -341,8 +345,8 @@ impl Reader {
             vcl: r.ruling.vcl,
             vdl: r.ruling.end,
             tail: r.ruling.vcl,
-            manifest: r.manifest_lsn,
-            redo: r.manifest.redo,
+            manifest: r.named.0,
+            redo: r.named.1,
             page_size: geometry.page_size,
             block_size: geometry.block_size,
             pg_size: geometry.pg_size,
@@ -356,6 +360,7 @@ impl Reader {
             log_bytes_max: format::EXTENTS_MAX * format::EXTENT,
             space_waits: 0,
             checkpointing: false,
+            history: HistoryHealth::of(&r.manifest.past_at(r.manifest_lsn)),
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),

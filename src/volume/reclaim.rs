@@ -6,6 +6,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::history::Entry;
+use crate::history::past;
 use crate::log::record::{self, Kind};
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::read::{Brief, Head, Owned, Part};
@@ -256,6 +257,25 @@ impl Reclaim {
         self.queue.ready(redo)
     }
 
+    /// A manifest that is named tells that these are emptied.
+    pub fn is_emptied(&mut self, runs: &[Run]) {
+        self.queue.is_emptied(runs);
+    }
+
+    /// What a map of that generation leads to was given back since.
+    pub fn gave_back_since(&self, generation: u64) -> bool {
+        self.queue.held_since(generation)
+    }
+
+    /// The newest state is an older one: what is live is to be found out anew.
+    pub fn rewound(&mut self) {
+        self.emptying = None;
+        self.queue.rewound();
+        self.census = Census::default();
+        self.unreadable.clear();
+        (self.idle_at, self.nothing_at) = (None, None);
+    }
+
     /// The manifest that gives these back is named: by the map of this generation, and by those that follow.
     pub fn given_back(&mut self, runs: &[Run], freed: &Freed, generation: u64) {
         self.given_back_bytes += runs.iter().map(|r| r.to - r.from).sum::<u64>();
@@ -274,7 +294,7 @@ pub struct Space {
     pub live: u64,
     /// What could be given back, now or once more of it is dead.
     pub dead: u64,
-    /// Emptied, and waiting for a checkpoint or for open views.
+    /// Emptied, and waiting for a checkpoint or for open views, or needed by the window or by snapshots.
     pub pinned: u64,
     /// Written anew to empty extents since the volume was opened.
     pub moved: u64,
@@ -291,6 +311,8 @@ impl Shared {
         let r = self.reclaim.lock();
         let views = r.queue.held();
         let held = r.queue.waiting().map(|run| freed::bytes_in(&kept, run.from, run.to)).sum::<u64>() + views;
+        let past = self.past.lock().held();
+        let held = held + past.window + past.pins;
         let allocated = freed::bytes_in(&kept, Lsn::NONE, self.front.tail()) + views;
         let dead = r.told.kept.saturating_sub(r.told.live).min(allocated.saturating_sub(held));
         let live = allocated.saturating_sub(dead + held);
@@ -451,7 +473,8 @@ impl Shared {
         // What views hold is nobody's to wait for.
         let all = freed::bytes_in(&self.engine().freeing.kept, Lsn::NONE, self.front.tail());
         let (of, per) = BEHIND_PER_LIVE;
-        all > r.told.live / per * of + self.reserve(r)
+        let held = self.past.lock().held();
+        all > r.told.live / per * of + self.reserve(r) + held.window + held.pins
     }
 
     fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
@@ -487,6 +510,12 @@ impl Shared {
         let mut stocks = census::stocks(&kept, redo, unit);
         let all = stocks.iter().map(|s| s.bytes).sum::<u64>();
         stocks.retain(|s| !waits(s));
+        // What the past holds is emptied already.
+        let past_is_full = {
+            let past = self.past.lock();
+            stocks.retain(|s| !past.holds(s.run));
+            past.emptied.len() + r.queue.waiting().count() >= past::EMPTIED_MAX
+        };
         let due = r.census.due(&stocks, progress);
         if let Some(stock) = due {
             r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
@@ -521,7 +550,7 @@ impl Shared {
         let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
         // Without room little is moved before it is given back.
         let most = if narrow { 1 } else { Self::emptied_max(unit, r.told.live) };
-        let full = r.queue.waiting().count() as u64 >= most;
+        let full = r.queue.waiting().count() as u64 >= most || past_is_full;
         let freed = self.freed();
         let may = |s: &Stock| !r.unreadable.contains(&s.run.from) && !freed.is_full_for(s.run);
         match r.census.victim(&stocks, least, may).filter(|_| wanted && !full) {
@@ -597,7 +626,7 @@ impl Shared {
                     }
                     Step::More
                 }
-                Err(NotAppended::Again | NotAppended::Full) => Step::Wait,
+                Err(NotAppended::Again | NotAppended::Rewinding | NotAppended::Full) => Step::Wait,
                 Err(NotAppended::RingFull) => {
                     self.pump();
                     Step::Wait
