@@ -60,6 +60,7 @@ pub struct Earlier {
     /// States are below.
     pub until: Lsn,
     pub manifest: Manifest,
+    pub manifest_lsn: Lsn,
     pub changes: Vec<Change>,
 }
 
@@ -70,6 +71,12 @@ impl Recovered {
             true => 0,
             false => self.manifest.age_us.saturating_add(wall_us.saturating_sub(self.manifest.wall_us)),
         }
+    }
+
+    /// The manifest of a state, and its record.
+    pub fn state_with_lsn(&self, at: Lsn) -> (&Manifest, Lsn) {
+        let earlier = self.earlier.iter().find(|e| at < e.until);
+        earlier.map_or((&self.manifest, self.manifest_lsn), |e| (&e.manifest, e.manifest_lsn))
     }
 
     /// The manifest and the changes of a state, which lies above the named manifest's redo begin.
@@ -212,7 +219,7 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
         let later = changes.split_off(changes.partition_point(|c| c.lsn < lsn));
         let before = std::mem::replace(&mut manifest, next);
         let changes = std::mem::replace(&mut changes, later);
-        earlier.push(Earlier { until: rewind.end, manifest: before, changes });
+        earlier.push(Earlier { until: rewind.end, manifest: before, manifest_lsn, changes });
         manifest_lsn = lsn;
     }
     Ok(Recovered {

@@ -5,6 +5,7 @@ use crate::history::find::{Clock, Finder, Found, Moment, time_of};
 use crate::history::past::{Past, Window};
 use crate::lsn::Lsn;
 use crate::volume::Volume;
+use crate::volume::reader::Reader;
 use crate::volume::rewind::{Ask, Snapshot};
 use crate::volume::view::View;
 use std::time::{Duration, SystemTime};
@@ -250,5 +251,39 @@ impl Volume {
     /// The checkpoints from which states of the past are made, oldest first.
     pub fn history(&self) -> Vec<PastCheckpoint> {
         PastCheckpoint::of(&self.handle.shared.past.lock())
+    }
+}
+
+impl Reader {
+    /// The snapshots, in the order in which they were taken.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        Snapshot::of(&self.past())
+    }
+
+    /// As [`Volume::history`].
+    pub fn history(&self) -> Vec<PastCheckpoint> {
+        PastCheckpoint::of(&self.past())
+    }
+
+    /// As [`Volume::find`], among what is certain.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find(&self, point: impl Into<Point>) -> Result<Moment, HistoryError> {
+        let point = point.into();
+        self.look_back(|finder| Ok(found(finder, &point)?.moment))
+    }
+
+    /// As [`Volume::view_at`], among what is certain. A writer beside it may give back what the view needs: its reads then
+    /// give [`ReadError::ReadPointGone`](crate::ReadError::ReadPointGone).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn view_at(&self, point: impl Into<Point>) -> Result<View, HistoryError> {
+        let point = point.into();
+        self.look_back(|finder| {
+            let found = found(finder, &point)?;
+            Ok(self.view_of(finder.map(&found, 0)?, found.moment.lsn))
+        })
     }
 }

@@ -8,6 +8,9 @@ use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::file::Meter;
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, SlotDir, job};
+use crate::history::error::HistoryError;
+use crate::history::find::Finder;
+use crate::history::past::Past;
 use crate::log::record;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
@@ -199,6 +202,26 @@ impl Reader {
         }
     }
 
+    /// What the manifest of what is certain says of the past.
+    pub(crate) fn past(&self) -> Past {
+        let (manifest, lsn) = self.recovered.state_with_lsn(self.settled);
+        manifest.past_at(lsn)
+    }
+
+    /// Looks among the states that are certain.
+    pub(crate) fn look_back<R>(
+        &self,
+        look: impl FnOnce(&Finder<'_>) -> Result<R, HistoryError>,
+    ) -> Result<R, HistoryError> {
+        let (past, history) = (self.past(), &self.recovered.history);
+        look(&Finder { reader: &self.reads.pages.reader, history, past: &past, durable: self.settled })
+    }
+
+    /// A view of what was found there.
+    pub(crate) fn view_of(&self, map: Map, at: Lsn) -> View {
+        self.reads.view_of(Arc::new(map), at, Duration::ZERO)
+    }
+
     /// Everything below is certain.
     pub fn settled(&self) -> Lsn {
         self.settled
@@ -360,7 +383,7 @@ impl Reader {
             log_bytes_max: format::EXTENTS_MAX * format::EXTENT,
             space_waits: 0,
             checkpointing: false,
-            history: HistoryHealth::of(&r.manifest.past_at(r.manifest_lsn)),
+            history: HistoryHealth::of(&self.past()),
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),
