@@ -51,6 +51,8 @@ pub struct Checkpoint {
     age_us: u64,
     /// The state that it takes up again; 0 of an ordinary one.
     rewound: Lsn,
+    /// ... and it is the newest.
+    taken_up: bool,
     /// Leaves that lie in a victim, in order.
     moving: Vec<u64>,
     /// The table as it was, with what was pending in it; nodes and runs that are appended are in it at once.
@@ -140,6 +142,7 @@ impl Checkpoint {
             wall_us,
             age_us,
             rewound: Lsn::NONE,
+            taken_up: false,
             moving: Vec::new(),
             root: (*map.root).clone(),
             parts: Vec::new(),
@@ -177,6 +180,7 @@ impl Checkpoint {
             wall_us,
             age_us,
             rewound: at,
+            taken_up: false,
             moving: Vec::new(),
             root: (*state.root).clone(),
             parts: Vec::new(),
@@ -188,9 +192,9 @@ impl Checkpoint {
         }
     }
 
-    /// Whether it can be given up without a trace: its manifest is not in the log.
-    pub fn abandon(&self) -> bool {
-        self.frozen.is_none() && !matches!(self.phase, Phase::Durable { .. } | Phase::Naming { .. })
+    /// It takes an older state up again.
+    pub fn rewinds(&self) -> bool {
+        !self.rewound.is_none()
     }
 
     /// Does a bounded piece of it.
@@ -209,6 +213,10 @@ impl Checkpoint {
                 if shared.tickets.vdl() < end && !planted(Bug::ManifestAboveVdl) {
                     shared.pump();
                     return Ok(Step::Wait);
+                }
+                // From now on every opener goes on from there.
+                if self.rewinds() && !self.taken_up {
+                    self.take_up(shared);
                 }
                 let mut engine = shared.engine();
                 if engine.can_begin_round() {
@@ -391,39 +399,24 @@ impl Checkpoint {
         let fields = Fields { kind: Kind::Manifest, prev: self.rewound, ..Fields::filler() };
         let Some((lsns, end)) = append(shared, vec![(fields, manifest.encode())])? else { return Ok(Step::Wait) };
         self.past = manifest.past_at(lsns[0]);
+        if self.rewinds() {
+            shared.rewinding.appended(end);
+        }
         self.phase = Phase::Durable { at: lsns[0], end };
         Ok(Step::More)
     }
 
     /// The new root takes the place of the old one and of the frozen layer.
     fn end(&self, shared: &Shared) {
-        let rewinds = !self.rewound.is_none();
-        // What is being emptied, or is known to be dead, is so in another state.
-        let mut reclaim = rewinds.then(|| shared.reclaim.lock());
         let append = shared.front.lock();
         let map = shared.reads.pages.map();
-        debug_assert!(match (&map.frozen, &self.frozen) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (a, b) => rewinds && a.is_none() && b.is_none(),
-        });
-        let next = Map {
-            current: if rewinds { Arc::new(Layer::new()) } else { map.current.clone() },
-            frozen: None,
-            root: Arc::new(self.root.clone()),
-            redo: self.redo,
-            pages: self.pages,
-            generation: map.generation + 1,
-        };
-        shared.reads.pages.set_map(next);
-        *shared.past.lock() = self.past.clone();
-        if let Some(reclaim) = &mut reclaim {
-            reclaim.rewound();
-            shared.alloc.lock().rewound();
-            shared.rewinding.rewound();
+        if !self.rewinds() {
+            debug_assert!(matches!((&map.frozen, &self.frozen), (Some(a), Some(b)) if Arc::ptr_eq(a, b)));
+            self.replace(shared, &map, map.current.clone());
         }
         shared.redo_from.store(self.redo.0, Ordering::Relaxed);
         shared.pages_at_checkpoint.store(self.pages, Ordering::Relaxed);
-        drop((append, reclaim));
+        drop(append);
         // Four superblocks name the manifest: nobody who opens from now on reads what it gives back, and nobody here but
         // who holds the old map.
         shared.reclaim.lock().is_emptied(&self.victims);
@@ -432,6 +425,35 @@ impl Checkpoint {
             shared.reclaim.lock().given_back(&self.gives_back, &self.freed, map.generation + 1);
             shared.background.wake();
         }
+    }
+
+    /// A map with this root takes the place of the newest one. Under the append lock.
+    fn replace(&self, shared: &Shared, map: &Map, current: Arc<Layer>) {
+        shared.reads.pages.set_map(Map {
+            current,
+            frozen: None,
+            root: Arc::new(self.root.clone()),
+            redo: self.redo,
+            pages: self.pages,
+            generation: map.generation + 1,
+        });
+        *shared.past.lock() = self.past.clone();
+    }
+
+    /// The older state is the newest one from now on.
+    fn take_up(&mut self, shared: &Shared) {
+        // What is being emptied, or is known to be dead, is so in another state.
+        let mut reclaim = shared.reclaim.lock();
+        let append = shared.front.lock();
+        let map = shared.reads.pages.map();
+        debug_assert!(map.frozen.is_none() && map.current.pages() == 0);
+        self.replace(shared, &map, Arc::new(Layer::new()));
+        reclaim.rewound();
+        shared.alloc.lock().rewound();
+        shared.rewinding.rewound();
+        self.taken_up = true;
+        drop((append, reclaim));
+        shared.progress.moved();
     }
 }
 

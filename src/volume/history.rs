@@ -244,7 +244,7 @@ impl Volume {
             (Point::View(view), Ok(_)) if !view.is_of(shared.geometry.volume) => return Err(HistoryError::OtherVolume),
             (_, found) => found?,
         };
-        let undo = shared.rewind(&view, moment.lsn, deadline)?;
+        let undo = shared.rewind(view, moment.lsn, deadline)?;
         Ok(Backtrack { lsn: moment.lsn, time: moment.time, clock: moment.clock, undo })
     }
 

@@ -15,7 +15,6 @@ use crate::volume::checkpoint::Checkpoint;
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::shared::Shared;
 use crate::volume::view::View;
-use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -28,8 +27,12 @@ pub(crate) struct Rewinding {
     on: AtomicBool,
     /// Rewinds since the volume was opened: an MTR that began before one is of another timeline.
     timeline: AtomicU64,
-    /// One call at a time.
-    alone: Mutex<()>,
+    /// One at a time.
+    taken: AtomicBool,
+    /// Behind all that was appended before it was on.
+    from: AtomicU64,
+    /// Behind the manifest that rewinds, once that is in the log: from then on it cannot be given up.
+    end: AtomicU64,
     /// The lowest and the highest stamp since the newest checkpoint began; changed under the append lock.
     low: AtomicU64,
     high: AtomicU64,
@@ -39,8 +42,9 @@ pub(crate) struct Rewinding {
 
 impl Rewinding {
     pub fn new((low, high): (u64, u64), age_us: u64) -> Rewinding {
-        let (on, timeline) = (AtomicBool::new(false), AtomicU64::new(0));
-        Rewinding { on, timeline, alone: Mutex::new(()), low: low.into(), high: high.into(), age_us }
+        let (on, taken) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (timeline, from, end) = Default::default();
+        Rewinding { on, taken, timeline, from, end, low: low.into(), high: high.into(), age_us }
     }
 
     pub fn is_on(&self) -> bool {
@@ -75,10 +79,26 @@ impl Rewinding {
         (self.low.swap(u64::MAX, Ordering::Relaxed), self.high.swap(0, Ordering::Relaxed))
     }
 
+    /// What is newest for this process lies below, where a rewind is under way. Under the append lock.
+    pub fn cap(&self, at: Lsn) -> Lsn {
+        if self.is_on() { at.min(Lsn(self.from.load(Ordering::SeqCst))) } else { at }
+    }
+
+    /// The manifest that rewinds is in the log.
+    pub fn appended(&self, end: Lsn) {
+        self.end.store(end.0, Ordering::SeqCst);
+    }
+
+    /// Behind the manifest of the last rewind that is in the log, if there was one.
+    pub fn end(&self) -> Option<Lsn> {
+        Some(Lsn(self.end.load(Ordering::SeqCst))).filter(|end| !end.is_none())
+    }
+
     /// The newest state is another one from now on. Under the append lock.
     pub fn rewound(&self) {
         self.timeline.fetch_add(1, Ordering::SeqCst);
         self.on.store(false, Ordering::SeqCst);
+        self.taken.store(false, Ordering::SeqCst);
     }
 }
 
@@ -129,13 +149,93 @@ impl Ask {
     }
 }
 
-/// Lets others append again if the rewind does not come about.
-struct Raised<'a>(&'a Shared);
+/// A rewind under way.
+pub(crate) struct Rewind {
+    view: View,
+    lsn: Lsn,
+    phase: Phase,
+    /// The manifest that rewinds was in the log before.
+    before: Option<Lsn>,
+}
 
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.rewinding.on.store(false, Ordering::SeqCst);
-        self.0.progress.moved();
+enum Phase {
+    /// What was appended becomes durable.
+    Drain,
+    /// The state that is there now is pinned: by the checkpoint that follows a map of this generation.
+    Undo(Option<u64>),
+    /// The older state's checkpoint.
+    Rewind(Lsn, Option<u64>),
+}
+
+impl Rewind {
+    /// From here on nobody else appends, until it has ended or is given up.
+    pub fn begin(shared: &Shared, view: View, lsn: Lsn) -> Result<Rewind, HistoryError> {
+        let (rewinding, append) = (&shared.rewinding, shared.front.lock());
+        shared.check_open()?;
+        if rewinding.taken.swap(true, Ordering::SeqCst) {
+            return Err(HistoryError::Busy);
+        }
+        rewinding.from.store(append.tail().0, Ordering::SeqCst);
+        rewinding.on.store(true, Ordering::SeqCst);
+        drop(append);
+        Ok(Rewind { view, lsn, phase: Phase::Drain, before: rewinding.end() })
+    }
+
+    /// Goes as far as it can without waiting. None: something must move first. What ends well is the address of the state
+    /// that was there before.
+    pub fn step(&mut self, shared: &Shared) -> Result<Option<Lsn>, HistoryError> {
+        shared.check_open()?;
+        loop {
+            let generation = shared.reads.pages.map().generation;
+            match &mut self.phase {
+                Phase::Drain => {
+                    let from = Lsn(shared.rewinding.from.load(Ordering::SeqCst));
+                    if shared.front.published() < from || shared.tickets.vdl() < shared.appended() {
+                        return Ok(None);
+                    }
+                    self.phase = Phase::Undo(None);
+                }
+                Phase::Undo(None) => match shared.begin_alone(|| Checkpoint::begin_with(shared, Ask::Undo))? {
+                    false => return Ok(None),
+                    true => self.phase = Phase::Undo(Some(generation)),
+                },
+                Phase::Undo(Some(before)) if generation == *before => return Ok(None),
+                Phase::Undo(_) => {
+                    let pins = &shared.past.lock().pins;
+                    let undo = pins.iter().rev().find(|p| p.is_undo()).map_or(shared.appended(), |p| p.lsn);
+                    self.phase = Phase::Rewind(undo, None);
+                }
+                Phase::Rewind(undo, None) => {
+                    let (undo, map) = (*undo, self.view.layers().ok_or(ReadError::ReadPointGone(self.lsn))?);
+                    if shared.reclaim.lock().gave_back_since(map.generation) {
+                        return Err(HistoryError::GivenBack(self.lsn));
+                    }
+                    match shared.begin_alone(|| Ok(Some(Checkpoint::rewind(shared, &map, self.lsn))))? {
+                        false => return Ok(None),
+                        true => self.phase = Phase::Rewind(undo, Some(generation)),
+                    }
+                }
+                Phase::Rewind(_, Some(before)) if generation == *before => return Ok(None),
+                Phase::Rewind(undo, _) => return Ok(Some(*undo)),
+            }
+        }
+    }
+
+    /// Gives it up, if nothing of it can happen any more: others append again. False: it is in the log, and happens once
+    /// that is durable.
+    pub fn give_up(&self, shared: &Shared) -> bool {
+        let mut running = shared.checkpoint.lock();
+        if shared.rewinding.end() > self.before {
+            return false;
+        }
+        if running.as_ref().is_some_and(Checkpoint::rewinds) {
+            *running = None;
+        }
+        shared.rewinding.on.store(false, Ordering::SeqCst);
+        shared.rewinding.taken.store(false, Ordering::SeqCst);
+        drop(running);
+        shared.progress.moved();
+        true
     }
 }
 
@@ -146,87 +246,62 @@ impl Shared {
         self.rewinding.age_us.saturating_add(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Takes a checkpoint that says this, and waits until four superblocks name it.
-    pub fn checkpoint_with(&self, ask: Ask, deadline: Duration) -> Result<(), HistoryError> {
-        self.run_checkpoint(deadline, |shared| Checkpoint::begin_with(shared, ask))
+    /// Begins a checkpoint of one's own. False: another one is under way.
+    fn begin_alone(
+        &self,
+        begin: impl FnOnce() -> Result<Option<Checkpoint>, HistoryError>,
+    ) -> Result<bool, HistoryError> {
+        let mut running = self.checkpoint.lock();
+        if running.is_some() || self.reads.pages.map().frozen.is_some() {
+            return Ok(false);
+        }
+        *running = begin()?;
+        Ok(running.is_some())
     }
 
-    /// Begins a checkpoint of one's own once none is under way, and waits for its end.
-    fn run_checkpoint(
+    /// Takes a checkpoint that says this, and waits until four superblocks name it.
+    pub fn checkpoint_with(&self, ask: Ask, deadline: Duration) -> Result<(), HistoryError> {
+        let (mut ask, mut before) = (Some(ask), 0);
+        self.wait_for_checkpoints(deadline, || {
+            let generation = self.reads.pages.map().generation;
+            if ask.is_some() && self.begin_alone(|| Checkpoint::begin_with(self, ask.take()))? {
+                before = generation;
+            }
+            Ok((ask.is_none() && generation > before).then_some(()))
+        })
+    }
+
+    /// Looks until there is something, while the background goes on.
+    fn wait_for_checkpoints<R>(
         &self,
         deadline: Duration,
-        begin: impl FnOnce(&Shared) -> Result<Option<Checkpoint>, HistoryError>,
-    ) -> Result<(), HistoryError> {
-        let late = |what: &str| HistoryError::Late(what.into());
-        let generation = loop {
-            let turn = self.progress.turn();
-            let mut running = self.checkpoint.lock();
-            self.check_open()?;
-            let map = self.reads.pages.map();
-            if running.is_none() && map.frozen.is_none() {
-                *running = begin(self)?;
-                break map.generation;
-            }
-            drop(running);
-            if self.clock.now() >= deadline {
-                return Err(late("another checkpoint is under way"));
-            }
-            self.background.wake_now();
-            self.wait_for_word(turn, LOOK);
-        };
+        mut look: impl FnMut() -> Result<Option<R>, HistoryError>,
+    ) -> Result<R, HistoryError> {
         loop {
             let turn = self.progress.turn();
-            if self.reads.pages.map().generation > generation {
-                return Ok(());
-            }
             self.check_open()?;
+            if let Some(found) = look()? {
+                return Ok(found);
+            }
             if self.clock.now() >= deadline {
-                let mut running = self.checkpoint.lock();
-                // A rewind of which no manifest was appended has not happened.
-                if running.as_mut().is_some_and(|c| c.abandon()) {
-                    *running = None;
-                    return Err(late("there is no room, or too few slots"));
-                }
-                return Err(late("its superblocks are still to be written"));
+                return Err(HistoryError::Late("a checkpoint is waited for: are there four slots with room?".into()));
             }
             self.background.wake_now();
-            self.wait_for_word(turn, LOOK);
+            if self.tickets.vdl() < self.appended() {
+                self.wait_decided(self.appended(), LOOK);
+            } else {
+                self.wait_for_word(turn, LOOK);
+            }
         }
     }
 
     /// Makes an older state the newest one. The state that is there now can be had again: the address of it is returned.
-    pub fn rewind(&self, view: &View, lsn: Lsn, deadline: Duration) -> Result<Lsn, HistoryError> {
-        let Some(_alone) = self.rewinding.alone.try_lock() else { return Err(HistoryError::Busy) };
-        let raised = Raised(self);
-        let tail = {
-            let append = self.front.lock();
-            self.check_open()?;
-            self.rewinding.on.store(true, Ordering::SeqCst);
-            append.tail()
-        };
-        // Drained: what is there now is durable, and nothing comes behind it.
-        let appended = loop {
-            let appended = self.appended();
-            if self.front.published() >= tail && self.tickets.vdl() >= appended {
-                break appended;
-            }
-            self.check_open()?;
-            if self.clock.now() >= deadline {
-                return Err(HistoryError::Late("commits before it are not acknowledged".into()));
-            }
-            self.wait_decided(appended, LOOK);
-        };
-        self.checkpoint_with(Ask::Undo, deadline)?;
-        let undo = self.past.lock().pins.iter().rev().find(|p| p.is_undo()).map_or(appended, |p| p.lsn);
-        self.run_checkpoint(deadline, |shared| {
-            let map = view.layers().ok_or(ReadError::ReadPointGone(lsn))?;
-            if shared.reclaim.lock().gave_back_since(map.generation) {
-                return Err(HistoryError::GivenBack(lsn));
-            }
-            Ok(Some(Checkpoint::rewind(shared, &map, lsn)))
-        })?;
-        drop(raised);
-        Ok(undo)
+    pub fn rewind(&self, view: View, lsn: Lsn, deadline: Duration) -> Result<Lsn, HistoryError> {
+        let mut rewind = Rewind::begin(self, view, lsn)?;
+        self.wait_for_checkpoints(deadline, || rewind.step(self)).map_err(|e| match rewind.give_up(self) {
+            false => HistoryError::Late("it is in the log, and happens once four slots have it".into()),
+            true => e,
+        })
     }
 
     /// How long a call that takes a checkpoint waits.

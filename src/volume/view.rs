@@ -162,7 +162,7 @@ impl Shared {
         let now = self.clock.now();
         // Under the append lock: no version is pruned between reading VDL and leaving the pin.
         let append = self.front.lock();
-        let view = self.reads.view_at(append.vdl(), now);
+        let view = self.reads.view_at(self.rewinding.cap(append.vdl()), now);
         drop(append);
         // The first one: from now on the background thread looks after them.
         if !self.views_are_timed.swap(true, Ordering::SeqCst) {
