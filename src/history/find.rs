@@ -12,7 +12,7 @@ use crate::page::manifest::Manifest;
 use crate::page::overlay::{Layer, Version};
 use crate::page::read::{Brief, LogReader, Map};
 use crate::segment::scan::is_rewind;
-use crate::volume::error::{ReadError, SlotFaults};
+use crate::volume::error::ReadError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -141,7 +141,7 @@ impl Finder<'_> {
         }
         let (page, lsn) = (PageId::ROOT, base.lsn);
         let record = self.reader.record(lsn, 4096);
-        let record = record.map_err(|faults| ReadError::Lost { page, lsn, slots: SlotFaults(faults) })?;
+        let record = record.map_err(|faults| self.reader.lost(page, lsn, faults))?;
         let manifest = (record.fields.kind == Kind::Manifest).then(|| Manifest::decode(&record.payload)).flatten();
         let mut manifest = manifest.ok_or(ReadError::Corrupt { page, lsn, what: "it is no manifest" })?;
         manifest.root.pending = self.reader.pending(&manifest.root)?;
@@ -167,11 +167,8 @@ impl Finder<'_> {
             let (mut at, end) = (from.max(entry.begin), to.min(entry.end));
             while at < end {
                 let next = (at.floor(format::FRAME) + format::FRAME).min(end);
-                let (records, read_to) = self.reader.stretch(at, next).map_err(|faults| ReadError::Lost {
-                    page: PageId::ROOT,
-                    lsn: at,
-                    slots: SlotFaults(faults),
-                })?;
+                let found = self.reader.stretch(at, next);
+                let (records, read_to) = found.map_err(|faults| self.reader.lost(PageId::ROOT, at, faults))?;
                 records.iter().filter(|r| r.end() <= end).for_each(&mut each);
                 at = read_to;
             }

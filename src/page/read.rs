@@ -227,6 +227,14 @@ impl LogReader {
         self.geometry.volume
     }
 
+    /// No slot has a good copy: whoever writes may have given it back meanwhile.
+    pub fn lost(&self, page: PageId, lsn: Lsn, faults: Faults) -> ReadError {
+        match self.given_back().holds(lsn) {
+            true => ReadError::ReadPointGone(lsn),
+            false => ReadError::Lost { page, lsn, slots: SlotFaults(faults) },
+        }
+    }
+
     /// What was given back until now, by whoever writes.
     pub fn given_back(&self) -> Freed {
         given_back::newest(&self.dirs, &self.geometry)
@@ -578,12 +586,7 @@ impl Pages {
         if let Some(record) = ring.and_then(|f| f.with_record(lsn, Owned::from)) {
             return Ok(record);
         }
-        self.reader.record(lsn, hint).map_err(|faults| {
-            if self.reader.given_back().holds(lsn) {
-                return ReadError::ReadPointGone(lsn);
-            }
-            ReadError::Lost { page, lsn, slots: SlotFaults(faults) }
-        })
+        self.reader.record(lsn, hint).map_err(|faults| self.reader.lost(page, lsn, faults))
     }
 
     /// The page as its record at `head` left it.

@@ -256,7 +256,11 @@ impl Sim {
             newest,
             acknowledged: 0,
             stalled: false,
+            going: None,
         };
+        if self.temper.rewinds {
+            self.check_snapshots(&running)?;
+        }
         *self.running[which].borrow_mut() = Some(running);
         Ok(())
     }

@@ -269,6 +269,12 @@ impl Shared {
         self.reads.read(page, at)
     }
 
+    /// Where this process's epoch begins.
+    #[cfg(feature = "sim")]
+    pub fn front_begin(&self) -> Lsn {
+        self.engine().writer.begin()
+    }
+
     /// Behind the last MTR that was published.
     pub fn appended(&self) -> Lsn {
         Lsn(self.appended.load(Ordering::SeqCst))
