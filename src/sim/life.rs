@@ -370,7 +370,7 @@ impl Sim {
             return Ok(());
         }
         if self.temper.rewinds {
-            self.check_snapshots(running)?;
+            self.check_snapshots(running, false)?;
         }
         let vdl = running.shared.tickets.vdl();
         let mut model = self.model.borrow_mut();

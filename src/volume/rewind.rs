@@ -259,15 +259,19 @@ impl Shared {
         Ok(running.is_some())
     }
 
-    /// Takes a checkpoint that says this, and waits until four superblocks name it.
+    /// Takes a checkpoint that says this, and waits until four superblocks name it, and a look has found no other writer
+    /// since: one that has read the superblocks before would not know of it. A commit's acknowledgement needs such a look.
     pub fn checkpoint_with(&self, ask: Ask, deadline: Duration) -> Result<(), HistoryError> {
-        let (mut ask, mut before) = (Some(ask), 0);
+        let (mut ask, mut before, mut looked) = (Some(ask), 0, None);
         self.wait_for_checkpoints(deadline, || {
             let generation = self.reads.pages.map().generation;
             if ask.is_some() && self.begin_alone(|| Checkpoint::begin_with(self, ask.take()))? {
                 before = generation;
             }
-            Ok((ask.is_none() && generation > before).then_some(()))
+            if ask.is_none() && generation > before && looked.is_none() {
+                looked = self.append_filler().ok();
+            }
+            Ok(looked.filter(|end| self.tickets.vdl() >= *end).map(|_| ()))
         })
     }
 
