@@ -190,3 +190,36 @@ fn without_a_window_a_view_brings_back_what_nobody_has_given_back() {
     assert!(matches!(p.volume.view_at(Lsn(oldest.0 - 8)), Err(HistoryError::NotKept { .. })));
     assert!(matches!(p.volume.view_at(Lsn(1 << 60)), Err(HistoryError::NotYet { .. })));
 }
+
+#[test]
+fn a_clone_is_a_volume_of_its_own() {
+    let (dir, other) = (common::dir(), common::dir());
+    let options = options().window(HOUR, 1 << 30);
+    let mut p = Played::new(dir.path(), &options);
+    p.commits(200);
+    let (lsn, state) = (p.volume.view().lsn(), p.now.clone());
+    p.commits(200);
+    let view = p.volume.view_at(lsn).unwrap();
+    let clone = view.clone_to(other.path(), &Options::default()).unwrap();
+    assert_eq!(clone.health().page_size, 4096);
+    check(&clone.view(), &state, "the clone");
+    // Neither goes on where the other does.
+    let mut mtr = clone.begin();
+    let new = mtr.alloc().unwrap();
+    assert!(!state.contains_key(&new), "an id is given out twice");
+    mtr.put(new, put(new, 1)).patch(PageId::ROOT, 0, &77u64.to_le_bytes());
+    mtr.commit().unwrap().wait().unwrap();
+    p.backtrack(lsn, state.clone());
+    p.commits(50);
+    p.volume.compact(Duration::from_secs(20));
+    check(&p.volume.view(), &p.now, "the origin");
+    assert!(matches!(clone.backtrack(&view), Err(HistoryError::OtherVolume)));
+    p.volume.close().unwrap();
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    clone.close().unwrap();
+    let clone = Volume::open(other.path(), &Options::default()).unwrap();
+    let mut want = state;
+    want.extend([(new, 1), (PageId::ROOT, 77)]);
+    check(&clone.view(), &want, "the clone alone");
+    clone.close().unwrap();
+}

@@ -1,7 +1,7 @@
 //! Why a state of the past was not to be had.
 
 use crate::lsn::Lsn;
-use crate::volume::error::{ReadError, WriteError};
+use crate::volume::error::{OpenError, ReadError, WriteError};
 
 /// Why a state of the past could not be named, found, or taken up again. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -55,4 +55,7 @@ pub enum HistoryError {
     /// What is needed could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A clone's volume could not be made.
+    #[error("the clone: {0}")]
+    Create(#[from] OpenError),
 }

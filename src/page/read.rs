@@ -222,6 +222,10 @@ impl LogReader {
         Err(faults)
     }
 
+    pub fn page_size(&self) -> u32 {
+        self.geometry.page_size
+    }
+
     /// The volume's identity.
     pub fn volume(&self) -> uuid::Uuid {
         self.geometry.volume

@@ -4,6 +4,7 @@ pub(crate) mod alloc;
 pub(crate) mod append;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
+pub(crate) mod clone;
 pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod engine;

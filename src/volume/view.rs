@@ -290,6 +290,10 @@ impl View {
         self.0.map()
     }
 
+    pub(crate) fn page_size(&self) -> u32 {
+        self.0.reads.pages.reader.page_size()
+    }
+
     pub(crate) fn is_of(&self, volume: uuid::Uuid) -> bool {
         self.0.reads.pages.reader.volume() == volume
     }
