@@ -20,7 +20,7 @@ use crate::sync::Arc;
 use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::rewind::Ask;
-use crate::volume::shared::Shared;
+use crate::volume::shared::{Frozen, Shared};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -117,7 +117,7 @@ impl Checkpoint {
             ask.apply(&mut past, wall_us, age_us)?;
         }
         // Redo begins at a group: only there a scan can begin.
-        let Some((redo, frozen, map, stamps)) = shared.freeze() else { return Ok(None) };
+        let Some(Frozen { redo, layer: frozen, map, stamps }) = shared.freeze() else { return Ok(None) };
         past.pins.iter_mut().filter(|p| p.redo.is_none()).for_each(|p| (p.lsn, p.redo) = (redo, redo));
         // The state to which the volume goes back may need what is emptied, and lie at the window's very end.
         let victims = if undo { Vec::new() } else { shared.reclaim.lock().ready(redo) };

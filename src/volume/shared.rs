@@ -154,6 +154,17 @@ impl Drop for Held<'_> {
     }
 }
 
+/// What a checkpoint writes out.
+pub(crate) struct Frozen {
+    /// Where redo will begin.
+    pub redo: Lsn,
+    pub layer: Arc<Layer>,
+    /// With a new, empty layer.
+    pub map: Map,
+    /// Of the MTRs since the checkpoint before.
+    pub stamps: (u64, u64),
+}
+
 /// What [`Shared::new`] is made of, beside the engine.
 pub(crate) struct Parts {
     pub geometry: Geometry,
@@ -516,7 +527,7 @@ impl Shared {
 
     /// A new, empty layer takes the place of the current one, which a checkpoint will write out. Redo will begin where
     /// the log's tail is now.
-    pub fn freeze(&self) -> Option<(Lsn, Arc<Layer>, Map, (u64, u64))> {
+    pub fn freeze(&self) -> Option<Frozen> {
         let mut append = self.front.lock();
         let map = self.reads.pages.map();
         if map.frozen.is_some() {
@@ -529,6 +540,6 @@ impl Shared {
         let frozen = map.current.clone();
         let next = Map { current: Arc::new(Layer::new()), frozen: Some(frozen.clone()), ..(*map).clone() };
         self.reads.pages.set_map(next.clone());
-        Some((append.tail(), frozen, next, self.rewinding.take_stamps()))
+        Some(Frozen { redo: append.tail(), layer: frozen, map: next, stamps: self.rewinding.take_stamps() })
     }
 }
