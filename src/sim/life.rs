@@ -190,7 +190,9 @@ impl Sim {
     pub fn new(life: &Life) -> Sim {
         let mut disks = Disks::new(life.seed, life.trace, life.mode, &life.removed);
         let mut temper = Temper::new(&mut disks.random);
+        // Of these every second one gives space back, too: what the past needs is to stay.
         temper.rewinds = life.seed % 5 == 3;
+        temper.reclaims |= life.seed % 10 == 3;
         Sim {
             world: Arc::new(Mutex::new(disks)),
             model: RefCell::new(Model::default()),
