@@ -210,6 +210,8 @@ bugs! {
     DeadByLsn,
     /// An open goes on across a rewind as if it had not been. `a_rewind_is_replayed`.
     RewindNotReplayed,
+    /// A close leaves its mark though no superblock names the rewind that the open had met. `a_close_names_a_rewind`.
+    RewindUnnamed,
     /// A moment is the first MTR stamped at or before it. `a_moment_is_the_last_stamp`.
     FirstStamp,
     /// Nothing keeps the state before a rewind. `a_rewind_can_be_undone`.

@@ -415,6 +415,7 @@ impl Checkpoint {
             self.replace(shared, &map, map.current.clone());
         }
         shared.redo_from.store(self.redo.0, Ordering::Relaxed);
+        shared.unnamed.store(false, Ordering::SeqCst);
         shared.pages_at_checkpoint.store(self.pages, Ordering::Relaxed);
         drop(append);
         // Four superblocks name the manifest: nobody who opens from now on reads what it gives back, and nobody here but

@@ -66,8 +66,9 @@ impl Closing {
                 }
                 Phase::Checkpoint => {
                     let map = shared.reads.pages.map();
-                    // Of a rewind under way nothing would be seen behind a clean mark before it is named.
+                    // A rewind that is not named yet would not be seen behind a clean mark: nothing is read there.
                     let under_way = shared.checkpoint.lock().is_some();
+                    let under_way = under_way || shared.unnamed.load(Ordering::SeqCst) && !planted(Bug::RewindUnnamed);
                     if under_way || map.frozen.is_some() || map.current.pages() > 0 {
                         // All was quiet before the step, and the step moved nothing: what it waited for is not on its way.
                         let (starved, before) = (shared.is_starved(), shared.appended());

@@ -101,6 +101,8 @@ pub(crate) struct Shared {
     /// States that can be had.
     pub past: Mutex<Past>,
     pub rewinding: Rewinding,
+    /// The open went on from a rewind that no superblock names: without a checkpoint it is seen in the log alone.
+    pub unnamed: AtomicBool,
     /// Views were taken: the background thread wakes when one may have been kept for too long.
     pub views_are_timed: AtomicBool,
     pub progress: Progress,
@@ -178,6 +180,8 @@ pub(crate) struct Parts {
     /// Where redo begins with the manifest that superblocks name.
     pub redo: Lsn,
     pub past: Past,
+    /// The newest state's manifest is not the one that superblocks name.
+    pub unnamed: bool,
     /// Of the MTRs since the newest checkpoint.
     pub stamps: (u64, u64),
     /// The volume's own clock.
@@ -226,6 +230,7 @@ impl Shared {
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
             past: Mutex::new(parts.past),
+            unnamed: AtomicBool::new(parts.unnamed),
             rewinding: Rewinding::new(parts.stamps, parts.age_us),
             views_are_timed: AtomicBool::new(false),
             progress: Progress::new(),

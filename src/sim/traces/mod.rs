@@ -144,6 +144,7 @@ traces! {
     past::a_snapshot_pins_its_table [SnapshotUnpinned "S1"]
     past::dead_is_no_matter_of_lsns [DeadByLsn "S1"]
     past::a_rewind_is_replayed [RewindNotReplayed "S1"]
+    past::a_close_names_a_rewind [RewindUnnamed "S1"]
     past::a_moment_is_the_last_stamp [FirstStamp "S1"]
     past::a_rewind_can_be_undone [UndoLost "S1"]
 }

@@ -63,6 +63,18 @@ pub fn a_rewind_is_replayed() -> Checked {
     Ok(())
 }
 
+/// ... and who opens then closes again at once.
+pub fn a_close_names_a_rewind() -> Checked {
+    let stage = Stage::new();
+    let w = x_then_y(&stage)?;
+    w.room(1 << 20)?;
+    w.rewind_unnamed(&Point::from("x"))?;
+    w.kill();
+    stage.open("ABCDEF")?.close("ABCDEF")?;
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
 /// The moment at which y was there for a while.
 pub fn a_moment_is_the_last_stamp() -> Checked {
     let stage = Stage::new();
