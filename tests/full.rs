@@ -169,7 +169,6 @@ fn a_hung_az_stalls_nobody() {
         let volume = Volume::create(disks.at(), &options).unwrap();
         put(&volume, PageId::ROOT, 1).unwrap().wait().unwrap();
         if !disks.mounts[1].freeze() {
-            println!("skipped: no fsfreeze");
             return;
         }
         let (mut slowest, begun) = (Duration::ZERO, Instant::now());
@@ -294,7 +293,7 @@ fn a_dead_az_stalls_nobody_and_is_no_reason_to_refuse_an_open() {
     let volume = Volume::create(disks.at(), &options()).unwrap();
     put(&volume, PageId::ROOT, 1).unwrap().wait().unwrap();
     if !common::run("xfs_io", &["-F", "-x", "-c", "shutdown", disks.mounts[0].path.to_str().unwrap()]) {
-        println!("skipped: no xfs_io that can shut a file system down");
+        common::skip("no xfs_io that can shut a file system down");
         return;
     }
     for n in 2..=200 {
