@@ -346,6 +346,11 @@ impl Shared {
         self.reclaim.lock().ask(LEAST_DEAD_ASKED);
     }
 
+    /// Somebody waits for space that is to come back.
+    pub fn is_asked_for_space(&self) -> bool {
+        self.reclaim.lock().asked
+    }
+
     /// Space that was asked for may still come back.
     pub fn makes_room(&self) -> bool {
         let owed = self.engine().owes_space();
@@ -385,7 +390,7 @@ impl Shared {
         if behind {
             self.progress.moved();
         }
-        reclaim.stuck |= matches!(step, Ok(Step::Later) | Err(_));
+        reclaim.stuck = matches!(step, Ok(Step::Later) | Err(_));
         let took = self.clock.now().saturating_sub(now);
         let rest = match step {
             Ok(Step::More) if busy => took * REST,
@@ -479,9 +484,10 @@ impl Shared {
             let engine = self.engine();
             (engine.freeing.kept.clone(), engine.manifest().1, engine.is_quiet())
         };
-        // What an earlier process has in flight may still land, and tail files are no segments.
+        // What an earlier process has in flight may still land, and tail files are no segments. Once it is gone that is a
+        // moment's work for the slots; until then nobody knows how long it takes.
         if !quiet {
-            return Ok(Step::Later);
+            return Ok(if (self.earlier_gone)() { Step::Wait } else { Step::Later });
         }
         let waits = |s: &Stock| r.queue.waiting().any(|run| run.from < s.run.to && s.run.from < run.to);
         let mut stocks = census::stocks(&kept, redo, unit);
