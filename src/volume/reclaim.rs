@@ -506,11 +506,11 @@ impl Shared {
         let sum = r.census.sum(&stocks);
         // What is not sampled counts as live.
         let rest = freed::bytes_in(&kept, Lsn::NONE, redo.floor(unit)).saturating_sub(all);
-        // What is young, and as many images as there are pages, is all that can be live.
-        let young = self.front.tail() - redo.min(self.front.tail());
+        // As many images as there were pages at redo, and their deltas, are all that can be live below. How many of the
+        // changes that are pending made a page is not known, but how many ids there are.
         let pages = self.pages_at_checkpoint.load(Ordering::Relaxed) + self.reads.pages.map().root.pending.changes();
-        let pages = pages * (page_size + CHAIN);
-        r.told = Sum { kept: sum.kept + rest, live: (sum.live + rest).min(pages + young) };
+        let pages = pages.min(self.alloc.lock().next()) * (page_size + CHAIN);
+        r.told = Sum { kept: sum.kept + rest, live: (sum.live + rest).min(pages) };
         // A limit counts extents: parts of one would not come below it.
         if !narrow && self.options.extents_max() == format::EXTENTS_MAX {
             let better = census::unit(unit, r.told.live, self.options.reclaim_unit);
