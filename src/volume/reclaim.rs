@@ -19,7 +19,7 @@ use crate::volume::mtr::{Change, Content, Moved, What};
 use crate::volume::shared::Shared;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Extents are emptied while more is kept than this share of what is live, and one extent beside.
@@ -37,8 +37,10 @@ const PICKS: usize = 24;
 const BATCH_BYTES: usize = 512 << 10;
 /// ... where there may be little room.
 const BATCH_NARROW: usize = 128 << 10;
-/// Pages looked at in one step.
-const PAGES_A_STEP: usize = 32;
+/// Pages looked at in one step, for each thread that does: many, so that no thread waits long for the slowest.
+const PAGES_A_READER: usize = 16;
+/// ... of no more bytes.
+const PLANNED_BYTES: usize = 2 << 20;
 /// While commits are made it rests so many times as long as a step took.
 const REST: u32 = 3;
 /// What could not be read, or moved on, is tried again then.
@@ -59,6 +61,8 @@ const WORTH_ASKING: u64 = 256 << 10;
 /// What was given back ahead of who appends, and what they may be ahead of it.
 const CREDIT_MAX: i64 = 16 << 20;
 const CREDIT_MIN: i64 = -(4 << 20);
+/// Who appends gets so much of what is given back: with the rest it catches up.
+const GAINED: (u64, u64) = (7, 8);
 /// An append waits so long for credit, at most.
 pub const CREDIT_WAIT: Duration = Duration::from_millis(100);
 /// A volume without room is emptied frame by frame for so long.
@@ -166,6 +170,8 @@ struct Emptying {
     part: Option<Part>,
     pages: Vec<PageId>,
     seen: HashSet<PageId>,
+    /// What is to be written anew, and was not put into an MTR yet.
+    planned: Vec<(PageId, Planned)>,
     batch: Batch,
 }
 
@@ -204,24 +210,34 @@ struct Planned {
     bytes: usize,
 }
 
-/// Most of it is waiting for a disk: several threads wait for more at a time.
+/// Most of it is waiting for a disk: several threads wait at a time. Each takes the next one that nobody has taken, so that
+/// one that waits for long holds up no others.
 fn in_parallel<T: Sync, R: Send>(readers: usize, items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let share = items.len().div_ceil(readers.max(1)).max(1);
     if readers < 2 || items.len() < 2 {
         return items.iter().map(f).collect();
     }
-    let f = &f;
-    std::thread::scope(|scope| {
-        let work = |items| move || -> Vec<R> { Iterator::map(<[T]>::iter(items), f).collect() };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(i) else { return done };
+            done.push((i, f(item)));
+        }
+    };
+    let mut all = std::thread::scope(|scope| {
         let name = || std::thread::Builder::new().name("quorate-reclaim".into());
-        let threads: Vec<_> = items.chunks(share).map(|c| (c, name().spawn_scoped(scope, work(c)))).collect();
-        let end = |(items, thread): (&[T], std::io::Result<std::thread::ScopedJoinHandle<'_, Vec<R>>>)| match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // No thread is to be had: it is done here.
-            Err(_) => items.iter().map(f).collect(),
-        };
-        threads.into_iter().flat_map(end).collect()
-    })
+        // Where no thread is to be had the others do it, this one among them.
+        let start = |_| name().spawn_scoped(scope, work).ok();
+        let threads: Vec<_> = (1..readers.min(items.len())).filter_map(start).collect();
+        let mut all = work();
+        for thread in threads {
+            all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        all
+    });
+    all.sort_unstable_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, found)| found).collect()
 }
 
 /// What a step came to.
@@ -543,6 +559,7 @@ impl Shared {
                     part: None,
                     pages: Vec::new(),
                     seen: HashSet::new(),
+                    planned: Vec::new(),
                     batch: Batch::default(),
                 });
                 Ok(Step::More)
@@ -581,6 +598,11 @@ impl Shared {
     /// Goes on with emptying an extent.
     fn go_on(&self, r: &mut Reclaim, mut e: Emptying) -> Result<Step, WriteError> {
         let most = if e.run.to - e.run.from > format::FRAME { BATCH_BYTES } else { BATCH_NARROW };
+        while e.batch.bytes < most
+            && let Some((page, planned)) = e.planned.pop()
+        {
+            e.batch.add(page, planned);
+        }
         let full = e.batch.bytes >= most;
         if full || e.pages.is_empty() && !e.batch.content.changes.is_empty() {
             let tail = self.front.tail();
@@ -631,14 +653,17 @@ impl Shared {
             return Ok(step);
         }
         if !e.pages.is_empty() {
-            let now = (most / self.geometry.page_size as usize).clamp(1, PAGES_A_STEP).min(e.pages.len());
+            // Somebody waits for what comes back first.
+            let bytes = if r.asked || most < BATCH_BYTES { most } else { PLANNED_BYTES };
+            let few = PAGES_A_READER * self.options.reclaim_readers;
+            let now = (bytes / self.geometry.page_size as usize).clamp(1, few).min(e.pages.len());
             let pages = e.pages.split_off(e.pages.len() - now);
             let plan = |page: &PageId| self.plan_move(*page, e.run, e.part.as_ref());
             let plans = in_parallel(self.options.reclaim_readers, &pages, plan);
             for (page, plan) in pages.into_iter().zip(plans) {
                 match plan {
                     Ok(Plan::Nothing) => (),
-                    Ok(Plan::Move(planned)) => e.batch.add(page, planned),
+                    Ok(Plan::Move(planned)) => e.planned.push((page, planned)),
                     // Somebody's reservation is not filled yet.
                     Ok(Plan::NotNow) => e.pages.push(page),
                     Err(error) => {
@@ -665,7 +690,9 @@ impl Shared {
                 return Ok(Step::More);
             }
         };
-        self.pressure.gained((to - from) * e.dead / 256);
+        // On a volume without room it is space that is waited for.
+        let share = if r.asked { (1, 1) } else { GAINED };
+        self.pressure.gained((to - from) * e.dead / 256 / share.1 * share.0);
         for record in part.records.iter().filter(|r| is_of_page(r)) {
             let page = PageId(record.fields.page);
             if e.seen.len() >= SEEN_MAX {

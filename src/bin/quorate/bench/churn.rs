@@ -34,6 +34,8 @@ const READ_EVERY: Duration = Duration::from_millis(2);
 const MOST: Duration = Duration::from_secs(600);
 /// Of what lives so much may be kept, in the long run: three quarters of it live.
 const BOUND_PER_LIVE: f64 = 1.35;
+/// Beside what is allocated each slot has so much space ahead, at most: 64 MiB, and what users leave to others.
+const AHEAD: u64 = 66 << 20;
 /// A volume that is sampled beside its work may be seen above its bound by so much.
 const SLACK: f64 = 1.1;
 /// The last quarter may be so many times the second one.
@@ -84,11 +86,16 @@ impl Sample {
         live as f64 * BOUND_PER_LIVE + (self.pinned + self.reserve) as f64
     }
 
+    /// What the six slots' devices may hold.
+    fn device_bound(&self) -> f64 {
+        6.0 * (self.allocated + AHEAD) as f64
+    }
+
     fn facts(&self, live: u64) -> Value {
         json!({
             "seconds": self.seconds, "allocated": self.allocated, "live": live, "live_told": self.live_told,
             "pinned": self.pinned, "reserve": self.reserve, "bound": self.bound(live) as u64,
-            "device": self.device, "tail": self.tail, "user": self.user, "user_per_s": self.user_per_s as u64,
+            "device": self.device, "device_bound": self.device_bound() as u64, "tail": self.tail, "user": self.user, "user_per_s": self.user_per_s as u64,
             "log_per_user": self.log_per_user, "device_per_user": self.device_per_user,
             "read_p50_us": self.read_p50, "read_p99_us": self.read_p99,
         })
@@ -101,6 +108,8 @@ impl Sample {
 struct Judged {
     /// The highest share of its bound that `allocated` had in the second half.
     of_bound: f64,
+    /// ... and that the devices had of theirs.
+    device_of_bound: f64,
     /// The last quarter's median by the second one's.
     allocated_x: f64,
     log_per_user_x: f64,
@@ -109,10 +118,11 @@ struct Judged {
 impl Judged {
     fn by(samples: &[Sample], live: u64) -> Judged {
         let half = &samples[samples.len() / 2..];
-        let share = |s: &Sample| s.allocated as f64 / s.bound(live);
+        let most = |of: &dyn Fn(&Sample) -> f64| half.iter().map(of).fold(0.0, f64::max);
         let drift = |of: &dyn Fn(&Sample) -> f64| quarter(samples, 3, of) / quarter(samples, 1, of);
         Judged {
-            of_bound: half.iter().map(share).fold(0.0, f64::max),
+            of_bound: most(&|s| s.allocated as f64 / s.bound(live)),
+            device_of_bound: most(&|s| s.device as f64 / s.device_bound()),
             allocated_x: drift(&|s| s.allocated as f64),
             log_per_user_x: drift(&|s| s.log_per_user),
         }
@@ -122,6 +132,7 @@ impl Judged {
     fn broken(&self) -> Vec<String> {
         let all = [
             ("allocated by its bound, in the second half", self.of_bound, SLACK),
+            ("devices by six times what is allocated and the space ahead", self.device_of_bound, SLACK),
             ("allocated, the last quarter by the second", self.allocated_x, DRIFT),
             ("log per user byte, the last quarter by the second", self.log_per_user_x, DRIFT),
         ];
@@ -370,7 +381,7 @@ fn tell(io: &Io, samples: &[Sample], judged: &Judged, live: u64) -> Result<(), F
     if io.json {
         let facts = json!({
             "flat": judged.broken().is_empty(), "seconds": seconds, "user": user, "live": live,
-            "allocated_by_bound": judged.of_bound, "allocated_x": judged.allocated_x,
+            "allocated_by_bound": judged.of_bound, "device_by_bound": judged.device_of_bound, "allocated_x": judged.allocated_x,
             "log_per_user_x": judged.log_per_user_x,
         });
         return io.say(facts, "");
@@ -395,10 +406,10 @@ fn tell(io: &Io, samples: &[Sample], judged: &Judged, live: u64) -> Result<(), F
         io.say(Value::Null, line)?;
     }
     let (written, lives) = (human(user), human(live));
-    let Judged { of_bound, allocated_x, log_per_user_x } = judged;
+    let Judged { of_bound, device_of_bound, allocated_x, log_per_user_x } = judged;
     let summary = format!(
-        "{written} written over {lives} in {seconds:.0} s; at most {of_bound:.2} of the bound in the second half; last quarter \
-         by the second: allocated {allocated_x:.2}, log per user byte {log_per_user_x:.2}"
+        "{written} written over {lives} in {seconds:.0} s; at most {of_bound:.2} of the bound in the second half, on \
+         devices {device_of_bound:.2} of six times allocated and the space ahead; last quarter by the second: allocated {allocated_x:.2}, log per user byte {log_per_user_x:.2}"
     );
     io.say(Value::Null, summary)
 }
@@ -474,5 +485,18 @@ mod tests {
         assert_eq!(broken(|i| (100 + 3 * i as u64, 1.5)), 1, "it grows, below its bound");
         assert_eq!(broken(|i| (200, 1.0 + i as f64 / 20.0)), 1);
         assert_eq!(broken(|_| (200, f64::NAN)), 1, "nothing was written");
+    }
+
+    #[test]
+    fn what_devices_hold_too_much_is_told() {
+        let with = |device: u64, at: usize| {
+            let mut samples = samples(|_| (200, 1.5));
+            samples[at].device = device;
+            Judged::by(&samples, 100).broken()
+        };
+        let bound = 6 * (200 + AHEAD);
+        assert_eq!(with(bound, 30), Vec::<String>::new());
+        assert_eq!(with(bound * 3, 10), Vec::<String>::new(), "the first half is not judged");
+        assert_eq!(with(bound * 6 / 5, 30).len(), 1);
     }
 }
