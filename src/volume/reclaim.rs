@@ -61,6 +61,8 @@ const WORTH_ASKING: u64 = 256 << 10;
 /// What was given back ahead of who appends, and what they may be ahead of it.
 const CREDIT_MAX: i64 = 16 << 20;
 const CREDIT_MIN: i64 = -(4 << 20);
+/// Nothing bounds what may be appended.
+const ENDLESS: i64 = i64::MAX / 2;
 /// Who appends gets so much of what is given back: with the rest it catches up.
 const GAINED: (u64, u64) = (7, 8);
 /// An append waits so long for credit, at most.
@@ -106,33 +108,43 @@ pub struct Reclaim {
     pub given_back_bytes: u64,
 }
 
-/// Reclaiming that is behind slows down who appends: as much as it gives back, they may append.
-#[derive(Default)]
+/// Reclaiming that is behind slows down who appends: as much as it gives back, they may append. Before it is behind they may
+/// append what is left until then, so that nobody runs away while it waits for a disk.
 pub struct Pressure {
     behind: AtomicBool,
     credit: AtomicI64,
 }
 
+impl Default for Pressure {
+    fn default() -> Pressure {
+        Pressure { behind: AtomicBool::new(false), credit: AtomicI64::new(ENDLESS) }
+    }
+}
+
 impl Pressure {
     pub fn is_on(&self) -> bool {
-        self.behind.load(Ordering::Relaxed) && self.credit.load(Ordering::Relaxed) < 0
+        self.credit.load(Ordering::Relaxed) < 0
     }
 
     pub fn appended(&self, bytes: u64) {
-        if self.behind.load(Ordering::Relaxed) {
-            let less = |c: i64| Some((c - bytes as i64).max(CREDIT_MIN));
-            let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        }
+        let less = |c: i64| Some((c - bytes as i64).max(CREDIT_MIN));
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     fn gained(&self, bytes: u64) {
-        let more = |c: i64| Some((c + bytes as i64).min(CREDIT_MAX));
-        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if self.behind.load(Ordering::Relaxed) {
+            let more = |c: i64| Some((c + bytes as i64).min(CREDIT_MAX));
+            let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        }
     }
 
-    fn set(&self, behind: bool) {
-        if !self.behind.swap(behind, Ordering::Relaxed) {
-            self.credit.store(0, Ordering::Relaxed);
+    /// So much may be appended until it is behind; 0 if it is.
+    fn set(&self, left: i64) {
+        let was = self.behind.swap(left == 0, Ordering::Relaxed);
+        if left > 0 {
+            self.credit.store(left, Ordering::Relaxed);
+        } else if !was {
+            self.credit.fetch_min(0, Ordering::Relaxed);
         }
     }
 }
@@ -393,8 +405,9 @@ impl Shared {
             return owed.into_iter().chain([reclaim.rests_until - now]).min();
         }
         let busy = std::mem::replace(&mut reclaim.appended, self.appended()) < self.appended();
-        let behind = self.is_behind(&mut reclaim);
-        self.pressure.set(behind);
+        let left = self.left_until_behind(&reclaim);
+        self.pressure.set(left);
+        let behind = left == 0;
         let busy = busy && !behind;
         let mut step = self.reclaim_step(&mut reclaim);
         for _ in 1..STEPS {
@@ -407,6 +420,9 @@ impl Shared {
             self.progress.moved();
         }
         reclaim.stuck = matches!(step, Ok(Step::Later) | Err(_));
+        if reclaim.stuck {
+            self.pressure.set(ENDLESS);
+        }
         let took = self.clock.now().saturating_sub(now);
         let rest = match step {
             Ok(Step::More) if busy => took * REST,
@@ -464,15 +480,15 @@ impl Shared {
         (Self::emptied_max(unit, r.told.live) + 2) * unit + self.options.checkpoint_bytes
     }
 
-    /// The log takes more than it should, and what is under way makes it less.
-    fn is_behind(&self, r: &mut Reclaim) -> bool {
+    /// So much may be appended until the log takes more than it should, while something is under way that makes it less.
+    fn left_until_behind(&self, r: &Reclaim) -> i64 {
         if r.told.kept == 0 || r.emptying.is_none() && r.queue.waiting().next().is_none() {
-            return false;
+            return ENDLESS;
         }
         // What views hold is nobody's to wait for.
         let all = freed::bytes_in(&self.engine().freeing.kept, Lsn::NONE, self.front.tail());
         let (of, per) = BEHIND_PER_LIVE;
-        all > r.told.live / per * of + self.reserve(r)
+        (r.told.live / per * of + self.reserve(r)).saturating_sub(all) as i64
     }
 
     fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
