@@ -293,7 +293,8 @@ enum Bench {
     /// It has no limit of space but its bound: 1.35 times what lives, so that three quarters of it do, and what is pinned and
     /// the reserve, as the volume tells them. What lives are the pages' bytes as written, not the volume's estimate.
     ///
-    /// Ends with an error unless, in the second half of the samples, allocated is at most 1.1 times its bound in each, and
+    /// Ends with an error unless, in the second half of the samples, allocated is at most 1.1 times its bound in each,
+    /// what devices hold (medians of quarters) at most 1.1 times six copies of allocated, reserve and 66 MiB of space ahead, and
     /// medians of allocated and of log per byte are in the last quarter at most 1.3 times those of the second quarter. Times
     /// of reads are told, and not judged: they are the disk's.
     Churn {
