@@ -102,4 +102,15 @@ fn where_nothing_can_be_punched_whole_groups_come_back() {
     let at = Placement::new([disk.path.join("az"), azs[1].clone(), azs[2].clone()]);
     std::fs::create_dir(disk.path.join("az")).unwrap();
     comes_back(&at, "ramfs beside others", |slot| slot > 1);
+    #[cfg(feature = "cli")]
+    {
+        // A volume that is opened is given all of it back once more.
+        let azs: Vec<_> = at.paths().iter().map(|az| az.display().to_string()).collect();
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"))
+            .args(["--allow-volatile", "compact", &azs.join(",")])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && said.contains("slots 0 1: their file systems punch no holes"), "{out:?}");
+    }
 }
