@@ -31,6 +31,9 @@ pub struct SlotHealth {
     pub bytes_written: u64,
     /// Bytes read since the volume was opened, recovery's included.
     pub bytes_read: u64,
+    /// Holes that its file system has refused to punch since the volume was opened. Where it does, space comes back once a
+    /// whole protection group is dead, and its file goes.
+    pub punches_refused: u64,
 }
 
 /// What was found below one AZ.

@@ -355,6 +355,7 @@ impl Reader {
                 write_calls: count(|m| &m.writes),
                 bytes_written: count(|m| &m.bytes_written),
                 bytes_read: count(|m| &m.bytes_read),
+                punches_refused: count(|m| &m.punches_refused),
             }
         });
         Health {

@@ -281,6 +281,41 @@ enum Bench {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
     },
+    /// Write random pages of a volume of its own again and again, a third of them whole and of the others 200 bytes, and
+    /// tell whether it stays flat; then compare every page, before and after a close, verify, and remove it. Takes about
+    /// twenty times --live-mib of space in all
+    ///
+    /// Each second: what is allocated, live, pinned and kept in reserve, what devices hold; log appended, and what slots
+    /// wrote (a sixth of it), for each byte that was written into pages: an image counts with the page's size, a patch with
+    /// its 200 bytes, so that records' headers, the table, superblocks and pages written anew by reclaiming are what is above
+    /// 1; times of reads of random pages beside it, one in 2 ms, without a cache.
+    ///
+    /// It has no limit of space but its bound: 1.35 times what lives, so that three quarters of it do, and what is pinned and
+    /// the reserve, as the volume tells them. What lives are the pages' bytes as written, not the volume's estimate.
+    ///
+    /// Ends with an error unless, in the second half of the samples, allocated is at most 1.1 times its bound in each,
+    /// what devices hold (medians of quarters) at most 1.1 times six copies of allocated, reserve and 66 MiB of space ahead, and
+    /// medians of allocated and of log per byte are in the last quarter at most 1.3 times those of the second quarter. Times
+    /// of reads are told, and not judged: they are the disk's.
+    Churn {
+        /// Where: one directory, or three with commas between, one a disk
+        under: common::At,
+        /// MiB of pages that live
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+        live_mib: u64,
+        /// Stop when so many times as much was written
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        times: u64,
+        /// ... or after so many minutes
+        #[arg(long, default_value_t = 10.0, value_parser = bench::minutes)]
+        minutes: f64,
+        /// MiB of log between two checkpoints
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1024))]
+        every_mib: u64,
+        /// Write three plots over time to this file
+        #[arg(long)]
+        svg: Option<PathBuf>,
+    },
 }
 
 fn run(cli: Cli) -> Result<(), Fail> {
@@ -306,6 +341,10 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Bench { what: Some(Bench::Checkpoint { under, pages, every_mib, rounds, seconds }), .. } => {
             bench::checkpoint(&io, &under, &bench::Plan { pages, every: every_mib, rounds, seconds })
         }
+        Verb::Bench {
+            what: Some(Bench::Churn { under, live_mib: live, times, minutes, every_mib: every, svg }),
+            ..
+        } => bench::churn(&io, &under, &bench::Churn { live, times, minutes, every, svg }),
         // Without a subcommand it is required.
         Verb::Bench { volume, seconds, .. } => volume.map_or(Ok(()), |volume| bench::run(&io, &volume, seconds)),
         Verb::BenchChild { volume, fill } => bench::child(&io, &volume, fill),
