@@ -60,7 +60,7 @@ impl Emptying {
     /// Pages are about to be written anew.
     #[cfg(all(test, feature = "sim"))]
     pub(super) fn writes(&self) -> bool {
-        !self.batch.content.changes.is_empty()
+        !self.planned.is_empty() || !self.batch.content.changes.is_empty()
     }
 }
 
