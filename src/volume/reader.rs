@@ -222,6 +222,11 @@ impl Reader {
         self.reads.view_of(Arc::new(map), at, Duration::ZERO)
     }
 
+    /// The writers that the log knows: each one's epoch, and where it began.
+    pub fn epochs(&self) -> Vec<(u64, Lsn)> {
+        self.recovered.history.entries().iter().map(|e| (e.epoch, e.begin)).collect()
+    }
+
     /// Everything below is certain.
     pub fn settled(&self) -> Lsn {
         self.settled

@@ -196,8 +196,8 @@ impl Rewind {
                     self.phase = Phase::Undo(None);
                 }
                 Phase::Undo(None) => match shared.begin_alone(|| Checkpoint::begin_with(shared, Ask::Undo))? {
-                    false => return Ok(None),
-                    true => self.phase = Phase::Undo(Some(generation)),
+                    None => return Ok(None),
+                    before => self.phase = Phase::Undo(before),
                 },
                 Phase::Undo(Some(before)) if generation == *before => return Ok(None),
                 Phase::Undo(_) => {
@@ -211,8 +211,8 @@ impl Rewind {
                         return Err(HistoryError::GivenBack(self.lsn));
                     }
                     match shared.begin_alone(|| Ok(Some(Checkpoint::rewind(shared, &map, self.lsn))))? {
-                        false => return Ok(None),
-                        true => self.phase = Phase::Rewind(undo, Some(generation)),
+                        None => return Ok(None),
+                        before => self.phase = Phase::Rewind(undo, before),
                     }
                 }
                 Phase::Rewind(_, Some(before)) if generation == *before => return Ok(None),
@@ -246,29 +246,30 @@ impl Shared {
         self.rewinding.age_us.saturating_add(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Begins a checkpoint of one's own. False: another one is under way.
+    /// Begins a checkpoint of one's own, and tells the map's generation until it ends. None: another one is under way.
     fn begin_alone(
         &self,
         begin: impl FnOnce() -> Result<Option<Checkpoint>, HistoryError>,
-    ) -> Result<bool, HistoryError> {
+    ) -> Result<Option<u64>, HistoryError> {
         let mut running = self.checkpoint.lock();
-        if running.is_some() || self.reads.pages.map().frozen.is_some() {
-            return Ok(false);
+        // Under the lock: no other one ends meanwhile.
+        let map = self.reads.pages.map();
+        if running.is_some() || map.frozen.is_some() {
+            return Ok(None);
         }
         *running = begin()?;
-        Ok(running.is_some())
+        Ok(running.as_ref().map(|_| map.generation))
     }
 
     /// Takes a checkpoint that says this, and waits until four superblocks name it, and a look has found no other writer
     /// since: one that has read the superblocks before would not know of it. A commit's acknowledgement needs such a look.
     pub fn checkpoint_with(&self, ask: Ask, deadline: Duration) -> Result<(), HistoryError> {
-        let (mut ask, mut before, mut looked) = (Some(ask), 0, None);
+        let (mut ask, mut before, mut looked) = (Some(ask), None, None);
         self.wait_for_checkpoints(deadline, || {
-            let generation = self.reads.pages.map().generation;
-            if ask.is_some() && self.begin_alone(|| Checkpoint::begin_with(self, ask.take()))? {
-                before = generation;
+            if before.is_none() {
+                before = self.begin_alone(|| Checkpoint::begin_with(self, ask.take()))?;
             }
-            if ask.is_none() && generation > before && looked.is_none() {
+            if looked.is_none() && before.is_some_and(|before| self.reads.pages.map().generation > before) {
                 looked = self.append_filler().ok();
             }
             Ok(looked.filter(|end| self.tickets.vdl() >= *end).map(|_| ()))
