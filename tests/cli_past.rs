@@ -57,6 +57,9 @@ fn a_mistake_is_undone() {
     assert_eq!(std::fs::read(&out).unwrap(), b"the first");
     let lsn = taken["lsn"].to_string();
     assert!(ok(&["diff", v, "monday", &lsn]).starts_with("0 pages"));
+    let now = json(&["snapshot", v, "now", "--json"])["lsn"].to_string();
+    let diff = ok(&["diff", v, "monday", &now]);
+    assert!(diff.starts_with("pages ") && !diff.contains("\n0 pages"), "{diff}");
 
     // A dry run changes nothing and tells the same.
     let dry = json(&["backtrack", v, "--to", "monday", "--dry-run", "--json"]);

@@ -223,3 +223,98 @@ fn a_clone_is_a_volume_of_its_own() {
     check(&clone.view(), &want, "the clone alone");
     clone.close().unwrap();
 }
+
+/// Writers that are overtaken begin again; what comes back to the disks meanwhile is nothing that is gone back to.
+#[test]
+fn writers_beside_backtracks_begin_again() {
+    const WRITERS: u64 = 3;
+    let dir = common::dir();
+    let volume = Volume::create(dir.path(), &options()).unwrap();
+    let mut mtr = volume.begin();
+    let pages: Vec<PageId> = (0..WRITERS * 40).map(|_| mtr.alloc().unwrap()).collect();
+    mtr.commit().unwrap().wait().unwrap();
+    volume.snapshot("empty").unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stopped = || stop.load(std::sync::atomic::Ordering::SeqCst);
+    let overtaken: u64 = std::thread::scope(|scope| {
+        let writers: Vec<_> = pages
+            .chunks(40)
+            .map(|mine| {
+                let volume = volume.clone();
+                scope.spawn(move || {
+                    let (mut n, mut overtaken) = (0u64, 0);
+                    while !stopped() {
+                        let mut mtr = volume.begin();
+                        n += 1;
+                        for page in mine.iter().skip(n as usize % 7).step_by(7) {
+                            mtr.put(*page, put(*page, n));
+                        }
+                        match mtr.commit() {
+                            Ok(commit) => commit.wait().unwrap(),
+                            Err(WriteError::Rewound) => overtaken += 1,
+                            Err(e) => panic!("{e}"),
+                        }
+                    }
+                    overtaken
+                })
+            })
+            .collect();
+        for n in 1..=25u64 {
+            let mut mtr = volume.begin();
+            mtr.patch(PageId::ROOT, 0, &n.to_le_bytes());
+            mtr.commit().unwrap().wait().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            let done = volume.backtrack("empty").unwrap();
+            assert_eq!(number(&volume.view().read(PageId::ROOT).unwrap()), 0, "backtrack {n}");
+            let undone = volume.view_at(done.undo).unwrap();
+            assert_eq!(number(&undone.read(PageId::ROOT).unwrap()), n, "the state before backtrack {n}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        writers.into_iter().map(|w| w.join().unwrap()).sum()
+    });
+    assert!(overtaken > 0, "no writer was overtaken");
+    volume.close().unwrap();
+}
+
+/// How long a backtrack takes over the same distance on a small volume and on one a hundred times as large:
+/// `QUORATE_LARGE_MIB=8192 cargo test --release --test rewind -- --ignored --nocapture`. Nothing is judged by a clock.
+#[test]
+#[ignore = "measures, and takes 48 GiB of disk with QUORATE_LARGE_MIB=8192"]
+fn a_backtrack_takes_no_longer_on_a_large_volume() {
+    let large = std::env::var("QUORATE_LARGE_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(800);
+    let median = |mib: u64| {
+        let dir = common::dir();
+        let volume = Volume::create(dir.path(), &Options::default()).unwrap();
+        let (mut pages, mut random) = (Vec::new(), Random::seeded());
+        let image = |n: u64| vec![n as u8 | 1; 16 << 10];
+        while (pages.len() as u64) < mib * 64 {
+            let mut mtr = volume.begin();
+            for _ in 0..64 {
+                let page = mtr.alloc().unwrap();
+                mtr.put(page, image(page.0));
+                pages.push(page);
+            }
+            drop(mtr.commit().unwrap());
+        }
+        volume.sync().wait().unwrap();
+        volume.snapshot("filled").unwrap();
+        let one = |_| {
+            for n in 0..512 {
+                let mut mtr = volume.begin();
+                mtr.put(pages[random.below(pages.len() as u64) as usize], image(n));
+                drop(mtr.commit().unwrap());
+            }
+            volume.sync().wait().unwrap();
+            let begun = std::time::Instant::now();
+            volume.backtrack("filled").unwrap();
+            begun.elapsed()
+        };
+        let mut all: Vec<Duration> = (0..9).map(one).collect();
+        all.sort();
+        volume.close().unwrap();
+        println!("{mib} MiB: {:?}, of {all:?}", all[4]);
+        all[4]
+    };
+    let (small, large) = (median(80), median(large));
+    println!("{:.2} times as long", large.as_secs_f64() / small.as_secs_f64());
+}

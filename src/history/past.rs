@@ -127,6 +127,12 @@ impl Past {
         self.bases.iter().find(|b| b.redo == pin.redo).copied().unwrap_or(own)
     }
 
+    /// A state is kept that is made from the base whose redo begins there.
+    pub fn keeps(&self, redo: Lsn, at: Lsn) -> bool {
+        let by_pin = |p: &Pin| p.redo == redo && at <= p.lsn;
+        self.bases.iter().any(|b| b.redo == redo) || self.pins.iter().any(by_pin)
+    }
+
     pub fn snapshot(&self, name: &str) -> Option<&Pin> {
         self.pins.iter().find(|p| p.name == name && !p.is_undo())
     }

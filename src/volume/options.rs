@@ -173,8 +173,8 @@ impl Options {
     }
 
     /// States of the past are kept for so long, and while they hold no more than so many bytes of the log, of one copy: the
-    /// bytes win, and [`HistoryHealth::cut_short`](crate::HistoryHealth::cut_short) tells. [`Volume::backtrack`]
-    /// (crate::Volume::backtrack) goes back to any of them. Off at first; the volume remembers it, and no time turns it off.
+    /// bytes win, and [`HistoryHealth::cut_short`](crate::HistoryHealth::cut_short) tells.
+    /// [`Volume::backtrack`](crate::Volume::backtrack) goes back to any of them. Off at first; the volume remembers it, and no time turns it off.
     ///
     /// ```
     /// # use quorate::{Options, PageId, Volume};

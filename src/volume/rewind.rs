@@ -207,7 +207,9 @@ impl Rewind {
                 }
                 Phase::Rewind(undo, None) => {
                     let (undo, map) = (*undo, self.view.layers().ok_or(ReadError::ReadPointGone(self.lsn))?);
-                    if shared.reclaim.lock().gave_back_since(map.generation) {
+                    // Of a state that is kept nothing was, whatever else has come back meanwhile.
+                    let kept = shared.past.lock().keeps(map.redo, self.lsn);
+                    if !kept && shared.reclaim.lock().gave_back_since(map.generation) {
                         return Err(HistoryError::GivenBack(self.lsn));
                     }
                     match shared.begin_alone(|| Ok(Some(Checkpoint::rewind(shared, &map, self.lsn))))? {

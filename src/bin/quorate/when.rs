@@ -7,21 +7,22 @@ use quorate::{Lsn, Point};
 use std::time::{Duration, SystemTime};
 
 /// What is taken.
-const ACCEPTED: &str =
-    "write an LSN, a snapshot's name, or a moment: 2026-11-26T16:00:00Z, `2h30m ago`, `yesterday 16:00`";
+const ACCEPTED: &str = "write an LSN, a snapshot's name, or a moment: 2026-11-26T16:00:00Z, `2026-11-26 16:00`, `16:00`, `yesterday 16:00`, `2h30m ago`";
 
-/// What a text names, and in words what it was taken for. A snapshot's name comes first.
+/// What a text names, and in words what it was taken for: a number is an LSN, RFC 3339 is a moment, and a snapshot's name
+/// comes before any other way to write one.
 pub fn point(text: &str, is_snapshot: impl Fn(&str) -> bool) -> Result<(Point, String), String> {
-    if is_snapshot(text) {
-        return Ok((Point::from(text), format!("the snapshot {text:?}")));
-    }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         let lsn = text.parse().map_err(|_| format!("{text}: no LSN is so high; {ACCEPTED}"))?;
         return Ok((Point::Lsn(Lsn(lsn)), format!("LSN {lsn}")));
     }
+    if is_snapshot(text) && text.parse::<Timestamp>().is_err() {
+        return Ok((Point::from(text), format!("the snapshot {text:?}")));
+    }
     let now = ZonedDateTime::now();
     let at = moment(text, &now).ok_or_else(|| format!("{text:?} is no snapshot and no moment; {ACCEPTED}"))?;
-    let micros = u64::try_from(at.timestamp().as_microsecond()).unwrap_or(0);
+    let early = |_| format!("{text:?} lies before 1970; {ACCEPTED}");
+    let micros = u64::try_from(at.timestamp().as_microsecond()).map_err(early)?;
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
     Ok((Point::Time(time), format!("the moment {}", at.timestamp())))
 }
@@ -46,7 +47,8 @@ fn moment(text: &str, now: &ZonedDateTime) -> Option<ZonedDateTime> {
     if let (Some(date), Some(time)) = (date, clock(time)) {
         return local(date.to_datetime(time), zone);
     }
-    let is_date = text.contains('-') && !text.ends_with('Z');
+    // A zone that is named would be dropped.
+    let is_date = text.contains('-') && !text.ends_with('Z') && !text.contains('[');
     local(text.parse::<DateTime>().ok().filter(|_| is_date)?, zone)
 }
 
@@ -102,18 +104,31 @@ mod tests {
         ] {
             assert_eq!(moment(text, &now()).map(|at| at.timestamp().to_string()).as_deref(), Some(want), "{text}");
         }
-        for text in
-            ["", "a", "12", "ago", "-2h ago", "yesterday", "tomorrow 16:00", "25:00", "2026-13-01T00:00:00Z", "x ago"]
-        {
+        for text in [
+            "",
+            "a",
+            "12",
+            "ago",
+            "-2h ago",
+            "yesterday",
+            "tomorrow 16:00",
+            "25:00",
+            "2026-13-01T00:00:00Z",
+            "2026-11-26T16:00:00[America/New_York]",
+            "x ago",
+        ] {
             assert!(moment(text, &now()).is_none(), "{text}");
         }
     }
 
     #[test]
-    fn a_snapshots_name_comes_first() {
-        let taken = |text: &str| point(text, |name| name == "16:00" || name == "7").map(|p| p.1);
+    fn numbers_and_strict_times_come_before_names() {
+        let names = ["16:00", "7", "2026-11-26T16:00:00Z"];
+        let taken = |text: &str| point(text, |name| names.contains(&name)).map(|p| p.1);
         assert_eq!(taken("16:00"), Ok("the snapshot \"16:00\"".into()));
-        assert_eq!(taken("7"), Ok("the snapshot \"7\"".into()));
+        assert_eq!(taken("7"), Ok("LSN 7".into()));
+        assert_eq!(taken("2026-11-26T16:00:00Z"), Ok("the moment 2026-11-26T16:00:00Z".into()));
+        assert!(taken("1969-01-01T00:00:00Z").is_err_and(|e| e.contains("before 1970")));
         assert_eq!(taken("4096"), Ok("LSN 4096".into()));
         assert!(taken("monday").is_err_and(|e| e.contains("no snapshot")));
         assert!(taken("99999999999999999999").is_err());
