@@ -174,8 +174,10 @@ impl Past {
 
     /// Forgets what is too old, or holds more than it may.
     fn trim(&mut self, now_us: u64) {
-        let undo = |p: &Pin| p.is_undo() && now_us.saturating_sub(p.age_us) >= UNDO_TIME.as_micros() as u64;
-        self.pins.retain(|p| !undo(p));
+        let old = |p: &Pin| now_us.saturating_sub(p.age_us) >= UNDO_TIME.as_micros() as u64;
+        let newest = self.newest();
+        let lost = |p: &Pin| planted(Bug::UndoLost) && p.redo < newest;
+        self.pins.retain(|p| !p.is_undo() || !old(p) && !lost(p));
         let undos = self.pins.iter().filter(|p| p.is_undo()).count();
         for _ in UNDO_MAX..undos {
             if let Some(first) = self.pins.iter().position(Pin::is_undo) {

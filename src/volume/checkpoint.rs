@@ -430,6 +430,8 @@ impl Checkpoint {
 
     /// A map with this root takes the place of the newest one. Under the append lock.
     fn replace(&self, shared: &Shared, map: &Map, current: Arc<Layer>) {
+        // Who sees the new map sees its past, too.
+        *shared.past.lock() = self.past.clone();
         shared.reads.pages.set_map(Map {
             current,
             frozen: None,
@@ -438,7 +440,6 @@ impl Checkpoint {
             pages: self.pages,
             generation: map.generation + 1,
         });
-        *shared.past.lock() = self.past.clone();
     }
 
     /// The older state is the newest one from now on.

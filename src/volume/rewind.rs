@@ -4,7 +4,6 @@
 //! of the older state, made from its base's table and the log since. Its manifest is an ordinary MTR; whoever meets it in
 //! the log forgets what came before. Meanwhile nobody else appends.
 
-use crate::bugs::{Bug, planted};
 use crate::history::error::HistoryError;
 use crate::history::find::{Finder, Found, Moment, time_of};
 use crate::history::past::{NAME_MAX, PINS_MAX, Past, Pin, Window};
@@ -135,7 +134,6 @@ impl Ask {
                 past.pins.retain(|p| p.name != name);
             }
             Ask::Window(window) => past.window = window,
-            Ask::Undo if planted(Bug::UndoLost) => (),
             Ask::Undo => {
                 // A snapshot gives way to nobody; an older undo does.
                 if past.pins.len() >= PINS_MAX {
@@ -202,8 +200,9 @@ impl Rewind {
                 Phase::Undo(Some(before)) if generation == *before => return Ok(None),
                 Phase::Undo(_) => {
                     let pins = &shared.past.lock().pins;
-                    let undo = pins.iter().rev().find(|p| p.is_undo()).map_or(shared.appended(), |p| p.lsn);
-                    self.phase = Phase::Rewind(undo, None);
+                    let undo = pins.iter().rev().find(|p| p.is_undo()).map(|p| p.lsn);
+                    let lost = "the state that is there now is not kept: please report this";
+                    self.phase = Phase::Rewind(undo.ok_or_else(|| HistoryError::Late(lost.into()))?, None);
                 }
                 Phase::Rewind(undo, None) => {
                     let (undo, map) = (*undo, self.view.layers().ok_or(ReadError::ReadPointGone(self.lsn))?);

@@ -58,7 +58,9 @@ fn local(at: DateTime, zone: TimeZone) -> Option<ZonedDateTime> {
 
 /// `16:00`, or with seconds.
 fn clock(text: &str) -> Option<Time> {
-    text.parse().ok().filter(|_| text.contains(':') && text.starts_with(|c: char| c.is_ascii_digit()))
+    // What else would be taken, and a date dropped.
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b':' | b'.'));
+    text.parse().ok().filter(|_| text.contains(':') && plain)
 }
 
 /// A time as RFC 3339.
@@ -94,7 +96,9 @@ mod tests {
             ("2026-11-26T16:00:00Z", "2026-11-26T16:00:00Z"),
             ("2026-11-26T16:00:00+01:00", "2026-11-26T15:00:00Z"),
             ("2026-11-26T16:00:00", "2026-11-26T15:00:00Z"),
-            ("2026-11-26 16:00", "2026-11-26T15:00:00Z"),
+            ("2026-11-20T16:00:00", "2026-11-20T15:00:00Z"),
+            ("2026-11-20 16:00", "2026-11-20T15:00:00Z"),
+            ("2026-11-20", "2026-11-19T23:00:00Z"),
             ("2h30m ago", "2026-11-26T19:00:00Z"),
             ("90 s ago", "2026-11-26T21:28:30Z"),
             ("1d ago", "2026-11-25T21:30:00Z"),
