@@ -91,6 +91,8 @@ enum Step {
     More,
     /// Something else must move first.
     Wait,
+    /// What an earlier process may have in flight is to land first, and somebody waits for space.
+    Unquiet,
     /// What it waits for may take long.
     Later,
     /// A checkpoint gives back what is emptied.
@@ -283,6 +285,7 @@ impl Shared {
             Ok(Step::More) => Duration::ZERO,
             Ok(Step::Idle) => return owed,
             Ok(Step::Wait | Step::Checkpoint) => Duration::from_millis(5).max(took * REST),
+            Ok(Step::Unquiet) => OWED,
             Ok(Step::Later) | Err(_) => AGAIN,
         };
         reclaim.rests_until = self.clock.now() + rest;
@@ -359,10 +362,10 @@ impl Shared {
             let engine = self.engine();
             (engine.freeing.kept.clone(), engine.manifest().1, engine.is_quiet())
         };
-        // What an earlier process has in flight may still land, and tail files are no segments. Once it is gone that is a
-        // moment's work for the slots; until then nobody knows how long it takes.
+        // What an earlier process has in flight may still land, and tail files are no segments. Once it is gone that takes
+        // seconds; until then nobody knows how long.
         if !quiet {
-            return Ok(if (self.earlier_gone)() { Step::Wait } else { Step::Later });
+            return Ok(if r.asked && (self.earlier_gone)() { Step::Unquiet } else { Step::Later });
         }
         let waits = |s: &Stock| r.queue.waiting().any(|run| run.from < s.run.to && s.run.from < run.to);
         let mut stocks = census::stocks(&kept, redo, unit);
