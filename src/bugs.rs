@@ -212,6 +212,9 @@ bugs! {
     RewindNotReplayed,
     /// A close leaves its mark though no superblock names the rewind that the open had met. `a_close_names_a_rewind`.
     RewindUnnamed,
+    /// An open knows of the past what the named manifest says, and nothing of one that is in the log alone.
+    /// `what_the_log_says_of_the_past_holds`.
+    PastUnnamed,
     /// A moment is the first MTR stamped at or before it. `a_moment_is_the_last_stamp`.
     FirstStamp,
     /// Nothing keeps the state before a rewind. `a_rewind_can_be_undone`.

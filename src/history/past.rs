@@ -164,9 +164,9 @@ impl Past {
         self.trim(base.age_us);
     }
 
-    /// The newest state is what it was at an older one, whose base's redo began there: what was emptied since may be needed
-    /// again, and is an ordinary part of the log.
-    pub fn rewound(&mut self, redo: Lsn) {
+    /// The newest state is made from an older base, whose redo begins there: what was emptied since may be needed, and is an
+    /// ordinary part of the log.
+    pub fn made_from(&mut self, redo: Lsn) {
         if !planted(Bug::DeadByLsn) {
             self.emptied.retain(|e| e.since <= redo);
         }
@@ -548,6 +548,23 @@ mod tests {
 
         /// A checkpoint of a state, which it may rewind to.
         fn checkpoint(&mut self, pin: Option<String>, rewind: Option<(Lsn, Base)>) -> Result<(), String> {
+            let gives_back = self.checkpoint_unnamed(pin, rewind)?;
+            self.newest = self.past.bases.last().unwrap().redo;
+            self.freed += gives_back.len();
+            self.gone.extend(gives_back);
+            Ok(())
+        }
+
+        /// The process dies before its manifest is named: the next one goes on from the older table.
+        fn die(&mut self, pin: Option<String>) -> Result<(), String> {
+            self.checkpoint_unnamed(pin, None)?;
+            self.past.made_from(self.newest);
+            self.emptied.clear();
+            Ok(())
+        }
+
+        /// Returns what may go once superblocks name its manifest.
+        fn checkpoint_unnamed(&mut self, pin: Option<String>, rewind: Option<(Lsn, Base)>) -> Result<Vec<Run>, String> {
             let (redo, age_us) = (self.end(), self.age_us);
             let from = rewind.map_or(self.newest, |(_, base)| base.redo);
             let table = match rewind {
@@ -567,7 +584,7 @@ mod tests {
                 self.states.insert(redo, self.now.clone());
             }
             if let Some((at, base)) = rewind {
-                self.past.rewound(base.redo);
+                self.past.made_from(base.redo);
                 self.now = self.states[&at].clone();
                 self.emptied.clear();
             }
@@ -582,13 +599,11 @@ mod tests {
                 Manifest { redo, age_us, rewound: base.rewound, past: self.past.clone(), ..Manifest::default() };
             self.past = Manifest::decode(&manifest.encode()).unwrap().past_at(lsn);
             self.written.insert(redo, Written { table: table.clone(), nodes });
-            (self.table, self.newest) = (table, redo);
-            self.freed += gives_back.len();
-            self.gone.extend(gives_back);
+            self.table = table;
             if rewind.is_some() {
                 self.states.insert(self.end(), self.now.clone());
             }
-            Ok(())
+            Ok(gives_back)
         }
 
         /// Writes anew what the newest table needs of an extent below the newest redo.
@@ -620,6 +635,8 @@ mod tests {
         /// To the state before an earlier rewind.
         Undo(usize),
         Age(u64),
+        /// A checkpoint is cut short by a crash, and it may have a snapshot.
+        Die(bool),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -634,6 +651,7 @@ mod tests {
             1 => (0usize..64).prop_map(Step::Rewind),
             1 => (0usize..4).prop_map(Step::Undo),
             2 => (0u64..40).prop_map(Step::Age),
+            1 => any::<bool>().prop_map(Step::Die),
         ];
         prop::collection::vec(step, 0..200)
     }
@@ -676,6 +694,7 @@ mod tests {
                     }
                 }
                 Step::Age(by) => toy.age_us += by,
+                Step::Die(names) => toy.die(names.then(|| format!("s{i}")))?,
             }
             toy.check_all()?;
         }
@@ -683,9 +702,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
-
-        /// After every step each state of the window, of a snapshot and before a rewind reads as it was.
+                /// After every step each state of the window, of a snapshot and before a rewind reads as it was.
         #[test]
         fn every_state_that_is_kept_reads_right(time_us in 0u64..200, units in 0u64..40, steps in steps()) {
             let window = Window { time_us, bytes: units * UNIT };

@@ -12,6 +12,7 @@ use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::disk::{Fleet, SlotDir, job};
 use crate::history::past::NO_STAMPS;
+use crate::history::past::Past;
 use crate::log::record::Kind;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::manifest::Manifest;
@@ -43,6 +44,10 @@ pub struct Recovered {
     pub changes: Vec<Change>,
     /// What the volume was before each rewind since the named manifest.
     pub earlier: Vec<Earlier>,
+    /// Where manifests above the named one lie in the log, and their ends, in order.
+    pub manifests: Vec<(Lsn, Lsn)>,
+    /// What the log says of the past up to its end.
+    pub past: Past,
     pub ruling: Ruling,
     pub seen: Sightings,
     /// The groups of the tail, as they were read: an opener copies them.
@@ -67,10 +72,27 @@ pub struct Earlier {
 impl Recovered {
     /// The volume's own clock, when the wall clock is there: it goes on from the newest checkpoint's, and never back.
     pub fn age_us(&self, wall_us: u64) -> u64 {
-        match self.manifest_lsn.is_none() {
-            true => 0,
-            false => self.manifest.age_us.saturating_add(wall_us.saturating_sub(self.manifest.wall_us)),
+        let newest = self.past.bases.last().filter(|b| !b.lsn.is_none());
+        newest.map_or(0, |b| b.age_us.saturating_add(wall_us.saturating_sub(b.wall_us)))
+    }
+
+    /// The newest manifest: superblocks need not name it yet.
+    pub fn newest_manifest(&self) -> Lsn {
+        self.manifests.last().map_or(self.named.0, |(lsn, _)| *lsn)
+    }
+
+    /// What the log below says of the past. Its newest manifest does, whether superblocks name it or not: they may do so at
+    /// any time, and for some openers only. The state is made from an older table meanwhile.
+    pub fn past_below(&self, reader: &LogReader, at: Lsn) -> Result<Past, ReadError> {
+        let (manifest, lsn) = self.state_with_lsn(at);
+        let newest = self.manifests.iter().rev().find(|(_, end)| *end <= at).map_or(lsn, |(newest, _)| *newest);
+        if newest <= lsn || planted(Bug::PastUnnamed) {
+            return Ok(manifest.past_at(lsn));
         }
+        let record = reader.record(newest, 4096).map_err(|f| lost(newest, f))?;
+        let mut past = decoded(newest, &record)?.past_at(newest);
+        past.made_from(manifest.redo);
+        Ok(past)
     }
 
     /// The manifest of a state, and its record.
@@ -183,10 +205,12 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
             choice,
             history,
             named,
+            past: manifest.past_at(manifest_lsn),
             manifest,
             manifest_lsn,
             changes,
             earlier: Vec::new(),
+            manifests: Vec::new(),
             ruling,
             seen,
             groups: Groups::new(),
@@ -205,24 +229,24 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
     let (seen, ruling, groups) = scanner.open(&history, redo, testified, &mut changes)?;
     changes.retain(|c| c.lsn >= redo);
     let (bytes_read, stamps) = (scanner.bytes_read, scanner.stamps);
+    let above = |c: &&Change| c.kind == Kind::Manifest && c.lsn > manifest_lsn;
+    let manifests: Vec<Change> = changes.iter().filter(above).copied().collect();
+    changes.retain(|c| c.kind != Kind::Manifest);
+    let reader = LogReader::new(survey.geometry, reader.dirs().clone(), history.clone());
     // A rewind takes the place of all before it.
     let mut earlier = Vec::new();
-    let is_rewind = |c: &Change| c.kind == Kind::Manifest && c.lsn > manifest_lsn;
-    let rewinds: Vec<Change> = changes.iter().filter(|c| is_rewind(c)).copied().collect();
-    changes.retain(|c| c.kind != Kind::Manifest);
-    for rewind in rewinds.into_iter().filter(|_| !planted(Bug::RewindNotReplayed)) {
-        let reader = LogReader::new(survey.geometry, reader.dirs().clone(), history.clone());
-        let lsn = rewind.lsn;
+    let rewinds = manifests.iter().filter(|c| !c.base.is_none() && !planted(Bug::RewindNotReplayed));
+    for &Change { lsn, end, .. } in rewinds {
         let record = reader.record(lsn, 4096).map_err(|f| lost(lsn, f))?;
         let mut next = decoded(lsn, &record)?;
         next.root.pending = reader.pending(&next.root)?;
         let later = changes.split_off(changes.partition_point(|c| c.lsn < lsn));
         let before = std::mem::replace(&mut manifest, next);
         let changes = std::mem::replace(&mut changes, later);
-        earlier.push(Earlier { until: rewind.end, manifest: before, manifest_lsn, changes });
+        earlier.push(Earlier { until: end, manifest: before, manifest_lsn, changes });
         manifest_lsn = lsn;
     }
-    Ok(Recovered {
+    let mut recovered = Recovered {
         survey,
         choice,
         history,
@@ -231,13 +255,17 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
         manifest_lsn,
         changes,
         earlier,
+        manifests: manifests.iter().map(|c| (c.lsn, c.end)).collect(),
+        past: Past::default(),
         ruling,
         seen,
         groups,
         clean: false,
         bytes_read,
         stamps,
-    })
+    };
+    recovered.past = recovered.past_below(&reader, Lsn::MAX)?;
+    Ok(recovered)
 }
 
 fn decoded(lsn: Lsn, record: &Owned) -> Result<Manifest, ReadError> {
@@ -546,10 +574,12 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         choice,
         history: history.clone(),
         named: (Lsn::NONE, Lsn::NONE),
+        past: Manifest::first(begin).past_at(Lsn::NONE),
         manifest: Manifest::first(begin),
         manifest_lsn: Lsn::NONE,
         changes: Vec::new(),
         earlier: Vec::new(),
+        manifests: Vec::new(),
         ruling,
         seen: Sightings::new(),
         groups: Groups::new(),

@@ -18,13 +18,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
-/// A change of a page, met on the way: what redo puts into the overlay. Or a manifest that rewinds the volume.
+/// A change of a page, met on the way: what redo puts into the overlay. Or a manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     pub lsn: Lsn,
     pub end: Lsn,
     pub page: PageId,
     pub kind: Kind,
+    /// Of a manifest: the state to which it rewinds the volume, or none.
     pub base: Lsn,
     pub depth: u8,
 }
@@ -344,13 +345,14 @@ pub fn is_rewind(fields: &Fields) -> bool {
 }
 
 fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
-    let is_change = matches!(r.fields.kind, Kind::Image | Kind::Delta | Kind::Free) || is_rewind(&r.fields);
+    let is_manifest = r.fields.kind == Kind::Manifest;
+    let is_change = matches!(r.fields.kind, Kind::Image | Kind::Delta | Kind::Free) || is_manifest;
     is_change.then_some(Change {
         lsn: r.lsn,
         end: r.end(),
         page: PageId(r.fields.page),
         kind: r.fields.kind,
-        base: r.fields.base,
+        base: if is_manifest { r.fields.prev } else { r.fields.base },
         depth: r.fields.depth,
     })
 }

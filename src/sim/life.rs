@@ -372,7 +372,7 @@ impl Sim {
             return Ok(());
         }
         if self.temper.rewinds {
-            self.check_snapshots(running, false)?;
+            self.check_snapshots(running)?;
         }
         let vdl = running.shared.tickets.vdl();
         let mut model = self.model.borrow_mut();

@@ -259,7 +259,7 @@ impl Sim {
             going: None,
         };
         if self.temper.rewinds {
-            self.check_snapshots(&running, true)?;
+            self.check_snapshots(&running)?;
         }
         *self.running[which].borrow_mut() = Some(running);
         Ok(())

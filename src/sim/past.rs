@@ -27,8 +27,6 @@ pub struct Going {
 #[derive(Clone, Debug)]
 pub struct Named {
     pub name: String,
-    /// Who saw it there, or gone, and when that is acknowledged.
-    pub seen: Option<(u64, bool, Lsn)>,
     /// It was there, and its address is this.
     pub there: Option<Lsn>,
     /// Somebody asked for it to be forgotten.
@@ -84,7 +82,7 @@ impl Sim {
         }
         let name = format!("s{}", model.named.len());
         if self.begin_checkpoint_with(running, Ask::Snapshot(name.clone())) {
-            model.named.push(Named { name, seen: None, there: None, forgets: false, forgotten: false });
+            model.named.push(Named { name, there: None, forgets: false, forgotten: false });
         }
     }
 
@@ -103,26 +101,15 @@ impl Sim {
         }
     }
 
-    /// What a writer knows of snapshots. Those that were there stay, until somebody forgets them.
-    pub fn check_snapshots(&self, running: &Running, opened: bool) -> Checked {
-        let (shared, past) = (&running.shared, running.shared.past.lock().clone());
+    /// What a writer knows of snapshots. Those that were there stay, until somebody forgets them: the manifest that says so is
+    /// acknowledged, or was found by an open.
+    pub fn check_snapshots(&self, running: &Running) -> Checked {
+        let past = running.shared.past.lock().clone();
         let excused = self.past_promise.get() || self.world.lock().is_overtaken(running.process);
         for named in &mut self.model.borrow_mut().named {
-            // Who opens has named it by its decision; who writes knows once a commit that came later is acknowledged.
             let pin = past.snapshot(&named.name);
-            let told = match named.seen {
-                _ if opened => true,
-                Some((epoch, there, end)) if (epoch, there) == (shared.number, pin.is_some()) => {
-                    shared.tickets.vdl() >= end
-                }
-                _ if running.closing.is_some() => false,
-                _ => {
-                    named.seen = shared.append_filler().ok().map(|end| (shared.number, pin.is_some(), end));
-                    false
-                }
-            };
             match (pin, named.there) {
-                (Some(pin), None) if told => named.there = Some(pin.lsn),
+                (Some(pin), None) => named.there = Some(pin.lsn),
                 (Some(pin), Some(lsn)) if pin.lsn != lsn && !excused => {
                     return Err(format!("snapshot {} was at {lsn}, and is at {}", named.name, pin.lsn));
                 }
@@ -132,7 +119,7 @@ impl Sim {
                 (None, Some(lsn)) if !named.forgets && !excused => {
                     return Err(format!("S1: snapshot {} at {lsn} is gone", named.name));
                 }
-                (None, Some(_)) if told => named.forgotten = true,
+                (None, Some(_)) if !excused => named.forgotten = true,
                 _ => (),
             }
         }
@@ -213,7 +200,7 @@ impl Sim {
     pub fn check_past(&self, which: usize) -> Checked {
         let slot = self.running[which].borrow();
         let Some(running) = slot.as_ref().filter(|r| r.closing.is_none() && r.going.is_none()) else { return Ok(()) };
-        self.check_snapshots(running, false)?;
+        self.check_snapshots(running)?;
         let past = running.shared.past.lock().clone();
         for pin in &past.pins {
             let point = if pin.is_undo() { Point::Lsn(pin.lsn) } else { Point::Snapshot(pin.name.clone()) };

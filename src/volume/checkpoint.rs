@@ -163,7 +163,7 @@ impl Checkpoint {
         let (redo, stamps) = (append.tail(), shared.rewinding.take_stamps());
         drop(append);
         let mut past = shared.past.lock().clone();
-        past.rewound(state.redo);
+        past.made_from(state.redo);
         past.checkpoint(Base { redo, rewound: at, wall_us, age_us, ..Base::default() }, stamps, &[]);
         let layers: Vec<&Arc<Layer>> = state.frozen.iter().chain([&state.current]).collect();
         Checkpoint {

@@ -257,12 +257,12 @@ impl Volume {
 impl Reader {
     /// The snapshots, in the order in which they were taken.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        Snapshot::of(&self.past())
+        Snapshot::of(self.past())
     }
 
     /// As [`Volume::history`].
     pub fn history(&self) -> Vec<PastCheckpoint> {
-        PastCheckpoint::of(&self.past())
+        PastCheckpoint::of(self.past())
     }
 
     /// As [`Volume::find`], among what is certain.

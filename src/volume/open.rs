@@ -460,8 +460,8 @@ pub(crate) fn build(
         next_page: recovered.manifest.next_page.max(used),
         pages: recovered.manifest.pages,
         redo: recovered.named.1.max(Lsn(format::BLOCK_MIN)),
-        past: recovered.manifest.past_at(recovered.manifest_lsn),
-        unnamed: recovered.manifest_lsn != recovered.named.0,
+        past: recovered.past.clone(),
+        unnamed: recovered.newest_manifest() != recovered.named.0,
         stamps: recovered.stamps,
         age_us: recovered.age_us(clock.wall_us()),
         merge: merges.then(|| {

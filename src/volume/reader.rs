@@ -55,6 +55,8 @@ pub struct Reader {
     recovered: Recovered,
     settled: Lsn,
     decision_settled: bool,
+    /// What the log below `settled` says of the past.
+    past: Past,
     /// Where what is visible was rewound, and that is not settled: what is there then.
     later: Option<Arc<Map>>,
 }
@@ -118,7 +120,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     let certain = settled(&*workers, &recovered);
     workers.stand();
     let dirs = workers.dirs();
-    Ok(Reader::new(recovered, certain, dirs, Slots::Real { workers, azs }, options))
+    Reader::new(recovered, certain, dirs, Slots::Real { workers, azs }, options)
 }
 
 /// Whether a commit has survived, by a history that a reader chose.
@@ -161,7 +163,7 @@ impl Reader {
         dirs: [Option<Arc<dyn SlotDir>>; SLOTS],
         slots: Slots,
         options: &Options,
-    ) -> Reader {
+    ) -> Result<Reader, OpenError> {
         // A reader copies nothing.
         recovered.groups.clear();
         // Views at `settled` as well as at `visible`.
@@ -172,13 +174,14 @@ impl Reader {
         let reader = LogReader::new(recovered.survey.geometry, dirs, recovered.history.clone());
         let absent = SlotSet::ALL.minus(recovered.survey.ours());
         absent.iter().for_each(|slot| reader.ask_last(slot, true));
+        let past = recovered.past_below(&reader, settled)?;
         let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
-        Reader { reads, slots, recovered, settled, decision_settled, later }
+        Ok(Reader { reads, slots, recovered, settled, decision_settled, past, later })
     }
 
     /// One on disks that are simulated, and what it found certain.
     #[cfg(feature = "sim")]
-    pub(crate) fn simulated<F: Fleet>(fleet: &F, recovered: Recovered, options: &Options) -> Reader {
+    pub(crate) fn simulated<F: Fleet>(fleet: &F, recovered: Recovered, options: &Options) -> Result<Reader, OpenError> {
         let certain = settled(fleet, &recovered);
         Reader::new(recovered, certain, fleet.dirs(), Slots::Simulated(InTurn(fleet.dirs())), options)
     }
@@ -202,10 +205,9 @@ impl Reader {
         }
     }
 
-    /// What the manifest of what is certain says of the past.
-    pub(crate) fn past(&self) -> Past {
-        let (manifest, lsn) = self.recovered.state_with_lsn(self.settled);
-        manifest.past_at(lsn)
+    /// What is certain of the past.
+    pub(crate) fn past(&self) -> &Past {
+        &self.past
     }
 
     /// Looks among the states that are certain.
@@ -213,8 +215,8 @@ impl Reader {
         &self,
         look: impl FnOnce(&Finder<'_>) -> Result<R, HistoryError>,
     ) -> Result<R, HistoryError> {
-        let (past, history) = (self.past(), &self.recovered.history);
-        look(&Finder { reader: &self.reads.pages.reader, history, past: &past, durable: self.settled })
+        let (past, history) = (&self.past, &self.recovered.history);
+        look(&Finder { reader: &self.reads.pages.reader, history, past, durable: self.settled })
     }
 
     /// A view of what was found there.
@@ -389,7 +391,7 @@ impl Reader {
             log_bytes_max: format::EXTENTS_MAX * format::EXTENT,
             space_waits: 0,
             checkpointing: false,
-            history: HistoryHealth::of(&self.past()),
+            history: HistoryHealth::of(&self.past),
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),

@@ -262,18 +262,15 @@ impl Shared {
         Ok(running.as_ref().map(|_| map.generation))
     }
 
-    /// Takes a checkpoint that says this, and waits until four superblocks name it, and a look has found no other writer
-    /// since: one that has read the superblocks before would not know of it. A commit's acknowledgement needs such a look.
+    /// Takes a checkpoint that says this, and waits for its end. Its manifest is acknowledged by then, as a commit is: whoever
+    /// opens the volume next finds it in the log.
     pub fn checkpoint_with(&self, ask: Ask, deadline: Duration) -> Result<(), HistoryError> {
-        let (mut ask, mut before, mut looked) = (Some(ask), None, None);
+        let (mut ask, mut before) = (Some(ask), None);
         self.wait_for_checkpoints(deadline, || {
             if before.is_none() {
                 before = self.begin_alone(|| Checkpoint::begin_with(self, ask.take()))?;
             }
-            if looked.is_none() && before.is_some_and(|before| self.reads.pages.map().generation > before) {
-                looked = self.append_filler().ok();
-            }
-            Ok(looked.filter(|end| self.tickets.vdl() >= *end).map(|_| ()))
+            Ok(before.filter(|before| self.reads.pages.map().generation > *before).map(|_| ()))
         })
     }
 

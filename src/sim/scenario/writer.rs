@@ -345,6 +345,13 @@ impl Writer {
         self.asks(Ask::Snapshot(name.into()))
     }
 
+    /// ... and no superblock names it.
+    pub fn snapshot_unnamed(&self, name: &str) -> Checked {
+        self.idle("ABCDEF");
+        let asked = self.asks(Ask::Snapshot(name.into()));
+        ensure(asked.is_err(), "stage: a checkpoint was named")
+    }
+
     pub fn forget(&self, name: &str) -> Checked {
         self.asks(Ask::Forget(name.into()))
     }

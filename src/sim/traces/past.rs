@@ -75,6 +75,22 @@ pub fn a_close_names_a_rewind() -> Checked {
     Ok(())
 }
 
+/// The writer dies before any superblock names the manifest that has snapshot y. Who opens sees it; the next one may have been
+/// told of it by a superblock, which names it only then.
+pub fn what_the_log_says_of_the_past_holds() -> Checked {
+    let stage = Stage::new();
+    let w = x_then_y(&stage)?;
+    w.room(1 << 20)?;
+    w.snapshot_unnamed("y")?;
+    w.kill();
+    let next = stage.open("ABCDEF")?;
+    next.check_state(&Point::from("y"))?;
+    next.check_state(&Point::from("x"))?;
+    next.checkpoint("ABCDEF")?;
+    next.kill();
+    stage.open("ABCDEF")?.check_state(&Point::from("y"))
+}
+
 /// The moment at which y was there for a while.
 pub fn a_moment_is_the_last_stamp() -> Checked {
     let stage = Stage::new();
