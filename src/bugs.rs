@@ -204,6 +204,21 @@ bugs! {
     /// A slot that lost the file of the newest protection group counts as having its space.
     /// `a_group_that_one_slot_lost_is_made_anew`.
     GroupForgotten,
+    /// The table of a snapshot is no reason to keep an extent. `a_snapshot_pins_its_table`.
+    SnapshotUnpinned,
+    /// What was emptied once stays emptied, though an older state is the newest again. `dead_is_no_matter_of_lsns`.
+    DeadByLsn,
+    /// An open goes on across a rewind as if it had not been. `a_rewind_is_replayed`.
+    RewindNotReplayed,
+    /// A close leaves its mark though no superblock names the rewind that the open had met. `a_close_names_a_rewind`.
+    RewindUnnamed,
+    /// An open knows of the past what the named manifest says, and nothing of one that is in the log alone.
+    /// `what_the_log_says_of_the_past_holds`.
+    PastUnnamed,
+    /// A moment is the first MTR stamped at or before it. `a_moment_is_the_last_stamp`.
+    FirstStamp,
+    /// Nothing keeps the state before a rewind. `a_rewind_can_be_undone`.
+    UndoLost,
     /// Extents are given back as soon as they are emptied. `nothing_is_punched_before_its_manifest`.
     PunchEarly,
     /// ... without a look. `a_zombie_punches_nothing`.

@@ -74,6 +74,8 @@ pub use lsn::{Lsn, PageId, Slot};
 pub use crate::{
     core::gaps::Gap,
     core::writer::Away,
+    history::error::HistoryError,
+    history::find::{Clock, Moment},
     segment::placement::Placement,
     segment::superblock::SuperFault,
     segment::verify::{Difference, DifferenceKind, LogKind, LogRecord, Verification},
@@ -82,10 +84,12 @@ pub use crate::{
     volume::error::{CloseError, OpenError, ReadError, ReplaceError, SlotFault, SlotFaults, Unknown, WriteError},
     volume::event::Event,
     volume::health::{AzHealth, Health, Holder, RepairHealth, SlotHealth},
+    volume::history::{Backtrack, HistoryHealth, PastCheckpoint, Point},
     volume::mtr::Mtr,
     volume::options::Options,
     volume::page::Page,
     volume::reader::Reader,
     volume::reclaim::Space,
+    volume::rewind::Snapshot,
     volume::view::View,
 };

@@ -6,6 +6,7 @@
 use crate::core::gaps::Gap;
 use crate::core::history::{Entry, History};
 use crate::core::vote::Join;
+use crate::history::past::{Base, Emptied, Past, Pin, Window};
 use crate::log::group;
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, PageId, Slot};
@@ -149,6 +150,10 @@ fn manifest() -> Manifest {
             Entry { epoch: 7, begin: Lsn(64 << 20), end: Lsn::MAX },
         ],
         root: Root { top: vec![Lsn(0x400_0020), Lsn::NONE, Lsn(0x400_0120)], ..Root::default() },
+        wall_us: 1_764_000_000_123_456,
+        age_us: 0x1234_5678,
+        rewound: Lsn::NONE,
+        past: Past::default(),
     }
 }
 
@@ -161,6 +166,41 @@ fn manifests() {
     let gives_back = Manifest { freed: Freed::from_runs(runs.to_vec()).unwrap(), ..manifest() };
     same("manifest that gives back", &gives_back.encode(), &file["manifest that gives back"]);
     assert_eq!(Manifest::decode(&file["manifest that gives back"]), Some(gives_back));
+    let base = Base {
+        lsn: Lsn(0x1800),
+        redo: Lsn(0x1400),
+        rewound: Lsn::NONE,
+        wall_us: 1_763_999_000_000_000,
+        age_us: 0x100_0000,
+        low: 1_763_999_000_000_001,
+        high: 1_763_999_000_000_009,
+    };
+    let pin = |name: &str, lsn, base, redo, wall_us, age_us| Pin {
+        name: name.into(),
+        lsn: Lsn(lsn),
+        wall_us,
+        age_us,
+        base: Lsn(base),
+        redo: Lsn(redo),
+    };
+    let (redo, wall_us, age_us) = (manifest().redo.0, manifest().wall_us, manifest().age_us);
+    let run = Run { from: Lsn(64 << 20), to: Lsn(128 << 20) };
+    let past = Past {
+        window: Window { time_us: 86_400_000_000, bytes: 10 << 30 },
+        cut_short: true,
+        bases: vec![base],
+        pins: vec![
+            pin("monday", 0x1900, 0x1800, 0x1400, 1_763_999_000_000_004, 0x100_0007),
+            pin("", redo, 0, redo, wall_us, age_us),
+        ],
+        emptied: vec![Emptied { run, since: Lsn(0x1400) }],
+    };
+    let rewinds = Manifest { rewound: Lsn(0x2000), past, ..manifest() };
+    same("manifest of a rewind", &rewinds.encode(), &file["manifest of a rewind"]);
+    assert_eq!(Manifest::decode(&file["manifest of a rewind"]), Some(rewinds.clone()));
+    let past = rewinds.past_at(Lsn(0x4000_1000));
+    assert_eq!((past.bases[1].lsn, past.bases[1].rewound), (Lsn(0x4000_1000), Lsn(0x2000)));
+    assert_eq!(past.pins.iter().map(|p| p.base.0).collect::<Vec<_>>(), [0x1800, 0x4000_1000]);
 }
 
 #[test]

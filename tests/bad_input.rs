@@ -322,7 +322,7 @@ impl ReadOnly {
     fn new(at: &Path) -> Option<ReadOnly> {
         let path = at.to_str().unwrap();
         if !common::run("mount", &["--bind", path, path]) {
-            println!("skipped: no bind mount here (not root?)");
+            common::skip("no bind mount here (not root?)");
             return None;
         }
         let mounted = ReadOnly(at.to_path_buf());
@@ -384,7 +384,7 @@ fn read_only_directories() {
 #[test]
 fn a_file_system_that_is_refused() {
     let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
-        println!("skipped: no /dev/shm");
+        common::skip("no /dev/shm");
         return;
     };
     match Volume::create(dir.path(), &options()).unwrap_err() {

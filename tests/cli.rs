@@ -416,7 +416,10 @@ fn the_log_is_told_a_line_a_record() {
 fn the_demo_shows_the_main_job() {
     let dir = dir();
     let out = ok(&["demo", text(dir.path())]);
-    assert_eq!(out.matches("the same").count(), 4, "{out}");
+    assert_eq!(out.matches("the same").count(), 5, "{out}");
+    for step in ["the file is there", "the file is gone again", "it is there for good"] {
+        assert!(out.contains(step), "{out}");
+    }
     assert!(out.contains("gave the space back") && out.contains("on all disks, where"), "{out}");
     assert!(out.contains("4 of 6 slots ok") && out.contains("{2, 3, 4}"), "{out}");
     assert!(out.contains("grown past its first protection group") && out.contains("PG 1  "), "{out}");

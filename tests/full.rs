@@ -169,7 +169,6 @@ fn a_hung_az_stalls_nobody() {
         let volume = Volume::create(disks.at(), &options).unwrap();
         put(&volume, PageId::ROOT, 1).unwrap().wait().unwrap();
         if !disks.mounts[1].freeze() {
-            println!("skipped: no fsfreeze");
             return;
         }
         let (mut slowest, begun) = (Duration::ZERO, Instant::now());
@@ -294,7 +293,7 @@ fn a_dead_az_stalls_nobody_and_is_no_reason_to_refuse_an_open() {
     let volume = Volume::create(disks.at(), &options()).unwrap();
     put(&volume, PageId::ROOT, 1).unwrap().wait().unwrap();
     if !common::run("xfs_io", &["-F", "-x", "-c", "shutdown", disks.mounts[0].path.to_str().unwrap()]) {
-        println!("skipped: no xfs_io that can shut a file system down");
+        common::skip("no xfs_io that can shut a file system down");
         return;
     }
     for n in 2..=200 {
@@ -337,7 +336,19 @@ fn fill_up(volume: &Volume, pages: &mut Vec<PageId>) -> u64 {
 
 #[test]
 fn a_full_volume_frees_pages_gives_space_back_and_takes_more() {
-    let Some(disks) = Disks::new([240; 3]) else { return };
+    frees_and_takes_more([240; 3]);
+}
+
+/// The slots of one disk miss what the others took last. After the next open it is not known at once whether more of it is to
+/// come, and nothing is given back before: whoever has no room waits for that.
+#[test]
+#[ignore = "fails more often than not: full slots that lack something keep the volume from being quiet, and need room to come back"]
+fn a_full_volume_with_gaps_takes_more_as_well() {
+    frees_and_takes_more([240, 200, 240]);
+}
+
+fn frees_and_takes_more(mib: [u64; 3]) {
+    let Some(disks) = Disks::new(mib) else { return };
     let options = options().pg_size(64 << 20).stall_max(Duration::from_secs(20));
     let volume = Volume::create(disks.at(), &options).unwrap();
     let mut pages = Vec::new();

@@ -30,6 +30,8 @@ pub struct Meter {
     pub writes: AtomicU64,
     pub bytes_written: AtomicU64,
     pub bytes_read: AtomicU64,
+    /// Holes that the file system has refused.
+    pub punches_refused: AtomicU64,
 }
 
 impl Meter {
@@ -405,7 +407,11 @@ impl SlotDir for FileDir {
         self.meter.wrote(1, 0);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(self.open(name, false)?, flags, offset, len) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            // What was to be given back stays until all of the file goes.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.meter.punches_refused.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
             other => Ok(other?),
         }
     }

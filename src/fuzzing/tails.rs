@@ -4,11 +4,11 @@ use super::memory::{Contents, Slots};
 use super::{PAGE, Scratch, mend, options};
 use crate::disk::Fleet;
 use crate::log::{group, record};
-use crate::page::read::{LogReader, Map, Pages};
+use crate::page::read::{LogReader, Pages};
 use crate::segment::name::FileName;
 use crate::segment::recover::{self, Recovered};
 use crate::segment::superblock::{PLACE, Superblock};
-use crate::volume::open::redo_layer;
+use crate::volume::open::redo_map;
 use crate::volume::reader;
 use crate::volume::view::Reads;
 use crate::{Lsn, PageId, Slot, Unknown, View, Volume};
@@ -257,12 +257,7 @@ pub fn tails(data: &[u8]) {
 fn look_at(slots: &Slots, r: &Recovered) {
     let (settled, _) = reader::settled(slots, r);
     assert!(settled <= r.ruling.end);
-    let map = Map {
-        current: Arc::new(redo_layer(r, settled)),
-        frozen: None,
-        root: Arc::new(r.manifest.root.clone()),
-        generation: 0,
-    };
+    let map = redo_map(r, settled, settled);
     let log = LogReader::new(r.survey.geometry, slots.dirs(), r.history.clone());
     let reads = Arc::new(Reads::new(Pages::new(log, None, 1 << 20, map)));
     look(&reads.view_at(settled, Duration::ZERO));

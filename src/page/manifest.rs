@@ -1,6 +1,7 @@
 //! The manifest: what a checkpoint writes. Recovery starts from the newest. Layout byte by byte: `format.md`.
 
 use crate::core::history::Entry;
+use crate::history::past::{Base, NO_STAMPS, Past};
 use crate::lsn::{Lsn, format};
 use crate::page::pending::RUNS_MAX;
 use crate::page::table::{Root, TOP_MAX};
@@ -18,7 +19,9 @@ struct RawManifest {
     entries: U32,
     top: U32,
     freed: U32,
-    reserved: [u8; 24],
+    wall_us: U64,
+    age_us: U64,
+    rewound: U64,
     runs: U32,
 }
 
@@ -38,7 +41,7 @@ struct RawRun {
 }
 
 /// Epochs that a manifest holds: a record of one frame bounds it.
-pub const ENTRIES_MAX: usize = 32 << 10;
+pub const ENTRIES_MAX: usize = 24 << 10;
 
 /// The table as of `redo`, and what recovery needs beside it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -54,9 +57,21 @@ pub struct Manifest {
     pub root: Root,
     /// What was given back: nothing of it is read again.
     pub freed: Freed,
+    /// When the checkpoint began: the wall clock, and the volume's own.
+    pub wall_us: u64,
+    pub age_us: u64,
+    /// The state to which it rewinds the volume; 0 of an ordinary checkpoint.
+    pub rewound: Lsn,
+    /// Without this checkpoint itself; a pin that it is the base of does not tell its address.
+    pub past: Past,
 }
 
 impl Manifest {
+    /// Before the first checkpoint of a volume whose log begins there.
+    pub fn first(begin: Lsn) -> Manifest {
+        Manifest { redo: begin, ..Manifest::default() }
+    }
+
     pub fn encode(&self) -> Bytes {
         let raw = RawManifest {
             redo: U64::new(self.redo.0),
@@ -65,7 +80,9 @@ impl Manifest {
             entries: U32::new(self.history.len() as u32),
             top: U32::new(self.root.top.len() as u32),
             freed: U32::new(self.freed.runs().len() as u32),
-            reserved: [0; 24],
+            wall_us: U64::new(self.wall_us),
+            age_us: U64::new(self.age_us),
+            rewound: U64::new(self.rewound.0),
             runs: U32::new(self.root.runs.len() as u32),
         };
         let mut out = raw.as_bytes().to_vec();
@@ -77,6 +94,7 @@ impl Manifest {
             let raw = RawRun { from: U64::new(run.from.0), to: U64::new(run.to.0) };
             out.extend_from_slice(raw.as_bytes());
         }
+        self.past.encode(&mut out);
         for lsn in self.root.top.iter().chain(&self.root.runs) {
             out.extend_from_slice(U64::new(lsn.0).as_bytes());
         }
@@ -87,7 +105,7 @@ impl Manifest {
     pub fn decode(payload: &[u8]) -> Option<Manifest> {
         let (raw, rest) = RawManifest::read_from_prefix(payload).ok()?;
         let (entries, top, runs) = (raw.entries.get() as usize, raw.top.get() as usize, raw.runs.get() as usize);
-        let numbers = [raw.redo, raw.next_page, raw.pages];
+        let numbers = [raw.redo, raw.next_page, raw.pages, raw.rewound];
         let many = entries > ENTRIES_MAX || top as u64 > TOP_MAX || runs > RUNS_MAX;
         if many || numbers.iter().any(|n| n.get() >= format::NUMBER_LIMIT) {
             return None;
@@ -96,6 +114,7 @@ impl Manifest {
         let (freed, rest) = <[RawRun]>::ref_from_prefix_with_elems(rest, raw.freed.get() as usize).ok()?;
         let run = |r: &RawRun| Run { from: Lsn(r.from.get()), to: Lsn(r.to.get()) };
         let freed = Freed::from_runs(freed.iter().map(run).collect())?;
+        let (past, rest) = Past::decode(rest)?;
         let (top, rest) = <[U64]>::ref_from_prefix_with_elems(rest, top).ok()?;
         let runs = <[U64]>::ref_from_bytes(rest).ok().filter(|r| r.len() == runs)?;
         let lsns = |raw: &[U64]| raw.iter().map(|l| Lsn(l.get())).collect();
@@ -108,7 +127,22 @@ impl Manifest {
             // What is pending is read from the runs.
             root: Root { top: lsns(top), runs: lsns(runs), ..Root::default() },
             freed,
+            wall_us: raw.wall_us.get(),
+            age_us: raw.age_us.get(),
+            rewound: Lsn(raw.rewound.get()),
+            past,
         })
+    }
+
+    /// The past, this checkpoint included, whose manifest lies there.
+    pub fn past_at(&self, lsn: Lsn) -> Past {
+        let (low, high) = NO_STAMPS;
+        let (redo, rewound) = (self.redo, self.rewound);
+        let own = Base { lsn, redo, rewound, wall_us: self.wall_us, age_us: self.age_us, low, high };
+        let mut past = self.past.clone();
+        past.bases.push(own);
+        past.pins.iter_mut().filter(|p| p.redo == redo).for_each(|p| p.base = lsn);
+        past
     }
 }
 
@@ -128,6 +162,10 @@ mod tests {
             ],
             root: Root { top: vec![Lsn(4096), Lsn::NONE, Lsn(7000)], runs: vec![Lsn(8000)], ..Root::default() },
             freed: Freed::from_runs(vec![Run { from: Lsn(0), to: Lsn(format::EXTENT) }]).unwrap(),
+            wall_us: 1_764_000_000_123_456,
+            age_us: 77,
+            rewound: Lsn(4096),
+            past: Manifest::first(Lsn(4096)).past_at(Lsn::NONE),
         };
         let bytes = m.encode();
         assert_eq!(Manifest::decode(&bytes), Some(m));
@@ -154,7 +192,7 @@ mod tests {
         ] {
             let root = Root { top: vec![Lsn(4096); top], runs: vec![Lsn(8192); runs], ..Root::default() };
             let history = vec![entry; entries];
-            let m = Manifest { redo: Lsn(redo), next_page, pages, history, root, freed: Freed::default() };
+            let m = Manifest { redo: Lsn(redo), next_page, pages, history, root, ..Manifest::default() };
             assert_eq!(Manifest::decode(&m.encode()).is_some(), is_one, "{redo} {next_page} {pages} {entries} {top}");
         }
     }

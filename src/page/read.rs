@@ -44,6 +44,19 @@ pub struct Brief {
     pub lsn: Lsn,
     pub len: u64,
     pub fields: Fields,
+    /// It ends an MTR: the wall clock then.
+    pub stamp: Option<u64>,
+}
+
+impl Brief {
+    /// The first address behind the record.
+    pub fn end(&self) -> Lsn {
+        self.lsn + self.len
+    }
+
+    fn of(r: &record::Record<'_>) -> Brief {
+        Brief { lsn: r.lsn, len: r.len, fields: r.fields, stamp: r.cpl.map(|c| c.wall_us) }
+    }
 }
 
 /// A part of one frame, as a slot has it: all of it verifies.
@@ -209,9 +222,21 @@ impl LogReader {
         Err(faults)
     }
 
+    pub fn page_size(&self) -> u32 {
+        self.geometry.page_size
+    }
+
     /// The volume's identity.
     pub fn volume(&self) -> uuid::Uuid {
         self.geometry.volume
+    }
+
+    /// No slot has a good copy: whoever writes may have given it back meanwhile.
+    pub fn lost(&self, page: PageId, lsn: Lsn, faults: Faults) -> ReadError {
+        match self.given_back().holds(lsn) {
+            true => ReadError::ReadPointGone(lsn),
+            false => ReadError::Lost { page, lsn, slots: SlotFaults(faults) },
+        }
     }
 
     /// What was given back until now, by whoever writes.
@@ -242,7 +267,7 @@ impl LogReader {
         })?;
         let (mut at, mut pos, mut records) = (from, 0, Vec::new());
         while at < to {
-            let brief = |r: record::Record<'_>| records.push(Brief { lsn: r.lsn, len: r.len, fields: r.fields });
+            let brief = |r: record::Record<'_>| records.push(Brief::of(&r));
             let sum = group::verify(bytes.get(pos..).unwrap_or_default(), at, self.seed, brief)
                 .map_err(|b| SlotFault::Damaged(b.fault.to_string()))?;
             at = at + sum.header.len;
@@ -250,6 +275,38 @@ impl LogReader {
         }
         records.retain(|r| r.lsn < to);
         Ok(Part { from, bytes, records, seed: self.seed })
+    }
+
+    /// The records of a part of one frame, from any slot; or of its first group alone, where no slot has all of it. Told is
+    /// how far it came.
+    pub fn stretch(&self, from: Lsn, to: Lsn) -> Result<(Vec<Brief>, Lsn), Faults> {
+        let faults = match self.part(from, to) {
+            Ok(part) => return Ok((part.records, to)),
+            Err(faults) => faults,
+        };
+        let group = |bytes: &[u8]| {
+            let mut records = Vec::new();
+            let sum = group::verify(bytes, from, self.seed, |r| records.push(Brief::of(&r))).ok()?;
+            let holds = self.history.read().holds(sum.header.epoch, from);
+            holds.then_some((records, (from + sum.header.len).min(to)))
+        };
+        let (name, offset) = FileName::segment_of(from, self.geometry.pg_size);
+        let room = (format::FRAME - from.0 % format::FRAME) as usize;
+        for dir in self.order().filter_map(|s| self.dirs[s.index()].as_ref()) {
+            if let Some(found) = dir.read_shared(name, offset, room).ok().and_then(|bytes| group(&bytes)) {
+                return Ok(found);
+            }
+        }
+        for dir in self.dirs.iter().flatten() {
+            for name in dir.list().unwrap_or_default().into_iter().filter(|n| matches!(n, FileName::Tail(_))) {
+                let Ok(bytes) = job::read_whole(&**dir, name, tail::BYTES_MAX) else { continue };
+                let groups = tail::decode(&bytes, self.geometry.volume).unwrap_or_default();
+                if let Some(found) = groups.iter().filter(|(at, _)| *at == from).find_map(|(_, bytes)| group(bytes)) {
+                    return Ok(found);
+                }
+            }
+        }
+        Err(faults)
     }
 
     /// What is pending, by the runs that a manifest names.
@@ -370,6 +427,10 @@ pub struct Map {
     /// What a running checkpoint writes out.
     pub frozen: Option<Arc<Layer>>,
     pub root: Arc<Root>,
+    /// The root's checkpoint: the table holds what lies below.
+    pub redo: Lsn,
+    /// Pages in the table, but for what is pending.
+    pub pages: u64,
     /// Counts checkpoints: a head found in an older table may be overtaken.
     pub generation: u64,
 }
@@ -529,12 +590,7 @@ impl Pages {
         if let Some(record) = ring.and_then(|f| f.with_record(lsn, Owned::from)) {
             return Ok(record);
         }
-        self.reader.record(lsn, hint).map_err(|faults| {
-            if self.reader.given_back().holds(lsn) {
-                return ReadError::ReadPointGone(lsn);
-            }
-            ReadError::Lost { page, lsn, slots: SlotFaults(faults) }
-        })
+        self.reader.record(lsn, hint).map_err(|faults| self.reader.lost(page, lsn, faults))
     }
 
     /// The page as its record at `head` left it.

@@ -38,9 +38,23 @@ impl Queue {
         self.emptied.iter().filter(|e| e.since <= redo).map(|e| e.run).collect()
     }
 
+    /// A manifest that is named tells that these are emptied.
+    pub fn is_emptied(&mut self, runs: &[Run]) {
+        self.emptied.retain(|e| !runs.contains(&e.run));
+    }
+
+    /// What was emptied may be needed again.
+    pub fn rewound(&mut self) {
+        self.emptied.clear();
+    }
+
+    /// Something was given back by the manifest of a newer map than that of this generation.
+    pub fn held_since(&self, generation: u64) -> bool {
+        self.held.iter().any(|h| h.generation > generation)
+    }
+
     /// The manifest that gives these back is named: by the map of this generation, and by those that follow.
     pub fn given_back(&mut self, runs: &[Run], generation: u64) {
-        self.emptied.retain(|e| !runs.contains(&e.run));
         self.held.extend(runs.iter().map(|run| Held { run: *run, generation }));
     }
 
@@ -191,6 +205,7 @@ mod tests {
             self.generation += 1;
             let runs = self.queue.ready(self.redo);
             runs.iter().for_each(|run| self.freed.add(*run));
+            self.queue.is_emptied(&runs);
             self.queue.given_back(&runs, self.generation);
         }
 

@@ -42,8 +42,8 @@ pub fn of_all(recovered: &Recovered) -> Doubt {
         number: recovered.choice.decision.number,
         mark: recovered.choice.decision.clean,
         clean: recovered.clean,
-        manifest: recovered.manifest_lsn,
-        redo: recovered.manifest.redo,
+        manifest: recovered.named.0,
+        redo: recovered.named.1,
         history: &recovered.history,
         end: recovered.ruling.end,
     }

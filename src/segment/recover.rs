@@ -11,10 +11,12 @@ use crate::core::vote::{self, Choice, Join};
 use crate::core::writer::Look;
 use crate::core::{READ_QUORUM, WRITE_QUORUM};
 use crate::disk::{Fleet, SlotDir, job};
+use crate::history::past::NO_STAMPS;
+use crate::history::past::Past;
 use crate::log::record::Kind;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::manifest::Manifest;
-use crate::page::read::LogReader;
+use crate::page::read::{Faults, LogReader, Owned};
 use crate::segment::doubt;
 use crate::segment::name::FileName;
 use crate::segment::scan::{Change, Groups, Scanner};
@@ -32,11 +34,20 @@ pub struct Recovered {
     pub choice: Choice,
     /// All epochs; the open one as it was found.
     pub history: History,
+    /// The manifest that superblocks name, 0 before the first checkpoint, and where redo begins with it.
+    pub named: (Lsn, Lsn),
+    /// The newest state's: the last one that rewound the volume, or the one that is named.
     pub manifest: Manifest,
-    /// The manifest's record; 0 before the first checkpoint.
+    /// Its record.
     pub manifest_lsn: Lsn,
     /// Page changes from the manifest's redo begin to the log's end.
     pub changes: Vec<Change>,
+    /// What the volume was before each rewind since the named manifest.
+    pub earlier: Vec<Earlier>,
+    /// Where manifests above the named one lie in the log, and their ends, in order.
+    pub manifests: Vec<(Lsn, Lsn)>,
+    /// What the log says of the past up to its end.
+    pub past: Past,
     pub ruling: Ruling,
     pub seen: Sightings,
     /// The groups of the tail, as they were read: an opener copies them.
@@ -45,9 +56,59 @@ pub struct Recovered {
     pub clean: bool,
     /// Bytes of log that were read.
     pub bytes_read: u64,
+    /// The lowest and the highest stamp since the newest state's redo begin, or lower and higher.
+    pub stamps: (u64, u64),
+}
+
+/// A state that a rewind ended.
+pub struct Earlier {
+    /// States are below.
+    pub until: Lsn,
+    pub manifest: Manifest,
+    pub manifest_lsn: Lsn,
+    pub changes: Vec<Change>,
 }
 
 impl Recovered {
+    /// The volume's own clock, when the wall clock is there: it goes on from the newest checkpoint's, and never back.
+    pub fn age_us(&self, wall_us: u64) -> u64 {
+        let newest = self.past.bases.last().filter(|b| !b.lsn.is_none());
+        newest.map_or(0, |b| b.age_us.saturating_add(wall_us.saturating_sub(b.wall_us)))
+    }
+
+    /// The newest manifest: superblocks need not name it yet.
+    pub fn newest_manifest(&self) -> Lsn {
+        self.manifests.last().map_or(self.named.0, |(lsn, _)| *lsn)
+    }
+
+    /// What the log below says of the past. Its newest manifest does, whether superblocks name it or not: they may do so at
+    /// any time, and for some openers only. The state is made from an older table meanwhile.
+    pub fn past_below(&self, reader: &LogReader, at: Lsn) -> Result<Past, ReadError> {
+        let (manifest, lsn) = self.state_with_lsn(at);
+        let newest = self.manifests.iter().rev().find(|(_, end)| *end <= at).map_or(lsn, |(newest, _)| *newest);
+        if newest <= lsn || planted(Bug::PastUnnamed) {
+            return Ok(manifest.past_at(lsn));
+        }
+        let record = reader.record(newest, 4096).map_err(|f| lost(newest, f))?;
+        let mut past = decoded(newest, &record)?.past_at(newest);
+        past.made_from(manifest.redo);
+        Ok(past)
+    }
+
+    /// The manifest of a state, and its record.
+    pub fn state_with_lsn(&self, at: Lsn) -> (&Manifest, Lsn) {
+        let earlier = self.earlier.iter().find(|e| at < e.until);
+        earlier.map_or((&self.manifest, self.manifest_lsn), |e| (&e.manifest, e.manifest_lsn))
+    }
+
+    /// The manifest and the changes of a state, which lies above the named manifest's redo begin.
+    pub fn state(&self, at: Lsn) -> (&Manifest, &[Change]) {
+        match self.earlier.iter().find(|e| at < e.until) {
+            Some(e) => (&e.manifest, &e.changes),
+            None => (&self.manifest, &self.changes),
+        }
+    }
+
     /// The history without what was given back.
     pub fn kept(&self) -> Vec<Entry> {
         self.manifest.freed.kept(&self.history)
@@ -108,7 +169,8 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
     // The newest manifest that is in the chosen history, whoever named it.
     let named = survey.manifests();
     let used = named.iter().rev().find(|(lsn, _, m)| history.contains_epoch(*m) && history.at(*lsn).is_some());
-    let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::default(), Lsn::NONE, Lsn::NONE);
+    let begin = choice.decision.history.entries()[0].begin;
+    let (mut manifest, mut manifest_lsn, mut testified) = (Manifest::first(begin), Lsn::NONE, Lsn::NONE);
     if let Some(&(lsn, ..)) = used {
         let record = reader.record(lsn, 4096).map_err(|mut faults| {
             // What the survey found says more than what reading came to.
@@ -116,12 +178,9 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
             faults.retain(|(slot, _)| !found.iter().any(|(s, _)| s == slot));
             faults.extend(found);
             faults.sort_by_key(|(slot, _)| *slot);
-            ReadError::Lost { page: PageId::ROOT, lsn, slots: SlotFaults(faults) }
+            lost(lsn, faults)
         })?;
-        manifest = (record.fields.kind == Kind::Manifest)
-            .then(|| Manifest::decode(&record.payload))
-            .flatten()
-            .ok_or(ReadError::Corrupt { page: PageId::ROOT, lsn, what: "it is no manifest" })?;
+        manifest = decoded(lsn, &record)?;
         manifest_lsn = lsn;
         testified = lsn + record.len;
         history.extend_back(&manifest.history);
@@ -131,6 +190,7 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
     }
     choice.under(&voices, &history).map_err(unread)?;
     testified = testified.max(choice.join);
+    let named = (manifest_lsn, if manifest_lsn.is_none() { Lsn::NONE } else { manifest.redo });
     let redo = manifest.redo.max(history.entries()[0].begin);
     let mut changes = Vec::new();
     if let Some(end) = choice.decision.clean {
@@ -144,14 +204,20 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
             survey,
             choice,
             history,
+            named,
+            past: manifest.past_at(manifest_lsn),
             manifest,
             manifest_lsn,
             changes,
+            earlier: Vec::new(),
+            manifests: Vec::new(),
             ruling,
             seen,
             groups: Groups::new(),
             clean: true,
             bytes_read: 0,
+            // Nothing was asked: a search looks itself.
+            stamps: (0, u64::MAX),
         });
     }
     let mut scanner = Scanner::new(fleet, &survey);
@@ -162,20 +228,53 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
     }
     let (seen, ruling, groups) = scanner.open(&history, redo, testified, &mut changes)?;
     changes.retain(|c| c.lsn >= redo);
-    let bytes_read = scanner.bytes_read;
-    Ok(Recovered {
+    let (bytes_read, stamps) = (scanner.bytes_read, scanner.stamps);
+    let above = |c: &&Change| c.kind == Kind::Manifest && c.lsn > manifest_lsn;
+    let manifests: Vec<Change> = changes.iter().filter(above).copied().collect();
+    changes.retain(|c| c.kind != Kind::Manifest);
+    let reader = LogReader::new(survey.geometry, reader.dirs().clone(), history.clone());
+    // A rewind takes the place of all before it.
+    let mut earlier = Vec::new();
+    let rewinds = manifests.iter().filter(|c| !c.base.is_none() && !planted(Bug::RewindNotReplayed));
+    for &Change { lsn, end, .. } in rewinds {
+        let record = reader.record(lsn, 4096).map_err(|f| lost(lsn, f))?;
+        let mut next = decoded(lsn, &record)?;
+        next.root.pending = reader.pending(&next.root)?;
+        let later = changes.split_off(changes.partition_point(|c| c.lsn < lsn));
+        let before = std::mem::replace(&mut manifest, next);
+        let changes = std::mem::replace(&mut changes, later);
+        earlier.push(Earlier { until: end, manifest: before, manifest_lsn, changes });
+        manifest_lsn = lsn;
+    }
+    let mut recovered = Recovered {
         survey,
         choice,
         history,
+        named,
         manifest,
         manifest_lsn,
         changes,
+        earlier,
+        manifests: manifests.iter().map(|c| (c.lsn, c.end)).collect(),
+        past: Past::default(),
         ruling,
         seen,
         groups,
         clean: false,
         bytes_read,
-    })
+        stamps,
+    };
+    recovered.past = recovered.past_below(&reader, Lsn::MAX)?;
+    Ok(recovered)
+}
+
+fn decoded(lsn: Lsn, record: &Owned) -> Result<Manifest, ReadError> {
+    let manifest = (record.fields.kind == Kind::Manifest).then(|| Manifest::decode(&record.payload)).flatten();
+    manifest.ok_or(ReadError::Corrupt { page: PageId::ROOT, lsn, what: "it is no manifest" })
+}
+
+fn lost(lsn: Lsn, faults: Faults) -> ReadError {
+    ReadError::Lost { page: PageId::ROOT, lsn, slots: SlotFaults(faults) }
 }
 
 fn survey<F: Fleet>(fleet: &F) -> Result<Survey, OpenError> {
@@ -390,8 +489,8 @@ fn decisions(recovered: &Recovered, history: &History, took_part: SlotSet, numbe
             history: history.clone(),
             join,
             clean: None,
-            manifest: recovered.manifest_lsn,
-            redo: recovered.manifest.redo,
+            manifest: recovered.named.0,
+            redo: recovered.named.1,
             durability: newest.durability,
             gaps: doubt.gaps.clone(),
             unchecked: doubt.unchecked,
@@ -474,14 +573,19 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         survey,
         choice,
         history: history.clone(),
-        manifest: Manifest::default(),
+        named: (Lsn::NONE, Lsn::NONE),
+        past: Manifest::first(begin).past_at(Lsn::NONE),
+        manifest: Manifest::first(begin),
         manifest_lsn: Lsn::NONE,
         changes: Vec::new(),
+        earlier: Vec::new(),
+        manifests: Vec::new(),
         ruling,
         seen: Sightings::new(),
         groups: Groups::new(),
         clean: true,
         bytes_read: 0,
+        stamps: NO_STAMPS,
     };
     Ok(Opened { geometry, number: 1, history, begin, took_part: SlotSet::ALL, superblocks, recovered })
 }

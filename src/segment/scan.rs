@@ -4,8 +4,9 @@ use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, History, reach};
 use crate::core::recovery::{self, Lost, Ruling, Seen, Sightings};
 use crate::disk::{self, Fleet, SlotDir, job};
+use crate::history::past::NO_STAMPS;
 use crate::log::group;
-use crate::log::record::{Kind, RecordFault};
+use crate::log::record::{Fields, Kind, RecordFault};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
@@ -17,13 +18,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
-/// A change of a page, met on the way: what redo puts into the overlay.
+/// A change of a page, met on the way: what redo puts into the overlay. Or a manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     pub lsn: Lsn,
     pub end: Lsn,
     pub page: PageId,
     pub kind: Kind,
+    /// Of a manifest: the state to which it rewinds the volume, or none.
     pub base: Lsn,
     pub depth: u8,
 }
@@ -53,6 +55,8 @@ pub struct Scanner<'a, F> {
     favourite: Slot,
     /// Bytes that were read from all slots.
     pub bytes_read: u64,
+    /// The lowest and the highest stamp of the MTRs that were met.
+    pub stamps: (u64, u64),
 }
 
 impl<'a, F: Fleet> Scanner<'a, F> {
@@ -63,7 +67,18 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         let answers = fleet.each(slots, move |_, dir| read_tails(dir, volume, seed));
         let tails = answers.map(|a| a.and_then(Result::ok).unwrap_or_default());
         let favourite = slots.iter().next().unwrap_or(Slot(0));
-        Scanner { fleet, geometry, seed, slots, absent, frames: HashMap::new(), tails, favourite, bytes_read: 0 }
+        Scanner {
+            fleet,
+            geometry,
+            seed,
+            slots,
+            absent,
+            frames: HashMap::new(),
+            tails,
+            favourite,
+            bytes_read: 0,
+            stamps: NO_STAMPS,
+        }
     }
 
     /// The frame that holds `at` on one slot.
@@ -92,7 +107,7 @@ impl<'a, F: Fleet> Scanner<'a, F> {
     }
 
     /// The group of `epoch` at `at` on one slot, from a tail file or its segment, and the changes in it.
-    fn on_slot(&mut self, slot: Slot, at: Lsn, epoch: u64) -> Result<(group::Summary, Vec<Change>), group::Broken> {
+    fn on_slot(&mut self, slot: Slot, at: Lsn, epoch: u64) -> Result<Found, group::Broken> {
         let seed = self.seed;
         if let Some(bytes) = self.tails[slot.index()].get(&at)
             && let Ok(found) = check(bytes, at, seed, epoch)
@@ -110,8 +125,9 @@ impl<'a, F: Fleet> Scanner<'a, F> {
             if !self.slots.contains(slot) {
                 continue;
             }
-            if let Ok((sum, mut found)) = self.on_slot(slot, at, epoch) {
+            if let Ok(Found { sum, changes: mut found, stamps }) = self.on_slot(slot, at, epoch) {
                 self.favourite = slot;
+                self.stamps = (self.stamps.0.min(stamps.0), self.stamps.1.max(stamps.1));
                 changes.append(&mut found);
                 return Some((slot, sum));
             }
@@ -129,8 +145,8 @@ impl<'a, F: Fleet> Scanner<'a, F> {
         }
         let frame = self.frame(slot, at).ok()?;
         let bytes = frame.get((at.0 % format::FRAME) as usize..)?;
-        let (sum, _) = check(bytes, at, seed, epoch).ok()?;
-        bytes.get(..sum.header.len as usize).map(Bytes::copy_from_slice)
+        let found = check(bytes, at, seed, epoch).ok()?;
+        bytes.get(..found.sum.header.len as usize).map(Bytes::copy_from_slice)
     }
 
     /// The group that another slot has is on this one, too. Most copies are alike, and comparing is cheaper than verifying.
@@ -301,24 +317,42 @@ impl Change {
     }
 }
 
+/// A group that is whole.
+struct Found {
+    sum: group::Summary,
+    changes: Vec<Change>,
+    /// The lowest and the highest of its MTRs.
+    stamps: (u64, u64),
+}
+
 /// The group at the beginning of `bytes`, if it is whole and of `epoch`.
-fn check(bytes: &[u8], at: Lsn, seed: u32, epoch: u64) -> Result<(group::Summary, Vec<Change>), group::Broken> {
-    let mut found = Vec::new();
-    let sum = group::verify(bytes, at, seed, |r| found.extend(change(&r)))?;
+fn check(bytes: &[u8], at: Lsn, seed: u32, epoch: u64) -> Result<Found, group::Broken> {
+    let (mut changes, mut stamps) = (Vec::new(), NO_STAMPS);
+    let sum = group::verify(bytes, at, seed, |r| {
+        changes.extend(change(&r));
+        stamps = r.cpl.map_or(stamps, |c| (stamps.0.min(c.wall_us), stamps.1.max(c.wall_us)));
+    })?;
     if sum.header.epoch != epoch {
         let epoch = Some(sum.header.epoch);
         return Err(group::Broken { fault: RecordFault::Epoch, at, epoch, vdl: Lsn::NONE });
     }
-    Ok((sum, found))
+    Ok(Found { sum, changes, stamps })
+}
+
+/// A manifest that takes up an older state.
+pub fn is_rewind(fields: &Fields) -> bool {
+    fields.kind == Kind::Manifest && !fields.prev.is_none()
 }
 
 fn change(r: &crate::log::record::Record<'_>) -> Option<Change> {
-    matches!(r.fields.kind, Kind::Image | Kind::Delta | Kind::Free).then_some(Change {
+    let is_manifest = r.fields.kind == Kind::Manifest;
+    let is_change = matches!(r.fields.kind, Kind::Image | Kind::Delta | Kind::Free) || is_manifest;
+    is_change.then_some(Change {
         lsn: r.lsn,
         end: r.end(),
         page: PageId(r.fields.page),
         kind: r.fields.kind,
-        base: r.fields.base,
+        base: if is_manifest { r.fields.prev } else { r.fields.base },
         depth: r.fields.depth,
     })
 }

@@ -57,7 +57,7 @@ impl Sim {
                 let model = self.model.borrow();
                 let published = running.shared.front.published();
                 let unpublished = running.mtrs.iter().map(|i| &model.mtrs[*i]).filter(|m| m.end > published);
-                conflict = unpublished.flat_map(|m| &m.effects).any(|e| e.page() == page);
+                conflict = unpublished.flat_map(|m| &m.effects).any(|e| e.touches(page));
                 mtr.expect(&seen);
             }
         }
@@ -92,7 +92,13 @@ impl Sim {
                 self.world.lock().counts.commits += 1;
                 Ok(())
             }
-            Err(NotAppended::RingFull | NotAppended::Again | NotAppended::Space(_) | NotAppended::Full) => Ok(()),
+            Err(
+                NotAppended::RingFull
+                | NotAppended::Rewinding
+                | NotAppended::Again
+                | NotAppended::Space(_)
+                | NotAppended::Full,
+            ) => Ok(()),
             Err(NotAppended::Wrong(WriteError::ReadOnly(_) | WriteError::Closed | WriteError::MtrTooLarge { .. })) => {
                 Ok(())
             }
@@ -173,6 +179,7 @@ impl Sim {
         let Some(running) = slot.as_ref() else { return Ok(()) };
         let shared = &running.shared;
         let at = if shared.tickets.is_over() { shared.tickets.vdl() } else { shared.front.published() };
+        let at = shared.rewinding.cap(at);
         let page = PageId(self.below(30) as u64);
         self.forget(running);
         let want = running.page_at(&self.model.borrow(), page, at);
@@ -181,7 +188,7 @@ impl Sim {
     }
 
     /// What a writer shows. Once it is overtaken its successor may have given back what it stands on.
-    fn check_page_of(
+    pub fn check_page_of(
         &self,
         process: usize,
         page: PageId,
@@ -225,7 +232,7 @@ impl Sim {
     }
 
     /// Where space is given back, what is durable is read from the slots now and then: memory would have all of it.
-    fn forget(&self, running: &Running) {
+    pub fn forget(&self, running: &Running) {
         if self.temper.reclaims && self.one_in(3) {
             running.shared.reads.pages.forget(running.shared.tickets.vdl());
         }

@@ -7,6 +7,7 @@ use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
 use crate::sim::model::{Image, Model, State};
 use crate::sim::openers::Beside;
+use crate::sim::past::Going;
 use crate::sim::temper::{Step, Temper};
 use crate::sim::world::{Counts, Disks, Files, World};
 use crate::sim::{Failure, Life, Report};
@@ -76,6 +77,8 @@ fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
         ("groups removed", c.groups_removed),
         ("unpunched", c.unpunched),
         ("read points gone", c.gone),
+        ("states looked at", c.states),
+        ("rewinds", c.rewinds),
     ]
 }
 
@@ -117,6 +120,8 @@ pub struct Running {
     pub acknowledged: usize,
     /// It has given up, and that was judged.
     pub stalled: bool,
+    /// It goes back.
+    pub going: Option<Going>,
 }
 
 impl Running {
@@ -130,7 +135,7 @@ impl Running {
     /// One page of that state.
     pub fn page_at(&self, model: &Model, page: PageId, lsn: Lsn) -> Option<Image> {
         let below = self.mtrs.iter().map(|i| &model.mtrs[*i]).take_while(|m| m.end <= lsn);
-        let effects = below.flat_map(|m| &m.effects).filter(|e| e.page() == page);
+        let effects = below.flat_map(|m| &m.effects).filter(|e| e.touches(page));
         let mut state: State =
             self.base.get_key_value(&page).map(|(page, image)| (*page, image.clone())).into_iter().collect();
         effects.for_each(|e| e.apply(&mut state));
@@ -184,7 +189,10 @@ pub struct Sim {
 impl Sim {
     pub fn new(life: &Life) -> Sim {
         let mut disks = Disks::new(life.seed, life.trace, life.mode, &life.removed);
-        let temper = Temper::new(&mut disks.random);
+        let mut temper = Temper::new(&mut disks.random);
+        // Of these every second one gives space back, too: what the past needs is to stay.
+        temper.rewinds = life.seed % 5 == 3;
+        temper.reclaims |= life.seed % 10 == 3;
         Sim {
             world: Arc::new(Mutex::new(disks)),
             model: RefCell::new(Model::default()),
@@ -247,6 +255,9 @@ impl Sim {
     fn step(&self) -> Checked {
         let which = self.below(2);
         let young = self.running[0].borrow().is_some();
+        if self.temper.rewinds && self.one_in(10) {
+            self.past_step(which)?;
+        }
         let step = self.temper.next(&mut self.world.lock().random);
         match step {
             Step::Job => self.job_step(),
@@ -350,11 +361,19 @@ impl Sim {
         }
         let mut slot = self.running[which].borrow_mut();
         let Some(running) = slot.as_mut() else { return Ok(()) };
+        self.note_rewind(running);
         if !self.world.lock().is_alive(running.process) {
             bury(slot.take());
             return Ok(());
         }
         running.shared.pump();
+        self.go_on_rewinding(running)?;
+        if !self.world.lock().is_alive(running.process) {
+            return Ok(());
+        }
+        if self.temper.rewinds {
+            self.check_snapshots(running)?;
+        }
         let vdl = running.shared.tickets.vdl();
         let mut model = self.model.borrow_mut();
         while let Some(&index) = running.mtrs.get(running.acknowledged)
@@ -402,7 +421,7 @@ impl Sim {
     }
 
     pub fn housekeep(&self, which: usize) {
-        if let Some(running) = self.running[which].borrow().as_ref() {
+        if let Some(running) = self.running[which].borrow_mut().as_mut() {
             let before = running.shared.reads.pages.map().generation;
             let had_merge = running.shared.merge.lock().is_some();
             let asked = self.temper.reclaims && self.one_in(3);
@@ -410,6 +429,7 @@ impl Sim {
                 running.shared.ask_for_space();
             }
             running.shared.housekeep();
+            self.note_rewind(running);
             let mut w = self.world.lock();
             w.counts.merges += u64::from(had_merge && running.shared.merge.lock().is_none());
             w.counts.checkpoints += u64::from(running.shared.reads.pages.map().generation > before);

@@ -119,6 +119,9 @@ impl Sim {
                 let both = w.atlas.may_spoil_both(slot, other, away);
                 if both {
                     w.swap(slot, other);
+                    // What was done to a directory goes with it.
+                    w.damages.swap(i, other.index());
+                    w.damages[other.index()] += 1;
                     w.atlas.spoils(other);
                     w.note(format_args!("with slot {other}"));
                 }

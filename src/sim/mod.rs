@@ -29,6 +29,7 @@ mod life;
 mod mischief;
 mod model;
 mod openers;
+mod past;
 mod peace;
 #[cfg(test)]
 mod pinned;

@@ -2,6 +2,7 @@
 
 use crate::core::history::History;
 use crate::lsn::{Lsn, PageId};
+use crate::sim::past::Named;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,12 +18,15 @@ pub enum Effect {
     Put(PageId, Image),
     Patch(PageId, usize, Vec<u8>),
     Free(PageId),
+    /// All pages are what they once were.
+    Rewind(Arc<State>),
 }
 
 impl Effect {
-    pub fn page(&self) -> PageId {
+    pub fn touches(&self, page: PageId) -> bool {
         match self {
-            Effect::Put(p, _) | Effect::Patch(p, ..) | Effect::Free(p) => *p,
+            Effect::Put(p, _) | Effect::Patch(p, ..) | Effect::Free(p) => *p == page,
+            Effect::Rewind(_) => true,
         }
     }
 
@@ -39,6 +43,7 @@ impl Effect {
             Effect::Free(page) => {
                 state.remove(page);
             }
+            Effect::Rewind(old) => state.clone_from(old),
         }
     }
 }
@@ -60,6 +65,8 @@ pub struct Model {
     pub mtrs: Vec<ModelMtr>,
     /// The history of the newest open that was exposed.
     pub newest: Option<History>,
+    /// Snapshots that were asked for.
+    pub named: Vec<Named>,
     /// What was shown last.
     shown: Shown,
 }

@@ -5,7 +5,7 @@ use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::disk::{Fleet, SlotDir, job};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
-use crate::page::read::{LogReader, Map, Pages};
+use crate::page::read::{LogReader, Pages};
 use crate::reclaim::freed::Freed;
 use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
@@ -17,7 +17,7 @@ use crate::sim::temper::Temper;
 use crate::sim::world::newest_superblock;
 use crate::volume::error::{OpenError, ReadError, SlotFaults};
 use crate::volume::mtr::{Change, Content, What};
-use crate::volume::open::{build, redo_layer};
+use crate::volume::open::{build, redo_map};
 use crate::volume::reader;
 use crate::volume::shared::{Clock, Shared};
 use crate::volume::view::{Reads, View};
@@ -256,7 +256,11 @@ impl Sim {
             newest,
             acknowledged: 0,
             stalled: false,
+            going: None,
         };
+        if self.temper.rewinds {
+            self.check_snapshots(&running)?;
+        }
         *self.running[which].borrow_mut() = Some(running);
         Ok(())
     }
@@ -400,9 +404,8 @@ impl Sim {
                 return Err(format!("S1: a read-only open misses the acknowledged MTR that ends at {end}"));
             }
         }
-        let root = Arc::new(recovered.manifest.root.clone());
-        let layer = Arc::new(redo_layer(&recovered, settled));
-        let map = Map { current: layer, frozen: None, root, generation: 0 };
+        let map = redo_map(&recovered, settled, settled);
+        let later = Arc::new(redo_map(&recovered, visible, visible));
         let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
         // What it shows at a point: exactly the MTRs below.
@@ -412,7 +415,11 @@ impl Sim {
             let mut more: Vec<&ModelMtr> = model.mtrs.iter().filter(|m| m.end > settled && there(m, at)).collect();
             more.sort_by_key(|m| m.end);
             more.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
-            let view = reads.view_at(at, Duration::ZERO);
+            let view = match recovered.earlier.is_empty() {
+                true => reads.view_at(at, Duration::ZERO),
+                false if at == settled => reads.view_at(at, Duration::ZERO),
+                false => reads.view_of(later.clone(), at, Duration::ZERO),
+            };
             let mut beside = self.beside.borrow_mut();
             if at == settled && beside.is_none() && !self.peace.get() && self.one_in(2) {
                 let mut w = self.world.lock();
@@ -440,7 +447,7 @@ impl Sim {
 
 /// What a recovery reads is bounded by the log since the manifest's redo begin, and a LAL beyond it, on six slots, twice.
 fn check_work(opened: &Opened) -> Checked {
-    let (redo, read) = (opened.recovered.manifest.redo, opened.recovered.bytes_read);
+    let (redo, read) = (opened.recovered.named.1, opened.recovered.bytes_read);
     let past = opened.history.since(redo);
     let closed = past.iter().filter(|e| e.end != Lsn::MAX);
     let log: u64 = closed.map(|e| e.end.0.saturating_sub(e.begin.max(redo).0) + 2 * format::FRAME).sum();

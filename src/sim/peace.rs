@@ -96,6 +96,9 @@ impl Sim {
             self.until_filled()?;
             self.until_healed()?;
             self.until_given_back()?;
+            if self.temper.rewinds {
+                self.check_past(0)?;
+            }
             for _ in 0..5 {
                 self.reserve(0)?;
                 self.publish(0);

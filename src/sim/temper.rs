@@ -70,6 +70,8 @@ pub struct Temper {
     pub brink: bool,
     /// The log begins far away: where numbers get long.
     pub far: bool,
+    /// Snapshots are taken, and the volume goes back to them and to other states.
+    pub rewinds: bool,
     /// Beyond the atlas: the newest decision is forgotten, by all slots at once.
     pub forgetful: bool,
 }
@@ -109,7 +111,22 @@ impl Temper {
         let runs = random.one_in(2);
         let (heavy, brink, forgetful) = (rare == 0, (1..=8).contains(&rare), (9..=28).contains(&rare));
         let far = (29..=58).contains(&rare);
-        Temper { steps, total, races, favourite, large, lulls, reclaims, runs, calm, heavy, brink, far, forgetful }
+        Temper {
+            steps,
+            total,
+            races,
+            favourite,
+            large,
+            lulls,
+            reclaims,
+            runs,
+            calm,
+            heavy,
+            brink,
+            far,
+            rewinds: false,
+            forgetful,
+        }
     }
 
     pub fn next(&self, random: &mut Random) -> Step {

@@ -110,6 +110,9 @@ pub struct Counts {
     pub unpunched: u64,
     /// Reads of those who came too late.
     pub gone: u64,
+    /// States of the past that were compared, and rewinds that came to their end.
+    pub states: u64,
+    pub rewinds: u64,
 }
 
 /// A group as its writer sent it.

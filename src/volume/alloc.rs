@@ -41,6 +41,16 @@ impl Alloc {
         }
     }
 
+    /// A page came with its id.
+    pub fn is_used(&mut self, id: PageId) {
+        self.next = self.next.max(id.0 + 1);
+    }
+
+    /// The volume was rewound: what was free may be a page again. No id that was given out since is given out again.
+    pub fn rewound(&mut self) {
+        self.free.clear();
+    }
+
     /// One more than the highest id that was ever given out.
     pub fn next(&self) -> u64 {
         self.next

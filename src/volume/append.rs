@@ -98,6 +98,8 @@ pub(crate) enum NotAppended {
     Full,
     /// The table or a page moved on meanwhile: plan again.
     Again,
+    /// The volume is being rewound.
+    Rewinding,
     Wrong(WriteError),
 }
 
@@ -186,6 +188,10 @@ impl Shared {
 
         let mut append = self.front.lock();
         self.check_open()?;
+        match content.moved.is_empty() {
+            true => self.rewinding.check(content.timeline)?,
+            false => self.rewinding.check_move()?,
+        }
         let map_now = self.reads.pages.map();
         if map_now.generation != map.generation {
             return Err(NotAppended::Again);
@@ -374,6 +380,7 @@ impl Shared {
             map.current.push(PageId(page), version, append.vdl(), &pins);
         }
         let cpl = Cpl { wall_us: self.clock.wall_us(), vdl: reservation.vdl };
+        self.rewinding.stamped(cpl.wall_us);
         Ok(Prepared { reservation, planned, cpl, patched })
     }
 
@@ -470,6 +477,16 @@ impl Shared {
                     self.front.wait_published(self.front.tail(), Duration::from_millis(1));
                     self.check_open()?;
                     continue;
+                }
+                Err(NotAppended::Rewinding) => {
+                    self.background.wake();
+                    self.wait_for_word(turn, Duration::from_millis(20));
+                    self.check_open()?;
+                    if self.clock.now() < deadline {
+                        continue;
+                    }
+                    let why = format!("it is being rewound for more than {:?}", self.options.stall_max);
+                    return Err(WriteError::ReadOnly(why));
                 }
                 Err(NotAppended::RingFull) => 0,
                 Err(NotAppended::Full) => {

@@ -20,6 +20,9 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// While a checkpoint waits.
 const CHECKPOINT: Duration = Duration::from_millis(2);
 
+/// Who waits for room waits for tail files to be merged: after the first time it is tried again so soon.
+const MERGE_ASKED: Duration = Duration::from_secs(1);
+
 /// Commits were made within this time: a checkpoint gives way.
 const ACTIVE: Duration = Duration::from_millis(100);
 /// ... and what it appends beside them is durable before more follows, but for so much.
@@ -122,7 +125,7 @@ impl Shared {
         let active = !last.is_zero() && self.clock.now() < last + ACTIVE;
         let log = self.front.published().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
         let late = log > 2 * self.options.checkpoint_bytes || self.overlay_is_full();
-        active && !late && !self.reads.closed.load(Ordering::SeqCst)
+        active && !late && !self.rewinding.is_on() && !self.reads.closed.load(Ordering::SeqCst)
     }
 
     fn checkpoint_is_due(&self) -> bool {
@@ -139,9 +142,11 @@ impl Shared {
 
     /// Merges what recovery left, once every earlier process is gone. Returns how long until that is tried.
     fn merge_tails(&self, now: Duration) -> Option<Duration> {
+        let asked = self.options.reclaim && self.is_asked_for_space();
         let mut merge = self.merge.lock();
         let unused = (*merge)?;
         let from = self.opened_at + self.options.merge_after;
+        // Also who has no room waits so long: what a killed process has in flight may land until then.
         if now < from {
             return Some(from - now);
         }
@@ -150,7 +155,7 @@ impl Shared {
             *merge = None;
             return None;
         }
-        Some(self.options.merge_after)
+        Some(if asked { MERGE_ASKED.min(self.options.merge_after) } else { self.options.merge_after })
     }
 
     /// After idleness a filler follows, so that the last commit, too, has a later record that speaks for it. Returns

@@ -6,6 +6,8 @@
 //! name it, which needs it to be below VDL.
 
 use crate::bugs::{Bug, planted};
+use crate::history::error::HistoryError;
+use crate::history::past::{Base, Past};
 use crate::log::record::{Fields, Kind};
 use crate::lsn::{Lsn, PageId};
 use crate::page::manifest::Manifest;
@@ -17,7 +19,8 @@ use crate::reclaim::freed::{Freed, Run};
 use crate::sync::Arc;
 use crate::volume::append::NotAppended;
 use crate::volume::error::{ReadError, WriteError};
-use crate::volume::shared::Shared;
+use crate::volume::rewind::Ask;
+use crate::volume::shared::{Frozen, Shared};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -29,16 +32,27 @@ const LEAVES: usize = 4;
 pub struct Checkpoint {
     /// Everything below is in it; a group begins here.
     redo: Lsn,
-    frozen: Arc<Layer>,
+    /// None of a rewind.
+    frozen: Option<Arc<Layer>>,
     /// What has changed, in order of page.
     changes: Vec<Change>,
     /// What is done with it.
     choice: Choice,
     /// So many of the leaves, and of the run's records, were appended.
     done: usize,
-    /// Extents that are given back: no page's chain comes there any more, and what of the table lies there is written anew.
+    /// Extents that are emptied: no page's chain comes there any more, and what of the table lies there is written anew.
     victims: Vec<Run>,
+    /// What is given back: of these, and of earlier ones, what the past does not need.
+    gives_back: Vec<Run>,
     freed: Freed,
+    /// The past, with this checkpoint, as its manifest will say it.
+    past: Past,
+    wall_us: u64,
+    age_us: u64,
+    /// The state that it takes up again; 0 of an ordinary one.
+    rewound: Lsn,
+    /// ... and it is the newest.
+    taken_up: bool,
     /// Leaves that lie in a victim, in order.
     moving: Vec<u64>,
     /// The table as it was, with what was pending in it; nodes and runs that are appended are in it at once.
@@ -86,32 +100,101 @@ pub enum Step {
 impl Checkpoint {
     /// Freezes the layer. None if there is nothing to write, or one is under way.
     pub fn begin(shared: &Shared) -> Option<Checkpoint> {
+        match Checkpoint::begin_with(shared, None) {
+            Ok(checkpoint) => checkpoint,
+            Err(_) => unreachable!("nothing was asked for"),
+        }
+    }
+
+    /// ... which says something of the past.
+    pub fn begin_with(shared: &Shared, ask: impl Into<Option<Ask>>) -> Result<Option<Checkpoint>, HistoryError> {
+        let (wall_us, age_us) = (shared.clock.wall_us(), shared.age_us());
+        let mut past = shared.past.lock().clone();
+        // Refused before anything is changed; where redo begins is put in below.
+        let mut undo = false;
+        if let Some(ask) = ask.into() {
+            undo = matches!(ask, Ask::Undo);
+            ask.apply(&mut past, wall_us, age_us)?;
+        }
         // Redo begins at a group: only there a scan can begin.
-        let (redo, frozen, map) = shared.freeze()?;
-        let victims = shared.reclaim.lock().ready(redo);
+        let Some(Frozen { redo, layer: frozen, map, stamps }) = shared.freeze() else { return Ok(None) };
+        past.pins.iter_mut().filter(|p| p.redo.is_none()).for_each(|p| (p.lsn, p.redo) = (redo, redo));
+        // The state to which the volume goes back may need what is emptied, and lie at the window's very end.
+        let victims = if undo { Vec::new() } else { shared.reclaim.lock().ready(redo) };
+        let base = Base { redo, wall_us, age_us, ..Base::default() };
+        past.checkpoint(base, stamps, &victims);
+        let gives_back = if undo { Vec::new() } else { past.let_go() };
         let mut freed = shared.freed();
-        victims.iter().for_each(|run| freed.add(*run));
+        gives_back.iter().for_each(|run| freed.add(*run));
         freed.absorb(&shared.engine().history);
         // A reservation below may not be filled yet: its versions are in the layer, its records come.
-        let entry = |v: Version| if v.free { Entry::default() } else { Entry::new(v.lsn, v.depth) };
-        let changes: Vec<Change> = frozen.sorted(redo).into_iter().map(|(page, v)| (page, entry(v))).collect();
-        Some(Checkpoint {
+        let changes = sorted(&[&frozen], redo);
+        Ok(Some(Checkpoint {
             redo,
-            frozen,
+            frozen: Some(frozen),
             changes,
             choice: Choice::default(),
             done: 0,
             victims,
+            gives_back,
             freed,
+            past,
+            wall_us,
+            age_us,
+            rewound: Lsn::NONE,
+            taken_up: false,
             moving: Vec::new(),
             root: (*map.root).clone(),
             parts: Vec::new(),
             anew: false,
             uppers: BTreeMap::new(),
-            pages: shared.pages_at_checkpoint.load(Ordering::Relaxed),
+            pages: map.pages,
             next_page: shared.alloc.lock().next(),
             phase: Phase::Victims(0),
-        })
+        }))
+    }
+
+    /// A checkpoint of an older state, which is the newest one once it is durable. Nobody appends meanwhile, and what was
+    /// there before is in the table.
+    pub fn rewind(shared: &Shared, state: &Map, at: Lsn) -> Checkpoint {
+        let (wall_us, age_us) = (shared.clock.wall_us(), shared.age_us());
+        let mut append = shared.front.lock();
+        append.seal();
+        let (redo, stamps) = (append.tail(), shared.rewinding.take_stamps());
+        drop(append);
+        let mut past = shared.past.lock().clone();
+        past.made_from(state.redo);
+        past.checkpoint(Base { redo, rewound: at, wall_us, age_us, ..Base::default() }, stamps, &[]);
+        let layers: Vec<&Arc<Layer>> = state.frozen.iter().chain([&state.current]).collect();
+        Checkpoint {
+            redo,
+            frozen: None,
+            changes: sorted(&layers, at),
+            choice: Choice::default(),
+            done: 0,
+            victims: Vec::new(),
+            // What nobody needs any more the next one gives back.
+            gives_back: Vec::new(),
+            freed: shared.freed(),
+            past,
+            wall_us,
+            age_us,
+            rewound: at,
+            taken_up: false,
+            moving: Vec::new(),
+            root: (*state.root).clone(),
+            parts: Vec::new(),
+            anew: false,
+            uppers: BTreeMap::new(),
+            pages: state.pages,
+            next_page: shared.alloc.lock().next(),
+            phase: Phase::Victims(0),
+        }
+    }
+
+    /// It takes an older state up again.
+    pub fn rewinds(&self) -> bool {
+        !self.rewound.is_none()
     }
 
     /// Does a bounded piece of it.
@@ -130,6 +213,10 @@ impl Checkpoint {
                 if shared.tickets.vdl() < end && !planted(Bug::ManifestAboveVdl) {
                     shared.pump();
                     return Ok(Step::Wait);
+                }
+                // From now on every opener goes on from there.
+                if self.rewinds() && !self.taken_up {
+                    self.take_up(shared);
                 }
                 let mut engine = shared.engine();
                 if engine.can_begin_round() {
@@ -295,6 +382,8 @@ impl Checkpoint {
 
     fn manifest(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         let history = shared.engine().history.entries().to_vec();
+        let mut past = self.past.clone();
+        past.bases.pop();
         let manifest = Manifest {
             redo: self.redo,
             next_page: self.next_page,
@@ -302,9 +391,17 @@ impl Checkpoint {
             history,
             root: self.root.clone(),
             freed: self.freed.clone(),
+            wall_us: self.wall_us,
+            age_us: self.age_us,
+            rewound: self.rewound,
+            past,
         };
-        let fields = Fields { kind: Kind::Manifest, ..Fields::filler() };
+        let fields = Fields { kind: Kind::Manifest, prev: self.rewound, ..Fields::filler() };
         let Some((lsns, end)) = append(shared, vec![(fields, manifest.encode())])? else { return Ok(Step::Wait) };
+        self.past = manifest.past_at(lsns[0]);
+        if self.rewinds() {
+            shared.rewinding.appended(end);
+        }
         self.phase = Phase::Durable { at: lsns[0], end };
         Ok(Step::More)
     }
@@ -313,25 +410,65 @@ impl Checkpoint {
     fn end(&self, shared: &Shared) {
         let append = shared.front.lock();
         let map = shared.reads.pages.map();
-        debug_assert!(map.frozen.as_ref().is_some_and(|f| Arc::ptr_eq(f, &self.frozen)));
-        let next = Map {
-            current: map.current.clone(),
-            frozen: None,
-            root: Arc::new(self.root.clone()),
-            generation: map.generation + 1,
-        };
-        shared.reads.pages.set_map(next);
+        if !self.rewinds() {
+            debug_assert!(matches!((&map.frozen, &self.frozen), (Some(a), Some(b)) if Arc::ptr_eq(a, b)));
+            self.replace(shared, &map, map.current.clone());
+        }
         shared.redo_from.store(self.redo.0, Ordering::Relaxed);
+        shared.unnamed.store(false, Ordering::SeqCst);
         shared.pages_at_checkpoint.store(self.pages, Ordering::Relaxed);
         drop(append);
         // Four superblocks name the manifest: nobody who opens from now on reads what it gives back, and nobody here but
         // who holds the old map.
-        if !self.victims.is_empty() {
+        shared.reclaim.lock().is_emptied(&self.victims);
+        if !self.gives_back.is_empty() {
             shared.give_back(&self.freed);
-            shared.reclaim.lock().given_back(&self.victims, &self.freed, map.generation + 1);
+            shared.reclaim.lock().given_back(&self.gives_back, &self.freed, map.generation + 1);
             shared.background.wake();
         }
     }
+
+    /// A map with this root takes the place of the newest one. Under the append lock.
+    fn replace(&self, shared: &Shared, map: &Map, current: Arc<Layer>) {
+        // Who sees the new map sees its past, too.
+        *shared.past.lock() = self.past.clone();
+        shared.reads.pages.set_map(Map {
+            current,
+            frozen: None,
+            root: Arc::new(self.root.clone()),
+            redo: self.redo,
+            pages: self.pages,
+            generation: map.generation + 1,
+        });
+    }
+
+    /// The older state is the newest one from now on.
+    fn take_up(&mut self, shared: &Shared) {
+        // What is being emptied, or is known to be dead, is so in another state.
+        let mut reclaim = shared.reclaim.lock();
+        let append = shared.front.lock();
+        let map = shared.reads.pages.map();
+        debug_assert!(map.frozen.is_none() && map.current.pages() == 0);
+        self.replace(shared, &map, Arc::new(Layer::new()));
+        reclaim.rewound();
+        shared.alloc.lock().rewound();
+        shared.rewinding.rewound();
+        self.taken_up = true;
+        drop((append, reclaim));
+        shared.progress.moved();
+    }
+}
+
+/// What a state's layers leave of each page, in order. The newest layer comes last.
+fn sorted(layers: &[&Arc<Layer>], at: Lsn) -> Vec<Change> {
+    let entry = |v: Version| if v.free { Entry::default() } else { Entry::new(v.lsn, v.depth) };
+    let of = |layer: &&Arc<Layer>| -> Vec<Change> {
+        layer.sorted(at).into_iter().map(|(page, v)| (page, entry(v))).collect()
+    };
+    if let [layer] = layers {
+        return of(layer);
+    }
+    layers.iter().flat_map(of).collect::<BTreeMap<PageId, Entry>>().into_iter().collect()
 }
 
 fn node_fields(level: u8, number: u64) -> Fields {
@@ -348,7 +485,7 @@ fn append(shared: &Shared, records: Vec<(Fields, Bytes)>) -> Result<Option<(Vec<
             Ok(Some((lsns, shared.finish(prepared))))
         }
         // The limit is not for the table.
-        Err(NotAppended::RingFull | NotAppended::Again | NotAppended::Full) => {
+        Err(NotAppended::RingFull | NotAppended::Again | NotAppended::Rewinding | NotAppended::Full) => {
             shared.pump();
             Ok(None)
         }

@@ -277,6 +277,9 @@ pub enum WriteError {
         /// The most.
         most: u64,
     },
+    /// The volume was rewound since the MTR began: read again, and begin another.
+    #[error("the volume was rewound since the MTR began: read again, and begin another")]
+    Rewound,
     /// The commit was appended, and whether it survives is not known. Reopen, and ask `outcome`.
     #[error("the outcome of the commit at LSN {} (epoch {}) is not known: {why}; reopen, and ask `outcome`", .unknown.lsn, .unknown.epoch)]
     Unknown {

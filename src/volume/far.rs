@@ -9,6 +9,7 @@ use crate::segment::name::FileName;
 use crate::segment::superblock::Superblock;
 use crate::{Options, Volume, WriteError};
 use std::path::Path;
+use std::time::Duration;
 
 /// Of 10 GiB, in 64 TiB.
 const PGS: u64 = 6554;
@@ -101,8 +102,10 @@ fn alone() {
         assert!(fds < 200, "{what}: {fds} descriptors");
         assert_eq!(volume.read(PageId::ROOT).unwrap()[16_383], 7);
     };
+    // Where it is full, a commit waits for so long for something to be given back.
+    let options = Options::default().stall_max(Duration::from_secs(3));
     let before = (resident(), descriptors());
-    let volume = Volume::open(at, &Options::default()).unwrap();
+    let volume = Volume::open(at, &options).unwrap();
     bounded(&volume, before, "after a clean close", 64 << 12);
     let health = volume.health();
     assert_eq!((health.tail, health.log_bytes), (end.ceil(4096), whole - LEFT * format::EXTENT));
@@ -112,12 +115,12 @@ fn alone() {
     put(&volume, page, 1, 1).unwrap();
     // Its checkpoint lies there, too.
     volume.close().unwrap();
-    let volume = Volume::open(at, &Options::default()).unwrap();
+    let volume = Volume::open(at, &options).unwrap();
     put(&volume, page, 2, 1).unwrap();
     let next = {
         // As a kill leaves it: nobody closes the first one.
         let before = (resident(), descriptors());
-        let next = Volume::take_over(at, &Options::default()).unwrap();
+        let next = Volume::take_over(at, &options).unwrap();
         bounded(&next, before, "after a kill", 16 * MIB);
         next
     };
@@ -144,7 +147,7 @@ fn alone() {
     mtr.free(page);
     mtr.commit().unwrap().wait().unwrap();
     next.close().expect("clean");
-    let volume = Volume::open(at, &Options::default()).unwrap();
+    let volume = Volume::open(at, &options).unwrap();
     assert!(matches!(put(&volume, PageId::ROOT, 1, 16), Err(WriteError::VolumeFull { .. })));
     assert_eq!(volume.read(PageId::ROOT).unwrap()[0], 7);
     assert!(volume.health().slots.iter().all(|s| s.away.is_none()));

@@ -3,6 +3,7 @@
 use crate::core::gaps::Gap;
 use crate::core::writer::Away;
 use crate::lsn::{Lsn, Slot};
+use crate::volume::history::HistoryHealth;
 use crate::volume::reclaim::Space;
 use std::path::PathBuf;
 
@@ -30,6 +31,9 @@ pub struct SlotHealth {
     pub bytes_written: u64,
     /// Bytes read since the volume was opened, recovery's included.
     pub bytes_read: u64,
+    /// Holes that its file system has refused to punch since the volume was opened. Where it does, space comes back once a
+    /// whole protection group is dead, and its file goes.
+    pub punches_refused: u64,
 }
 
 /// What was found below one AZ.
@@ -149,6 +153,8 @@ pub struct Health {
     pub space_waits: u64,
     /// A checkpoint is under way.
     pub checkpointing: bool,
+    /// Which states of the past can be had, and what they hold.
+    pub history: HistoryHealth,
     /// Open views.
     pub views: usize,
     /// Copies that failed their check and were answered from another.

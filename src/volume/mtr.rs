@@ -38,6 +38,8 @@ pub(crate) struct Content {
     pub expected: Vec<(PageId, Lsn)>,
     /// It is reclaiming's: pages are written anew as they are.
     pub moved: HashMap<PageId, Moved>,
+    /// How often the volume had been rewound when it began.
+    pub timeline: u64,
 }
 
 /// A page that is written anew, and stays the same version.
@@ -136,7 +138,8 @@ pub struct Mtr {
 
 impl Mtr {
     pub(crate) fn new(shared: Arc<Shared>) -> Mtr {
-        Mtr { shared, content: Content::default(), allocated: Vec::new(), wrong: None }
+        let content = Content { timeline: shared.rewinding.timeline(), ..Content::default() };
+        Mtr { shared, content, allocated: Vec::new(), wrong: None }
     }
 
     /// A page id that is nobody else's until this MTR ends. Never put, it becomes a page of zeros.
@@ -148,6 +151,7 @@ impl Mtr {
             return Err(again(wrong));
         }
         self.shared.check_open()?;
+        self.check_timeline()?;
         let page = self.shared.alloc.lock().take()?;
         self.allocated.push(page);
         Ok(page)
@@ -164,6 +168,7 @@ impl Mtr {
         if self.shared.reads.closed.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(ReadError::Closed);
         }
+        self.check_timeline().map_err(|e| ReadError::Mtr(Box::new(e)))?;
         let own = self.content.changes.iter().filter(|c| c.page == page);
         let size = self.shared.geometry.page_size as usize;
         let zeros = || Page::new(page, Lsn::NONE, Bytes::from(vec![0; size]));
@@ -233,7 +238,9 @@ impl Mtr {
         if self.needs_zeros(page) {
             // Allocated here and never put: nobody will have seen it.
             self.allocated.retain(|p| *p != page);
-            self.shared.alloc.lock().give_back([page]);
+            if self.check_timeline().is_ok() {
+                self.shared.alloc.lock().give_back([page]);
+            }
             return self;
         }
         self.change(page, What::Free)
@@ -243,6 +250,11 @@ impl Mtr {
     pub fn expect(&mut self, seen: &Page) -> &mut Mtr {
         self.content.expected.push((seen.id(), seen.lsn()));
         self
+    }
+
+    /// The volume was not rewound since it began.
+    fn check_timeline(&self) -> Result<(), WriteError> {
+        if self.content.timeline == self.shared.rewinding.timeline() { Ok(()) } else { Err(WriteError::Rewound) }
     }
 
     fn needs_zeros(&self, page: PageId) -> bool {
@@ -283,6 +295,7 @@ impl Mtr {
     pub fn commit(mut self) -> Result<Commit, WriteError> {
         self.shared.check_open()?;
         self.content()?;
+        self.check_timeline()?;
         if self.content.changes.is_empty() && self.content.expected.is_empty() {
             return Ok(self.shared.clone().ticket(self.shared.appended()));
         }
@@ -315,7 +328,8 @@ impl Mtr {
 
 impl Drop for Mtr {
     fn drop(&mut self) {
-        if !self.allocated.is_empty() {
+        // After a rewind they may be others' pages.
+        if !self.allocated.is_empty() && self.check_timeline().is_ok() {
             self.shared.alloc.lock().give_back(self.allocated.drain(..));
         }
     }
@@ -337,6 +351,7 @@ fn again(e: &WriteError) -> WriteError {
             WriteError::PatchRange { page: *page, offset: *offset, len: *len, page_size: *page_size }
         }
         WriteError::RootPage => WriteError::RootPage,
+        WriteError::Rewound => WriteError::Rewound,
         other => WriteError::ReadOnly(other.to_string()),
     }
 }

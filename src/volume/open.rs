@@ -21,7 +21,9 @@ use crate::volume::background;
 use crate::volume::engine::Engine;
 use crate::volume::error::{CloseError, OpenError, ReplaceError, WriteError};
 use crate::volume::health::{AzHealth, DURABILITY, Health, Holder, SlotHealth};
+use crate::volume::history::HistoryHealth;
 use crate::volume::options::Options;
+use crate::volume::rewind::Ask;
 use crate::volume::shared::{Clock, Parts, RealClock, Shared};
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
@@ -87,6 +89,7 @@ impl Handle {
         let opened = recover::create(&*workers, geometry, Durability::Dsync)?;
         let handle = Handle::assemble(opened, azs, workers, locks, options)?;
         handle.make_root()?;
+        handle.set_window(options)?;
         Ok(handle)
     }
 
@@ -119,7 +122,19 @@ impl Handle {
         if young && matches!(handle.shared.read_newest(crate::PageId::ROOT), Err(crate::ReadError::NoSuchPage(_))) {
             handle.make_root()?;
         }
+        handle.set_window(options)?;
         Ok(handle)
+    }
+
+    /// The window that the options name, if the volume has another.
+    fn set_window(&self, options: &Options) -> Result<(), OpenError> {
+        let wanted = options.window.filter(|w| *w != self.shared.past.lock().window);
+        let Some(window) = wanted else { return Ok(()) };
+        let set = self.shared.checkpoint_with(Ask::Window(window), self.shared.history_deadline());
+        set.map_err(|e| OpenError::Quorum {
+            what: format!("the window could not be set: {e}"),
+            slots: crate::SlotFaults(Vec::new()),
+        })
     }
 
     /// A volume on disks that are simulated.
@@ -286,6 +301,7 @@ impl Handle {
                 write_calls: count(|m| &m.writes),
                 bytes_written: count(|m| &m.bytes_written),
                 bytes_read: count(|m| &m.bytes_read),
+                punches_refused: count(|m| &m.punches_refused),
             }
         });
         let (manifest, redo) = engine.manifest();
@@ -315,6 +331,7 @@ impl Handle {
             checkpointing,
             space,
             device_bytes: Slot::ALL.iter().map(|s| device_bytes(&self.slot_path(*s))).sum(),
+            history: HistoryHealth::of(&shared.past.lock()),
             views: shared.reads.views.lock().count(),
             bad_copies: shared.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: engine.repair_health(),
@@ -381,15 +398,19 @@ fn writes(workers: &Workers, options: &Options, pg_size: u64) -> Result<(Writes,
     }
 }
 
-/// The layer that redo leaves: the changes since the manifest. Versions are kept that a read at `from` or above may ask for.
-pub(crate) fn redo_layer(recovered: &Recovered, from: Lsn) -> Layer {
+/// What redo leaves of a state: its manifest's table, and the changes since in a layer. Versions are kept that a read at
+/// `from` or above may ask for.
+pub(crate) fn redo_map(recovered: &Recovered, at: Lsn, from: Lsn) -> Map {
+    let (manifest, changes) = recovered.state(at);
     let layer = Layer::new();
-    for c in &recovered.changes {
+    for c in changes {
         let base = if c.kind == Kind::Image { c.lsn } else { c.base };
         let version = Version { lsn: c.lsn, base, depth: c.depth, free: c.kind == Kind::Free };
         layer.push(c.page, version, from, &[]);
     }
-    layer
+    let root = Arc::new(manifest.root.clone());
+    let (redo, pages) = (manifest.redo, manifest.pages);
+    Map { current: Arc::new(layer), frozen: None, root, redo, pages, generation: 0 }
 }
 
 /// Puts an opened volume's parts together: the same on real disks and in the simulator.
@@ -402,13 +423,10 @@ pub(crate) fn build(
 ) -> (Parts, Engine) {
     let Opened { geometry, number, history, begin, took_part, superblocks, recovered } = opened;
     let front = Arc::new(Front::new(geometry.seed(), number, geometry.block(), begin));
-    let map = Map {
-        current: Arc::new(redo_layer(&recovered, Lsn::MAX)),
-        frozen: None,
-        root: Arc::new(recovered.manifest.root.clone()),
-        generation: 0,
-    };
-    let used = recovered.changes.iter().map(|c| c.page.0 + 1).max().unwrap_or(0);
+    let map = redo_map(&recovered, Lsn::MAX, Lsn::MAX);
+    // Ids that were given out before a rewind are not given out again: the rewind may be undone.
+    let changes = recovered.earlier.iter().flat_map(|e| &e.changes).chain(&recovered.changes);
+    let used = changes.map(|c| c.page.0 + 1).max().unwrap_or(0);
     let reader = LogReader::new(geometry, dirs, history.clone());
     let gaps: Vec<(Slot, Gap)> = superblocks.iter().flatten().next().map(|s| s.gaps.clone()).unwrap_or_default();
     let mut writer = Writer::new(begin, took_part);
@@ -441,7 +459,11 @@ pub(crate) fn build(
         tickets,
         next_page: recovered.manifest.next_page.max(used),
         pages: recovered.manifest.pages,
-        redo: recovered.manifest.redo.max(Lsn(format::BLOCK_MIN)),
+        redo: recovered.named.1.max(Lsn(format::BLOCK_MIN)),
+        past: recovered.past.clone(),
+        unnamed: recovered.newest_manifest() != recovered.named.0,
+        stamps: recovered.stamps,
+        age_us: recovered.age_us(clock.wall_us()),
         merge: merges.then(|| {
             let from = recovered.ruling.vcl.max(recovered.ruling.end).ceil(geometry.block());
             (from.min(begin), begin)

@@ -1,5 +1,6 @@
 //! How a volume is created and opened.
 
+use crate::history::past::Window;
 use crate::lsn::format;
 use crate::volume::error::OpenError;
 use crate::volume::event::Event;
@@ -31,6 +32,8 @@ pub struct Options {
     pub(crate) overlay_bytes: u64,
     pub(crate) view_time: Duration,
     pub(crate) view_bytes: u64,
+    /// None: as the volume has it.
+    pub(crate) window: Option<Window>,
     pub(crate) allow_volatile: bool,
     pub(crate) allow_remote: bool,
     pub(crate) io_uring: bool,
@@ -71,6 +74,7 @@ impl Default for Options {
             overlay_bytes: 64 << 20,
             view_time: Duration::from_secs(24 * 3600),
             view_bytes: format::PG_DEFAULT,
+            window: None,
             allow_volatile: false,
             allow_remote: false,
             io_uring: true,
@@ -165,6 +169,32 @@ impl Options {
     /// ```
     pub fn view_max(mut self, time: Duration, bytes: u64) -> Options {
         (self.view_time, self.view_bytes) = (time, bytes);
+        self
+    }
+
+    /// States of the past are kept for so long, and while they hold no more than so many bytes of the log, of one copy: the
+    /// bytes win, and [`HistoryHealth::cut_short`](crate::HistoryHealth::cut_short) tells.
+    /// [`Volume::backtrack`](crate::Volume::backtrack) goes back to any of them. Off at first; the volume remembers it, and no time turns it off.
+    ///
+    /// ```
+    /// # use quorate::{Options, PageId, Volume};
+    /// # use std::time::{Duration, SystemTime};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// let day = Duration::from_secs(24 * 3600);
+    /// let volume = Volume::create(dir.path(), &Options::default().window(day, 10 << 30))?;
+    /// let before = SystemTime::now();
+    /// let mut mtr = volume.begin();
+    /// mtr.patch(PageId::ROOT, 0, b"a mistake");
+    /// mtr.commit()?.wait()?;
+    /// volume.backtrack(before)?;
+    /// assert_eq!(volume.read(PageId::ROOT)?[0], 0);
+    /// # volume.close()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn window(mut self, time: Duration, bytes: u64) -> Options {
+        let time_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.window = Some(Window { time_us, bytes });
         self
     }
 

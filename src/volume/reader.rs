@@ -8,6 +8,9 @@ use crate::core::{READ_QUORUM, WRITE_QUORUM, recovery};
 use crate::disk::file::Meter;
 use crate::disk::worker::Workers;
 use crate::disk::{Fleet, SlotDir, job};
+use crate::history::error::HistoryError;
+use crate::history::find::Finder;
+use crate::history::past::Past;
 use crate::log::record;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::read::{LogReader, Map, Pages};
@@ -20,8 +23,9 @@ use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
 use crate::volume::error::{OpenError, ReadError, ReplaceError, Unknown};
 use crate::volume::health::{DURABILITY, Health, RepairHealth, SlotHealth};
+use crate::volume::history::HistoryHealth;
 use crate::volume::open::device_bytes;
-use crate::volume::open::{az_health, no_volume, redo_layer, start};
+use crate::volume::open::{az_health, no_volume, redo_map, start};
 use crate::volume::options::Options;
 use crate::volume::reclaim::Space;
 use crate::volume::view::{Reads, View};
@@ -51,6 +55,10 @@ pub struct Reader {
     recovered: Recovered,
     settled: Lsn,
     decision_settled: bool,
+    /// What the log below `settled` says of the past.
+    past: Past,
+    /// Where what is visible was rewound, and that is not settled: what is there then.
+    later: Option<Arc<Map>>,
 }
 
 /// Where it reads.
@@ -112,7 +120,7 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
     let certain = settled(&*workers, &recovered);
     workers.stand();
     let dirs = workers.dirs();
-    Ok(Reader::new(recovered, certain, dirs, Slots::Real { workers, azs }, options))
+    Reader::new(recovered, certain, dirs, Slots::Real { workers, azs }, options)
 }
 
 /// Whether a commit has survived, by a history that a reader chose.
@@ -155,26 +163,25 @@ impl Reader {
         dirs: [Option<Arc<dyn SlotDir>>; SLOTS],
         slots: Slots,
         options: &Options,
-    ) -> Reader {
+    ) -> Result<Reader, OpenError> {
         // A reader copies nothing.
         recovered.groups.clear();
-        let map = Map {
-            // Views at `settled` as well as at `visible`.
-            current: Arc::new(redo_layer(&recovered, settled)),
-            frozen: None,
-            root: Arc::new(recovered.manifest.root.clone()),
-            generation: 0,
-        };
+        // Views at `settled` as well as at `visible`.
+        let map = redo_map(&recovered, settled, settled);
+        let visible = recovered.ruling.end;
+        let later = (recovered.earlier.iter().any(|e| settled < e.until && e.until <= visible))
+            .then(|| Arc::new(redo_map(&recovered, visible, visible)));
         let reader = LogReader::new(recovered.survey.geometry, dirs, recovered.history.clone());
         let absent = SlotSet::ALL.minus(recovered.survey.ours());
         absent.iter().for_each(|slot| reader.ask_last(slot, true));
+        let past = recovered.past_below(&reader, settled)?;
         let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
-        Reader { reads, slots, recovered, settled, decision_settled }
+        Ok(Reader { reads, slots, recovered, settled, decision_settled, past, later })
     }
 
     /// One on disks that are simulated, and what it found certain.
     #[cfg(feature = "sim")]
-    pub(crate) fn simulated<F: Fleet>(fleet: &F, recovered: Recovered, options: &Options) -> Reader {
+    pub(crate) fn simulated<F: Fleet>(fleet: &F, recovered: Recovered, options: &Options) -> Result<Reader, OpenError> {
         let certain = settled(fleet, &recovered);
         Reader::new(recovered, certain, fleet.dirs(), Slots::Simulated(InTurn(fleet.dirs())), options)
     }
@@ -192,7 +199,34 @@ impl Reader {
 
     /// A view of all that is there, also of what the next writer may drop.
     pub fn view_visible(&self) -> View {
-        self.reads.view_at(self.visible(), Duration::ZERO)
+        match &self.later {
+            Some(map) => self.reads.view_of(map.clone(), self.visible(), Duration::ZERO),
+            None => self.reads.view_at(self.visible(), Duration::ZERO),
+        }
+    }
+
+    /// What is certain of the past.
+    pub(crate) fn past(&self) -> &Past {
+        &self.past
+    }
+
+    /// Looks among the states that are certain.
+    pub(crate) fn look_back<R>(
+        &self,
+        look: impl FnOnce(&Finder<'_>) -> Result<R, HistoryError>,
+    ) -> Result<R, HistoryError> {
+        let (past, history) = (&self.past, &self.recovered.history);
+        look(&Finder { reader: &self.reads.pages.reader, history, past, durable: self.settled })
+    }
+
+    /// A view of what was found there.
+    pub(crate) fn view_of(&self, map: Map, at: Lsn) -> View {
+        self.reads.view_of(Arc::new(map), at, Duration::ZERO)
+    }
+
+    /// The writers that the log knows: each one's epoch, and where it began.
+    pub fn epochs(&self) -> Vec<(u64, Lsn)> {
+        self.recovered.history.entries().iter().map(|e| (e.epoch, e.begin)).collect()
     }
 
     /// Everything below is certain.
@@ -328,6 +362,7 @@ impl Reader {
                 write_calls: count(|m| &m.writes),
                 bytes_written: count(|m| &m.bytes_written),
                 bytes_read: count(|m| &m.bytes_read),
+                punches_refused: count(|m| &m.punches_refused),
             }
         });
         Health {
@@ -341,8 +376,8 @@ impl Reader {
             vcl: r.ruling.vcl,
             vdl: r.ruling.end,
             tail: r.ruling.vcl,
-            manifest: r.manifest_lsn,
-            redo: r.manifest.redo,
+            manifest: r.named.0,
+            redo: r.named.1,
             page_size: geometry.page_size,
             block_size: geometry.block_size,
             pg_size: geometry.pg_size,
@@ -356,6 +391,7 @@ impl Reader {
             log_bytes_max: format::EXTENTS_MAX * format::EXTENT,
             space_waits: 0,
             checkpointing: false,
+            history: HistoryHealth::of(&self.past),
             views: self.reads.views.lock().count(),
             bad_copies: self.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: newest.map(|s| as_told(s, &slots, &r.kept())).unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::history::{Entry, extents, room};
+use crate::history::past::Past;
 use crate::log::append::Front;
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Layer;
@@ -16,6 +17,7 @@ use crate::volume::error::{ReadError, WriteError};
 use crate::volume::options::Options;
 use crate::volume::page::Page;
 use crate::volume::reclaim::{Died, Pressure, Reclaim};
+use crate::volume::rewind::Rewinding;
 use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
 use crate::volume::wake::{Background, Progress};
@@ -96,6 +98,11 @@ pub(crate) struct Shared {
     pub redo_from: AtomicU64,
     /// Pages that existed as of the newest manifest.
     pub pages_at_checkpoint: AtomicU64,
+    /// States that can be had.
+    pub past: Mutex<Past>,
+    pub rewinding: Rewinding,
+    /// The open went on from a rewind that no superblock names: without a checkpoint it is seen in the log alone.
+    pub unnamed: AtomicBool,
     /// Views were taken: the background thread wakes when one may have been kept for too long.
     pub views_are_timed: AtomicBool,
     pub progress: Progress,
@@ -149,6 +156,17 @@ impl Drop for Held<'_> {
     }
 }
 
+/// What a checkpoint writes out.
+pub(crate) struct Frozen {
+    /// Where redo will begin.
+    pub redo: Lsn,
+    pub layer: Arc<Layer>,
+    /// With a new, empty layer.
+    pub map: Map,
+    /// Of the MTRs since the checkpoint before.
+    pub stamps: (u64, u64),
+}
+
 /// What [`Shared::new`] is made of, beside the engine.
 pub(crate) struct Parts {
     pub geometry: Geometry,
@@ -159,7 +177,15 @@ pub(crate) struct Parts {
     pub tickets: Arc<Tickets>,
     pub next_page: u64,
     pub pages: u64,
+    /// Where redo begins with the manifest that superblocks name.
     pub redo: Lsn,
+    pub past: Past,
+    /// The newest state's manifest is not the one that superblocks name.
+    pub unnamed: bool,
+    /// Of the MTRs since the newest checkpoint.
+    pub stamps: (u64, u64),
+    /// The volume's own clock.
+    pub age_us: u64,
     pub clock: Arc<dyn Clock>,
     /// The addresses between the log's end and the new epoch's begin, if there is anything to merge.
     pub merge: Option<(Lsn, Lsn)>,
@@ -203,6 +229,9 @@ impl Shared {
             wanted: AtomicBool::new(false),
             redo_from: AtomicU64::new(parts.redo.0),
             pages_at_checkpoint: AtomicU64::new(parts.pages),
+            past: Mutex::new(parts.past),
+            unnamed: AtomicBool::new(parts.unnamed),
+            rewinding: Rewinding::new(parts.stamps, parts.age_us),
             views_are_timed: AtomicBool::new(false),
             progress: Progress::new(),
             cut_done: AtomicBool::new(false),
@@ -254,6 +283,12 @@ impl Shared {
         }
         let at = if self.tickets.is_over() { self.tickets.vdl() } else { self.front.published() };
         self.reads.read(page, at)
+    }
+
+    /// Where this process's epoch begins.
+    #[cfg(feature = "sim")]
+    pub fn front_begin(&self) -> Lsn {
+        self.engine().writer.begin()
     }
 
     /// Behind the last MTR that was published.
@@ -497,7 +532,7 @@ impl Shared {
 
     /// A new, empty layer takes the place of the current one, which a checkpoint will write out. Redo will begin where
     /// the log's tail is now.
-    pub fn freeze(&self) -> Option<(Lsn, Arc<Layer>, Map)> {
+    pub fn freeze(&self) -> Option<Frozen> {
         let mut append = self.front.lock();
         let map = self.reads.pages.map();
         if map.frozen.is_some() {
@@ -510,6 +545,6 @@ impl Shared {
         let frozen = map.current.clone();
         let next = Map { current: Arc::new(Layer::new()), frozen: Some(frozen.clone()), ..(*map).clone() };
         self.reads.pages.set_map(next.clone());
-        Some((append.tail(), frozen, next))
+        Some(Frozen { redo: append.tail(), layer: frozen, map: next, stamps: self.rewinding.take_stamps() })
     }
 }

@@ -85,7 +85,12 @@ impl Reads {
 
     /// A view at a given point, taken now by a clock.
     pub fn view_at(self: &Arc<Self>, lsn: Lsn, since: Duration) -> View {
-        let pinned = Arc::new(Pinned { reads: self.clone(), lsn, since, map: Mutex::new(Some(self.pages.map())) });
+        self.view_of(self.pages.map(), lsn, since)
+    }
+
+    /// ... by these layers.
+    pub fn view_of(self: &Arc<Self>, map: Arc<Map>, lsn: Lsn, since: Duration) -> View {
+        let pinned = Arc::new(Pinned { reads: self.clone(), lsn, since, map: Mutex::new(Some(map)) });
         self.views.lock().add(&pinned);
         View(pinned)
     }
@@ -157,7 +162,7 @@ impl Shared {
         let now = self.clock.now();
         // Under the append lock: no version is pruned between reading VDL and leaving the pin.
         let append = self.front.lock();
-        let view = self.reads.view_at(append.vdl(), now);
+        let view = self.reads.view_at(self.rewinding.cap(append.vdl()), now);
         drop(append);
         // The first one: from now on the background thread looks after them.
         if !self.views_are_timed.swap(true, Ordering::SeqCst) {
@@ -278,6 +283,19 @@ impl View {
             }
         }
         changed.filter(|(_, freed)| !freed).try_for_each(|(page, _)| each(page))
+    }
+
+    /// The layers, unless it was revoked.
+    pub(crate) fn layers(&self) -> Option<Arc<Map>> {
+        self.0.map()
+    }
+
+    pub(crate) fn page_size(&self) -> u32 {
+        self.0.reads.pages.reader.page_size()
+    }
+
+    pub(crate) fn is_of(&self, volume: uuid::Uuid) -> bool {
+        self.0.reads.pages.reader.volume() == volume
     }
 
     fn map(&self) -> Result<Arc<Map>, ReadError> {

@@ -164,7 +164,7 @@ pub fn close(volume: Volume) {
 }
 
 /// A number of bytes with a binary unit. `16K` means 16,000 to some and 16,384 to others: it is refused.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let refuse = || format!("{text}: write a whole number and one of B, KiB, MiB, GiB, such as 16KiB");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &text[digits.len()..];

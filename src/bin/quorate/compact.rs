@@ -52,8 +52,16 @@ pub fn compact(io: &Io, volume: &Volume, most: Duration) -> Result<Space, Fail> 
             human(was)
         )));
     }
-    let facts = json!({ "before": was, "after": is, "space": facts(&health.space) });
+    let refused: Vec<String> =
+        health.slots.iter().filter(|s| s.punches_refused > 0).map(|s| s.slot.to_string()).collect();
+    let facts = json!({ "before": was, "after": is, "space": facts(&health.space), "punches_refused": refused });
     io.say(facts, format!("{} on all disks, where {} were", human(is), human(was)))?;
+    if !io.json && !refused.is_empty() {
+        let slots = refused.join(" ");
+        let text =
+            format!("slots {slots}: their file systems punch no holes; what is dead there goes with its whole group");
+        io.say(Value::Null, text)?;
+    }
     Ok(health.space)
 }
 

@@ -3,10 +3,12 @@
 use crate::common::{At, Fail, Io, close, human, warn};
 use quorate::Volume;
 use serde_json::json;
+use std::time::Duration;
 
 /// Makes it, and warns where an AZ is only a word.
-pub fn run(io: &Io, at: &At, page_size: u32, pg_size: u64) -> Result<(), Fail> {
+pub fn run(io: &Io, at: &At, page_size: u32, pg_size: u64, (time, bytes): (Duration, u64)) -> Result<(), Fail> {
     let options = io.options.clone().page_size(page_size).pg_size(pg_size);
+    let options = if time.is_zero() { options } else { options.window(time, bytes) };
     let volume = Volume::create(at.0.clone(), &options)?;
     let health = volume.health();
     close(volume);

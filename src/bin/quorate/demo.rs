@@ -117,6 +117,7 @@ pub fn run(io: &Io, directory: Option<PathBuf>, file: Option<PathBuf>) -> Result
     tell(io, &volume.health())?;
     give_back(io, &volume)?;
     compare(io, &volume, &file, kept)?;
+    go_back(io, &volume, &file, kept)?;
     close(volume);
     let reader = Volume::open_read_only(disks, &options)?;
     let found = reader.verify();
@@ -168,6 +169,36 @@ fn give_back(io: &Io, volume: &Volume) -> Result<(), Fail> {
         return Err(Fail::new("no space came back: please report this"));
     }
     Ok(())
+}
+
+/// A mistake, the way back to before it, the way forth again, and back.
+fn go_back(io: &Io, volume: &Volume, file: &Path, kept: u64) -> Result<(), Fail> {
+    volume.snapshot("before the mistake")?;
+    let store = Store::new(volume)?;
+    store.remove("demo")?;
+    store.end()?;
+    let is_there = || Ok::<bool, Fail>(crate::store::find(&volume.view(), "demo")?.is_some());
+    let wrong = |there: bool| match is_there()? == there {
+        true => Ok(()),
+        false => Err(Fail::new("the state is not the one that was gone back to: please report this")),
+    };
+    wrong(false)?;
+    step(io, "Removed the file, by mistake.")?;
+    let begun = Instant::now();
+    let done = volume.backtrack("before the mistake")?;
+    let took = begun.elapsed().as_secs_f64();
+    step(
+        io,
+        &format!("Went back to the snapshot from before, at LSN {}, in {took:.2} s: the file is there.", done.lsn),
+    )?;
+    compare(io, volume, file, kept)?;
+    let undone = volume.backtrack(done.undo)?;
+    wrong(false)?;
+    step(io, "Undid that: the file is gone again.")?;
+    volume.backtrack(undone.undo)?;
+    wrong(true)?;
+    volume.forget("before the mistake")?;
+    step(io, "And undid the undoing: it is there for good.")
 }
 
 /// Lets the running volume take the blank slots, fill them, and find by a scrub what else is missing.

@@ -1,6 +1,7 @@
 //! `quorate ls`, `export` and `rm`: what is kept, and its way out.
 
 use crate::common::{At, Fail, Io, at, close};
+use crate::past;
 use crate::store::{self, Entry, Store};
 use quorate::{Reader, View};
 use serde_json::json;
@@ -8,26 +9,26 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What is certain; with `visible` all that is there.
-fn view(reader: &Reader, visible: bool) -> View {
-    if visible { reader.view_visible() } else { reader.view() }
+/// What is certain, now or at another point; with `visible` all that is there.
+fn view(reader: &Reader, visible: bool, at: Option<&str>) -> Result<View, Fail> {
+    if visible { Ok(reader.view_visible()) } else { past::view(reader, at) }
 }
 
 /// Name and size, a line each.
-pub fn ls(io: &Io, from: &At, visible: bool) -> Result<(), Fail> {
+pub fn ls(io: &Io, from: &At, visible: bool, at: Option<&str>) -> Result<(), Fail> {
     let reader = io.read(from)?;
-    for (name, entry) in store::list(&view(&reader, visible))? {
+    for (name, entry) in store::list(&view(&reader, visible, at)?)? {
         io.say(json!({ "name": name, "bytes": entry.size }), format_args!("{:>15}  {name}", entry.size))?;
     }
     Ok(())
 }
 
 /// Writes a kept file out. The target appears under its name only when it is whole.
-pub fn export(io: &Io, from: &At, name: &str, file: &Path, visible: bool) -> Result<(), Fail> {
+pub fn export(io: &Io, from: &At, name: &str, file: &Path, visible: bool, at: Option<&str>) -> Result<(), Fail> {
     let reader = io.read(from)?;
-    let view = view(&reader, visible);
+    let view = view(&reader, visible, at)?;
     let Some(entry) = store::find(&view, name)? else {
-        let hint = if !visible && store::find(&reader.view_visible(), name)?.is_some() {
+        let hint = if !visible && at.is_none() && store::find(&reader.view_visible(), name)?.is_some() {
             "it is there, but the next writer may still drop it; read it with --visible, or bring back a disk"
         } else {
             "`quorate ls` lists what is there"

@@ -2,6 +2,7 @@
 //! it still tells what each slot's directory shows.
 
 use crate::common::{At, Fail, Io, human};
+use crate::past;
 use crate::space;
 use quorate::{Health, Holder, OpenError, Reader, RepairHealth, SlotHealth, Volume};
 use serde_json::{Map, Value, json};
@@ -36,6 +37,9 @@ fn opened(io: &Io, reader: &Reader) -> Result<(), Fail> {
     let sizes = [u64::from(health.page_size), u64::from(health.block_size), health.pg_size].map(human);
     line("sizes", format!("page {}, block {}, protection group {}", sizes[0], sizes[1], sizes[2]))?;
     space::chart(io, &health)?;
+    if let Some(told) = past::told_by_info(&health.history) {
+        line("past", told)?;
+    }
     for (i, az) in health.azs.iter().enumerate() {
         let state = match (az.present, az.direct_io, az.volatile) {
             (false, ..) => "is not there: is its disk mounted?".to_string(),
@@ -111,7 +115,7 @@ fn facts(reader: &Reader, health: &Health) -> Value {
         "vdl": health.vdl.0, "vcl": health.vcl.0, "manifest": health.manifest.0, "redo": health.redo.0,
         "page_size": health.page_size, "block_size": health.block_size, "pg_size": health.pg_size,
         "repair": repair_facts(health), "slots": slots.collect::<Vec<_>>(), "azs": azs.collect::<Vec<_>>(), "shared_devices": health.shared_devices,
-        "space": space::facts(health), "durability": health.durability, "io_uring": uring_facts(),
+        "space": space::facts(health), "past": past::facts(&health.history), "durability": health.durability, "io_uring": uring_facts(),
     })
 }
 

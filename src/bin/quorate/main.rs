@@ -15,6 +15,7 @@ mod files;
 mod import;
 mod info;
 mod log;
+mod past;
 mod progress;
 mod repair;
 mod replace;
@@ -23,6 +24,7 @@ mod sim;
 mod space;
 mod store;
 mod verify;
+mod when;
 
 use clap::{Args, Parser, Subcommand};
 use common::{Fail, Io};
@@ -67,6 +69,12 @@ enum Verb {
         /// Bytes of a protection group, the unit in which files are made: a multiple of 64MiB, up to 1024GiB
         #[arg(long, default_value = "10GiB", value_parser = common::pg_size)]
         pg_size: u64,
+        /// Keep states of the past for so long: 90s, 2h30m, 7d, or off
+        #[arg(long, default_value = "off", value_parser = when::window)]
+        window: Duration,
+        /// ... and while they hold no more than so many bytes of the log, of one copy
+        #[arg(long, default_value = "10GiB", value_parser = common::size)]
+        window_bytes: u64,
     },
     /// Keep files under names; a name that exists is replaced
     Import {
@@ -86,6 +94,9 @@ enum Verb {
         /// Also what the next writer may still drop
         #[arg(long)]
         visible: bool,
+        /// As it was: an LSN, a moment or a snapshot, as for `backtrack`
+        #[arg(long, conflicts_with = "visible")]
+        at: Option<String>,
     },
     /// Write a kept file to FILE
     Export {
@@ -99,6 +110,9 @@ enum Verb {
         /// Also what the next writer may still drop
         #[arg(long)]
         visible: bool,
+        /// As it was: an LSN, a moment or a snapshot, as for `backtrack`
+        #[arg(long, conflicts_with = "visible")]
+        at: Option<String>,
     },
     /// Remove a kept file
     Rm {
@@ -107,6 +121,73 @@ enum Verb {
         /// The name that it is kept under
         #[arg(value_parser = common::name)]
         name: String,
+    },
+    /// Give the newest state a name, under which it is kept until it is forgotten
+    Snapshot {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Its name: 1 to 255 bytes
+        #[arg(value_parser = common::name)]
+        name: String,
+    },
+    /// List the snapshots, and what of the log each holds
+    Snapshots {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+    },
+    /// Forget a snapshot: what only it held comes back by and by
+    Forget {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Its name
+        #[arg(value_parser = common::name)]
+        name: String,
+    },
+    /// Set how far back states of the past are kept
+    Window {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// 90s, 2h30m, 7d, or off
+        #[arg(value_parser = when::window)]
+        time: Duration,
+        /// ... and while they hold no more than so many bytes of the log, of one copy
+        #[arg(long, default_value = "10GiB", value_parser = common::size)]
+        bytes: u64,
+    },
+    /// Go back to a state of the past, at once and however large the volume is; the answer tells how to undo it
+    Backtrack {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// A snapshot's name, an LSN, or a moment: 2026-11-26T16:00:00Z, "2h30m ago", "yesterday 16:00"
+        #[arg(long)]
+        to: String,
+        /// Tell where it would go, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make a new volume with the pages of a state, in empty directories
+    Clone {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// Where: one directory, or three with commas between, one a disk
+        target: common::At,
+        /// The state, as for `backtrack`; the newest by default
+        #[arg(long)]
+        at: Option<String>,
+    },
+    /// Tell the pages in which two states differ
+    Diff {
+        #[arg(help = VOLUME)]
+        volume: common::At,
+        /// A state, as for `backtrack`
+        a: String,
+        /// Another
+        b: String,
+    },
+    /// Tell what happened: epochs, checkpoints, rewinds and snapshots, oldest first
+    History {
+        #[arg(help = VOLUME)]
+        volume: common::At,
     },
     /// Tell the state of a volume, damaged or beside a running writer
     Info {
@@ -281,16 +362,63 @@ enum Bench {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
     },
+    /// Write random pages of a volume of its own again and again, a third of them whole and of the others 200 bytes, and
+    /// tell whether it stays flat; then compare every page, before and after a close, verify, and remove it. Takes about
+    /// twenty times --live-mib of space in all
+    ///
+    /// Each second: what is allocated, live, pinned and kept in reserve, what devices hold; log appended, and what slots
+    /// wrote (a sixth of it), for each byte that was written into pages: an image counts with the page's size, a patch with
+    /// its 200 bytes, so that records' headers, the table, superblocks and pages written anew by reclaiming are what is above
+    /// 1; times of reads of random pages beside it, one in 2 ms, without a cache.
+    ///
+    /// It has no limit of space but its bound: 1.35 times what lives, so that three quarters of it do, and what is pinned and
+    /// the reserve, as the volume tells them. What lives are the pages' bytes as written, not the volume's estimate.
+    ///
+    /// Ends with an error unless, in the second half of the samples, allocated is at most 1.1 times its bound in each,
+    /// what devices hold (medians of quarters) at most 1.1 times six copies of allocated, reserve and 66 MiB of space ahead, and
+    /// medians of allocated and of log per byte are in the last quarter at most 1.3 times those of the second quarter. Times
+    /// of reads are told, and not judged: they are the disk's.
+    Churn {
+        /// Where: one directory, or three with commas between, one a disk
+        under: common::At,
+        /// MiB of pages that live
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+        live_mib: u64,
+        /// Stop when so many times as much was written
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        times: u64,
+        /// ... or after so many minutes
+        #[arg(long, default_value_t = 10.0, value_parser = bench::minutes)]
+        minutes: f64,
+        /// MiB of log between two checkpoints
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1024))]
+        every_mib: u64,
+        /// Write three plots over time to this file
+        #[arg(long)]
+        svg: Option<PathBuf>,
+    },
 }
 
 fn run(cli: Cli) -> Result<(), Fail> {
     let io = Io::new(cli.global.json, cli.global.threads, cli.global.allow_volatile);
     match cli.verb {
-        Verb::Create { volume, page_size, pg_size } => create::run(&io, &volume, page_size, pg_size),
+        Verb::Create { volume, page_size, pg_size, window, window_bytes } => {
+            create::run(&io, &volume, page_size, pg_size, (window, window_bytes))
+        }
         Verb::Import { volume, files, name } => import::run(&io, &volume, &files, name),
-        Verb::Ls { volume, visible } => files::ls(&io, &volume, visible),
-        Verb::Export { volume, name, file, visible } => files::export(&io, &volume, &name, &file, visible),
+        Verb::Ls { volume, visible, at } => files::ls(&io, &volume, visible, at.as_deref()),
+        Verb::Export { volume, name, file, visible, at } => {
+            files::export(&io, &volume, &name, &file, visible, at.as_deref())
+        }
         Verb::Rm { volume, name } => files::rm(&io, &volume, &name),
+        Verb::Snapshot { volume, name } => past::snapshot(&io, &volume, &name),
+        Verb::Snapshots { volume } => past::snapshots(&io, &volume),
+        Verb::Forget { volume, name } => past::forget(&io, &volume, &name),
+        Verb::Window { volume, time, bytes } => past::window(&io, &volume, time, bytes),
+        Verb::Backtrack { volume, to, dry_run } => past::backtrack(&io, &volume, &to, dry_run),
+        Verb::Clone { volume, target, at } => past::clone(&io, &volume, &target, at.as_deref()),
+        Verb::Diff { volume, a, b } => past::diff(&io, &volume, &a, &b),
+        Verb::History { volume } => past::history(&io, &volume),
         Verb::Info { volume } => info::run(&io, &volume),
         Verb::Verify { volume } => verify::run(&io, &volume),
         Verb::Repair { volume, wait, timeout } => repair::repair(&io, &volume, wait, Duration::from_secs(timeout)),
@@ -306,6 +434,10 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Bench { what: Some(Bench::Checkpoint { under, pages, every_mib, rounds, seconds }), .. } => {
             bench::checkpoint(&io, &under, &bench::Plan { pages, every: every_mib, rounds, seconds })
         }
+        Verb::Bench {
+            what: Some(Bench::Churn { under, live_mib: live, times, minutes, every_mib: every, svg }),
+            ..
+        } => bench::churn(&io, &under, &bench::Churn { live, times, minutes, every, svg }),
         // Without a subcommand it is required.
         Verb::Bench { volume, seconds, .. } => volume.map_or(Ok(()), |volume| bench::run(&io, &volume, seconds)),
         Verb::BenchChild { volume, fill } => bench::child(&io, &volume, fill),

@@ -22,7 +22,7 @@ impl Clock for StageClock {
     }
 
     fn wall_us(&self) -> u64 {
-        0
+        self.now().as_micros() as u64
     }
 }
 

@@ -17,7 +17,7 @@ use crate::disk::{Done, Fleet};
 use crate::log::group;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
-use crate::page::read::{LogReader, Map, Pages};
+use crate::page::read::{LogReader, Pages};
 use crate::segment::name::FileName;
 use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{self, Durability, Geometry, Superblock};
@@ -26,7 +26,7 @@ use crate::sim::model::{Model, ModelMtr, State};
 use crate::sim::scenario::disk::{StageClock, StageDir, StageDisk, StageFleet};
 use crate::sim::world::newest_superblock;
 use crate::volume::error::{OpenError, ReadError};
-use crate::volume::open::{build, redo_layer};
+use crate::volume::open::{build, redo_map};
 use crate::volume::options::Options;
 use crate::volume::reader;
 use crate::volume::shared::{Clock, Shared};
@@ -416,8 +416,7 @@ impl Stage {
                 all.iter().filter(|m| m.end <= *at).flat_map(|m| &m.effects).for_each(|e| e.apply(state));
             }
         }
-        let root = Arc::new(recovered.manifest.root.clone());
-        let map = Map { current: Arc::new(redo_layer(recovered, settled)), frozen: None, root, generation: 0 };
+        let map = redo_map(recovered, settled, settled);
         let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
         for (at, state) in states {

@@ -2,12 +2,15 @@
 
 use crate::disk::Done;
 use crate::disk::job;
-use crate::lsn::{PageId, SlotSet};
+use crate::lsn::{Lsn, PageId, SlotSet};
 use crate::sim::model::{Effect, ModelMtr, State};
 use crate::sim::scenario::{Act, Call, Checked, Flight, Made, PAGE, Stage, ensure, slot, slots};
 use crate::volume::append::{NotAppended, Prepared};
+use crate::volume::checkpoint::Checkpoint;
 use crate::volume::close::Closing;
+use crate::volume::history::{Point, found};
 use crate::volume::mtr::{Change, Content, What};
+use crate::volume::rewind::{Ask, Rewind};
 use crate::volume::shared::Shared;
 use crate::volume::tickets::Ended;
 use crate::volume::view::View;
@@ -69,6 +72,7 @@ impl Writer {
     }
 
     fn reserve_content(&self, content: &Content, effects: Vec<Effect>) -> Checked<(Prepared, Made)> {
+        let content = &Content { timeline: self.shared.rewinding.timeline(), ..content.clone() };
         for _ in 0..50 {
             let begin = self.shared.front.tail();
             match self.shared.prepare(content) {
@@ -326,6 +330,93 @@ impl Writer {
 
     pub fn is_live(&self, name: &str) -> bool {
         self.shared.engine().writer.live().contains(slot(name))
+    }
+
+    fn asks(&self, ask: Ask) -> Checked {
+        let begun = Checkpoint::begin_with(&self.shared, ask).map_err(|e| format!("stage: {e}"))?;
+        ensure(begun.is_some(), "stage: a checkpoint is under way")?;
+        *self.shared.checkpoint.lock() = begun;
+        self.checkpoint("ABCDEF")?;
+        ensure(self.shared.checkpoint.lock().is_none(), "L1: a checkpoint comes to no end")
+    }
+
+    /// Gives the newest state a name.
+    pub fn snapshot(&self, name: &str) -> Checked {
+        self.asks(Ask::Snapshot(name.into()))
+    }
+
+    /// ... and no superblock names it.
+    pub fn snapshot_unnamed(&self, name: &str) -> Checked {
+        self.idle("ABCDEF");
+        let asked = self.asks(Ask::Snapshot(name.into()));
+        ensure(asked.is_err(), "stage: a checkpoint was named")
+    }
+
+    pub fn forget(&self, name: &str) -> Checked {
+        self.asks(Ask::Forget(name.into()))
+    }
+
+    /// What its MTRs had made below an address.
+    fn state_at(&self, at: Lsn) -> State {
+        let (model, mine) = (self.stage.0.model.lock(), self.mine.lock());
+        let mut state = State::new();
+        let below = mine.iter().map(|i| &model.mtrs[*i]).filter(|m| m.end <= at);
+        below.flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
+        state
+    }
+
+    /// A state of the past can be had, and is what it was: for who has made all of it.
+    pub fn check_state(&self, point: &Point) -> Checked {
+        let found = self.shared.view_of(|finder| found(finder, point));
+        let (view, moment) = found.map_err(|e| format!("S1: {e}"))?;
+        let all = self.stage.0.model.lock().mtrs.len();
+        if self.mine.lock().len() < all {
+            // Another writer's: it is enough that it can be read.
+            return view
+                .pages()
+                .and_then(|all| all.into_iter().try_for_each(|p| view.read(p).map(drop)))
+                .map_err(|e| format!("S1: {e}"));
+        }
+        self.check_view(&(view, self.state_at(moment.lsn)))
+    }
+
+    /// Goes back to a state. What was there before lies at the address.
+    pub fn rewind(&self, to: &Point) -> Checked<Lsn> {
+        self.rewind_while(to, || ())
+    }
+
+    /// ... and no superblock names it.
+    pub fn rewind_unnamed(&self, to: &Point) -> Checked<Lsn> {
+        self.rewind_while(to, || {
+            if self.shared.checkpoint.lock().as_ref().is_some_and(Checkpoint::rewinds) {
+                self.idle("ABCDEF");
+            }
+        })
+    }
+
+    fn rewind_while(&self, to: &Point, mut each: impl FnMut()) -> Checked<Lsn> {
+        let found = self.shared.view_of(|finder| found(finder, to));
+        let (view, moment) = found.map_err(|e| format!("S1: {e}"))?;
+        let state = Arc::new(self.state_at(moment.lsn));
+        let mut rewind = Rewind::begin(&self.shared, view, moment.lsn).map_err(|e| format!("stage: {e}"))?;
+        for _ in 0..100 {
+            if let Some(undo) = rewind.step(&self.shared).map_err(|e| format!("stage: {e}"))? {
+                return Ok(undo);
+            }
+            each();
+            let before = self.shared.rewinding.end();
+            self.shared.drive_checkpoint();
+            let end = self.shared.rewinding.end();
+            if let Some(end) = end.filter(|_| end > before) {
+                let mut model = self.stage.0.model.lock();
+                self.mine.lock().push(model.mtrs.len());
+                let effects = vec![Effect::Rewind(state.clone())];
+                model.mtrs.push(ModelMtr { epoch: self.number, end, effects, acknowledged: false, seen: None });
+            }
+            self.jobs()?;
+            self.land_on("ABCDEF")?;
+        }
+        Err("L1: a rewind comes to no end".into())
     }
 
     /// A view, and what it must show for as long as it is open.

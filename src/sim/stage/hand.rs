@@ -149,6 +149,7 @@ fn running(process: usize, shared: Arc<Shared>) -> Running {
         mtrs: Vec::new(),
         newest: State::new(),
         acknowledged: 0,
+        going: None,
         stalled: false,
     }
 }

@@ -112,7 +112,7 @@ impl Scene {
         let fleet = SimFleet { sim, process, visible: SlotSet::ALL };
         // The world goes on between its calls, and nobody else opens.
         sim.opening.set(2);
-        let opened = recover::recover(&fleet).map(|recovered| Reader::simulated(&fleet, recovered, &self.options));
+        let opened = recover::recover(&fleet).and_then(|recovered| Reader::simulated(&fleet, recovered, &self.options));
         sim.opening.set(0);
         let mut found = sim.failure.borrow_mut().take();
         match &opened {

@@ -9,6 +9,7 @@
 mod counting;
 mod healing;
 mod late;
+mod past;
 mod readers;
 mod recovery;
 mod space;
@@ -140,6 +141,13 @@ traces! {
     space::what_one_slot_kept_is_punched_later [OldDebtsForgotten "G1"]
     space::a_sample_decides_nothing [SampleTrusted "S1"]
     space::who_writes_meanwhile_wins [MoveOverwrites "S1"]
+    past::a_snapshot_pins_its_table [SnapshotUnpinned "S1"]
+    past::dead_is_no_matter_of_lsns [DeadByLsn "S1"]
+    past::a_rewind_is_replayed [RewindNotReplayed "S1"]
+    past::a_close_names_a_rewind [RewindUnnamed "S1"]
+    past::what_the_log_says_of_the_past_holds [PastUnnamed "S1"]
+    past::a_moment_is_the_last_stamp [FirstStamp "S1"]
+    past::a_rewind_can_be_undone [UndoLost "S1"]
 }
 
 /// Every planted bug is seen by the scenario that is there for it, and breaks what it should.

@@ -20,7 +20,7 @@ fn old_page_in_a_dead_frame() -> Checked<(Stage, Writer)> {
 }
 
 /// Fills so many frames with versions of page 2, of which the last one lives.
-fn dead_frames(w: &Writer, frames: u64) -> Checked {
+pub fn dead_frames(w: &Writer, frames: u64) -> Checked {
     dead_frames_on(w, frames, "ABCDEF")
 }
 
@@ -37,7 +37,7 @@ fn dead_frames_on(w: &Writer, frames: u64, lands: &str) -> Checked {
 }
 
 /// Everything that can be had is given back, while writes land on these slots. Stops where `enough` says so.
-fn reclaim(w: &Writer, lands: &str, mut enough: impl FnMut() -> bool) -> Checked {
+pub fn reclaim(w: &Writer, lands: &str, mut enough: impl FnMut() -> bool) -> Checked {
     w.checkpoint(lands)?;
     w.shared.ask_for_space();
     for _ in 0..TURNS {

@@ -5,12 +5,15 @@
 
 mod checkpoint;
 mod child;
+mod churn;
 mod floor;
 mod group;
 mod heal;
+mod svg;
 
 pub use checkpoint::{Plan, run as checkpoint};
 pub use child::run as child;
+pub use churn::{Plan as Churn, minutes, run as churn};
 pub use heal::run as heal;
 
 use crate::common::{At, Fail, Io, close};
@@ -37,6 +40,7 @@ const HOT: usize = 32;
 const HOT_BATCH: u32 = 64;
 
 /// What was measured on one side.
+#[derive(Clone)]
 pub struct Side {
     /// Nanoseconds.
     times: Histogram<u64>,

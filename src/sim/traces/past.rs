@@ -1,0 +1,128 @@
+//! States of the past: what keeps them, what brings them back, and what a crash leaves of that. An extent is a frame here.
+
+use crate::history::find::time_of;
+use crate::sim::scenario::{Checked, Stage, Writer, ensure};
+use crate::sim::traces::space::{dead_frames, reclaim};
+use crate::volume::history::Point;
+
+/// Page 1 is x, then y, with a snapshot between.
+fn x_then_y(stage: &Stage) -> Checked<Writer> {
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    w.snapshot("x")?;
+    w.append(&[(1, 2)])?;
+    w.land_on("ABCDEF")?;
+    Ok(w)
+}
+
+/// What only a snapshot needs is emptied, and the rest of its frame is dead.
+pub fn a_snapshot_pins_its_table() -> Checked {
+    let stage = Stage::reclaiming();
+    let w = x_then_y(&stage)?;
+    dead_frames(&w, 3)?;
+    reclaim(&w, "ABCDEF", || false)?;
+    w.forget_cached();
+    w.check_state(&Point::from("x"))?;
+    w.check_newest()?;
+    w.kill();
+    stage.open("ABCDEF")?.check_state(&Point::from("x"))
+}
+
+/// x's frame was emptied when y was the newest; then x is the newest again, and nothing else keeps the frame.
+pub fn dead_is_no_matter_of_lsns() -> Checked {
+    let stage = Stage::reclaiming();
+    let w = x_then_y(&stage)?;
+    dead_frames(&w, 3)?;
+    reclaim(&w, "ABCDEF", || false)?;
+    w.rewind(&Point::from("x"))?;
+    w.forget("x")?;
+    w.checkpoint("ABCDEF")?;
+    // Reclaiming may move it; nothing may come before that.
+    for _ in 0..20 {
+        w.housekeep(20)?;
+        w.land_on("ABCDEF")?;
+        w.forget_cached();
+        w.check_newest()?;
+    }
+    w.kill();
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
+/// The writer dies before any superblock names the manifest that goes back to x.
+pub fn a_rewind_is_replayed() -> Checked {
+    let stage = Stage::new();
+    let w = x_then_y(&stage)?;
+    w.room(1 << 20)?;
+    w.rewind_unnamed(&Point::from("x"))?;
+    w.append(&[(3, 7)])?;
+    w.land_on("ABCDEF")?;
+    w.kill();
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
+/// ... and who opens then closes again at once.
+pub fn a_close_names_a_rewind() -> Checked {
+    let stage = Stage::new();
+    let w = x_then_y(&stage)?;
+    w.room(1 << 20)?;
+    w.rewind_unnamed(&Point::from("x"))?;
+    w.kill();
+    stage.open("ABCDEF")?.close("ABCDEF")?;
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
+/// The writer dies before any superblock names the manifest that has snapshot y. Who opens sees it; the next one may have been
+/// told of it by a superblock, which names it only then.
+pub fn what_the_log_says_of_the_past_holds() -> Checked {
+    let stage = Stage::new();
+    let w = x_then_y(&stage)?;
+    w.room(1 << 20)?;
+    w.snapshot_unnamed("y")?;
+    w.kill();
+    let next = stage.open("ABCDEF")?;
+    next.check_state(&Point::from("y"))?;
+    next.check_state(&Point::from("x"))?;
+    next.checkpoint("ABCDEF")?;
+    next.kill();
+    stage.open("ABCDEF")?.check_state(&Point::from("y"))
+}
+
+/// The moment at which y was there for a while.
+pub fn a_moment_is_the_last_stamp() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    w.tick(50)?;
+    let y = w.append(&[(1, 2)])?;
+    w.land_on("ABCDEF")?;
+    w.tick(50)?;
+    let then = time_of(w.shared.clock.wall_us());
+    w.tick(50)?;
+    w.append(&[(1, 3)])?;
+    w.land_on("ABCDEF")?;
+    let found = w.shared.find(|finder| finder.at_time(then)).map_err(|e| format!("S1: {e}"))?;
+    ensure(found.moment.lsn == y.end, &format!("S1: {} in place of {}", found.moment.lsn, y.end))
+}
+
+/// y is the past once the volume has gone back to x, and x's frames and y's die.
+pub fn a_rewind_can_be_undone() -> Checked {
+    let stage = Stage::reclaiming();
+    let w = x_then_y(&stage)?;
+    let undo = w.rewind(&Point::from("x"))?;
+    w.append(&[(1, 3)])?;
+    w.land_on("ABCDEF")?;
+    dead_frames(&w, 3)?;
+    reclaim(&w, "ABCDEF", || false)?;
+    w.forget_cached();
+    w.check_state(&Point::Lsn(undo))?;
+    w.rewind(&Point::Lsn(undo))?;
+    w.check_newest()?;
+    w.kill();
+    stage.open("ABCDEF")?;
+    Ok(())
+}
