@@ -215,6 +215,8 @@ bugs! {
     /// An open knows of the past what the named manifest says, and nothing of one that is in the log alone.
     /// `what_the_log_says_of_the_past_holds`.
     PastUnnamed,
+    /// Nothing is held while a clone's segments are shared. `a_clone_shares_no_hole`.
+    CloneSharesHole,
     /// A moment is the first MTR stamped at or before it. `a_moment_is_the_last_stamp`.
     FirstStamp,
     /// Nothing keeps the state before a rewind. `a_rewind_can_be_undone`.

@@ -58,6 +58,22 @@ fn child_main() {
             lsns.push((commit.lsn(), n));
             next += 1;
         }
+        let names: Vec<String> = volume.snapshots().into_iter().map(|s| s.name).collect();
+        match random.below(4) {
+            0 if names.len() < 8 => {
+                let name = format!("s{next}-{n}-{}", random.below(1 << 20));
+                say(&format!("names {name}"));
+                volume.snapshot(&name).unwrap();
+                say(&format!("named {name} {n}"));
+            }
+            1 if !names.is_empty() => {
+                let name = &names[random.below(names.len() as u64) as usize];
+                say(&format!("forgets {name}"));
+                volume.forget(name).unwrap();
+                say(&format!("forgot {name}"));
+            }
+            _ => (),
+        }
         let (lsn, old) = lsns[random.below(lsns.len() as u64) as usize];
         say(&format!("goes {old}"));
         let done = volume.backtrack(lsn).unwrap();
@@ -81,6 +97,8 @@ fn a_backtrack_happens_or_does_not() {
     let (mut now, mut next, mut hit) = (0, 1, 0);
     // States that were acknowledged, and what was before rewinds.
     let mut known: BTreeMap<Lsn, u64> = BTreeMap::new();
+    // Snapshots, and the numbers of their states.
+    let mut named: BTreeMap<String, u64> = BTreeMap::new();
     for kill in 0..kills {
         let variables = [(AT, dir.path().to_str().unwrap().to_string()), ("QUORATE_REWIND_NEXT", next.to_string())];
         let child = Child::start("child_main", &variables);
@@ -91,7 +109,7 @@ fn a_backtrack_happens_or_does_not() {
         // In the midst of the first backtrack, or a later one.
         std::thread::sleep(Duration::from_micros(random.below(40_000)));
         lines.extend(child.kill());
-        let mut under_way = None;
+        let (mut under_way, mut naming) = (None, None);
         for line in &lines {
             let words: Vec<&str> = line.split(' ').collect();
             let number = |i: usize| words[i].parse::<u64>().unwrap();
@@ -109,6 +127,15 @@ fn a_backtrack_happens_or_does_not() {
                     known.insert(Lsn(number(2)), number(3));
                     (now, under_way) = (number(1), None);
                 }
+                "names" | "forgets" => naming = Some(words[1]),
+                "named" => {
+                    named.insert(words[1].into(), number(2));
+                    naming = None;
+                }
+                "forgot" => {
+                    named.remove(words[1]);
+                    naming = None;
+                }
                 _ => (),
             }
         }
@@ -120,6 +147,19 @@ fn a_backtrack_happens_or_does_not() {
             "kill {kill}: {found}; it was {now}, and {under_way:?} was under way"
         );
         now = found;
+        let there: Vec<String> = volume.snapshots().into_iter().map(|s| s.name).collect();
+        // One that was being named or forgotten is there or not, and stays so.
+        if let Some(name) = naming {
+            match there.iter().any(|n| n == name) {
+                true => drop(named.insert(name.into(), name.split('-').nth(1).unwrap().parse().unwrap())),
+                false => drop(named.remove(name)),
+            }
+        }
+        let names: std::collections::BTreeSet<&String> = there.iter().collect();
+        assert_eq!(names, named.keys().collect(), "kill {kill}");
+        for (name, n) in &named {
+            assert_eq!(number(&volume.view_at(&name[..]).expect("a snapshot")), *n, "kill {kill}: snapshot {name}");
+        }
         // States of the past are what they were, and can be gone back to.
         let some: Vec<(Lsn, u64)> = known.iter().map(|(lsn, n)| (*lsn, *n)).collect();
         for _ in 0..3 {

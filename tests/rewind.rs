@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::Random;
+use common::{Mount, Random};
 use quorate::{HistoryError, Lsn, Options, PageId, Point, View, Volume, WriteError};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -191,18 +192,54 @@ fn without_a_window_a_view_brings_back_what_nobody_has_given_back() {
     assert!(matches!(p.volume.view_at(Lsn(1 << 60)), Err(HistoryError::NotYet { .. })));
 }
 
+/// The file has blocks that another one has as well.
+fn is_shared(file: &Path) -> bool {
+    let out = std::process::Command::new("filefrag").arg("-v").arg(file).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).contains("shared")
+}
+
 #[test]
 fn a_clone_is_a_volume_of_its_own() {
-    let (dir, other) = (common::dir(), common::dir());
-    let options = options().window(HOUR, 1 << 30);
-    let mut p = Played::new(dir.path(), &options);
+    let dir = common::dir();
+    clone_of_its_own(dir.path(), false);
+}
+
+#[test]
+fn a_clone_on_xfs_shares_what_it_began_with() {
+    let dir = common::dir();
+    let Some(disk) = Mount::of(dir.path(), "xfs", 3 << 10, "xfs") else { return };
+    clone_of_its_own(&disk.path, true);
+}
+
+#[test]
+fn a_clone_on_btrfs_shares_what_it_began_with() {
+    let dir = common::dir();
+    let Some(disk) = Mount::of(dir.path(), "btrfs", 3 << 10, "btrfs") else { return };
+    clone_of_its_own(&disk.path, true);
+}
+
+/// Of a state of the window; then either goes on, gives back, is repaired, rewound, and removed.
+fn clone_of_its_own(at: &Path, shares: bool) {
+    let [from, other] = ["origin", "clone"].map(|name| at.join(name));
+    [&from, &other].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let options = options().window(HOUR, 1 << 30).pg_size(64 << 20);
+    let mut p = Played::new(&from, &options);
     p.commits(200);
     let (lsn, state) = (p.volume.view().lsn(), p.now.clone());
+    p.volume.snapshot("origin's").unwrap();
     p.commits(200);
     let view = p.volume.view_at(lsn).unwrap();
-    let clone = view.clone_to(other.path(), &Options::default()).unwrap();
-    assert_eq!(clone.health().page_size, 4096);
+    let clone = view.clone_to(&*other, &Options::default()).unwrap();
+    let health = clone.health();
+    assert_eq!((health.page_size, health.history.window), (4096, None));
+    assert_ne!(health.volume, p.volume.health().volume);
+    for slot in &health.slots {
+        assert_eq!(is_shared(&slot.path.join("seg-00000000")), shares, "{slot:?}");
+    }
     check(&clone.view(), &state, "the clone");
+    assert!(clone.snapshots().is_empty(), "its origin's stay behind");
+    assert!(!p.volume.snapshots().is_empty());
     // Neither goes on where the other does.
     let mut mtr = clone.begin();
     let new = mtr.alloc().unwrap();
@@ -214,13 +251,36 @@ fn a_clone_is_a_volume_of_its_own() {
     p.volume.compact(Duration::from_secs(20));
     check(&p.volume.view(), &p.now, "the origin");
     assert!(matches!(clone.backtrack(&view), Err(HistoryError::OtherVolume)));
-    p.volume.close().unwrap();
-    std::fs::remove_dir_all(dir.path()).unwrap();
-    clone.close().unwrap();
-    let clone = Volume::open(other.path(), &Options::default()).unwrap();
     let mut want = state;
     want.extend([(new, 1), (PageId::ROOT, 77)]);
+    clone.snapshot("mine").unwrap();
+    clone.compact(Duration::from_secs(20));
+    check(&clone.view(), &want, "the clone, with a snapshot of its own");
+    clone.close().unwrap();
+    // A slot of the clone is lost, and made from the clone's others.
+    let slot = other.join("az-1/slot-3");
+    std::fs::remove_dir_all(&slot).unwrap();
+    std::fs::create_dir(&slot).unwrap();
+    let clone = Volume::open(&*other, &Options::default()).unwrap();
+    assert!(clone.wait_repaired(Duration::from_secs(60)));
+    check(&clone.view(), &want, "the clone, repaired");
+    check(&p.volume.view(), &p.now, "the origin beside it");
+    let now = p.now.clone();
+    p.volume.close().unwrap();
+    let verified = |at: &Path| Volume::open_read_only(at, &Options::default()).unwrap().verify();
+    let found = verified(&from);
+    assert!(found.is_clean(), "{:?} {:?}", found.differences, found.unreadable);
+    let origin = Volume::open(&*from, &options).unwrap();
+    check(&origin.view(), &now, "the origin, opened again");
+    origin.close().unwrap();
+    std::fs::remove_dir_all(&from).unwrap();
+    clone.close().unwrap();
+    let found = verified(&other);
+    assert!(found.is_clean(), "{:?} {:?}", found.differences, found.unreadable);
+    let clone = Volume::open(&*other, &Options::default()).unwrap();
     check(&clone.view(), &want, "the clone alone");
+    clone.backtrack("mine").unwrap();
+    check(&clone.view(), &want, "the clone, gone back");
     clone.close().unwrap();
 }
 

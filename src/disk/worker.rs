@@ -62,8 +62,11 @@ impl Workers {
     pub fn start(directories: [PathBuf; SLOTS], block: usize, buffered: bool, io_uring: bool) -> io::Result<Workers> {
         let mut slots = Vec::with_capacity(SLOTS);
         let reads = bounded::Shared::new(io_uring);
+        let punching = Arc::<Mutex<()>>::default();
         for (i, path) in directories.into_iter().enumerate() {
-            let dir = Arc::new(FileDir::new(path, block, buffered, Reads::new(&reads)));
+            let mut dir = FileDir::new(path, block, buffered, Reads::new(&reads));
+            dir.punching = punching.clone();
+            let dir = Arc::new(dir);
             let (tasks, queue) = channel::<Task>(QUEUE);
             let hangs = Arc::new(AtomicBool::new(false));
             let (mine, answers) = (dir.clone(), hangs.clone());

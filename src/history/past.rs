@@ -172,6 +172,13 @@ impl Past {
         }
     }
 
+    /// Nothing before the newest base is kept any more.
+    pub fn alone(&mut self, window: Window) {
+        self.bases.drain(..self.bases.len().saturating_sub(1));
+        self.pins.clear();
+        self.window = window;
+    }
+
     /// Forgets what is too old, or holds more than it may.
     fn trim(&mut self, now_us: u64) {
         let old = |p: &Pin| now_us.saturating_sub(p.age_us) >= UNDO_TIME.as_micros() as u64;

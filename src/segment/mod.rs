@@ -8,6 +8,7 @@ pub(crate) mod placement;
 pub(crate) mod recover;
 pub(crate) mod replace;
 pub(crate) mod scan;
+pub(crate) mod share;
 pub(crate) mod superblock;
 pub(crate) mod survey;
 pub(crate) mod tail;

@@ -173,6 +173,17 @@ impl Azs {
         Azs::open(placement, allow_volatile, allow_remote)
     }
 
+    /// Takes the slots' directories of a volume that was to be made away again.
+    pub fn remove(&self, placement: &Placement) -> Result<(), (PathBuf, io::Error)> {
+        for slot in Slot::ALL.map(|slot| self.slot(slot)) {
+            fs::remove_dir_all(&slot).map_err(|e| (slot, e))?;
+        }
+        for az in self.paths.iter().filter(|_| placement.is_single()) {
+            fs::remove_dir(az).map_err(|e| (az.clone(), e))?;
+        }
+        Ok(())
+    }
+
     /// The directories of a volume that is there. An AZ that is missing stays out.
     pub fn open(placement: &Placement, allow_volatile: bool, allow_remote: bool) -> Result<Azs, OpenError> {
         let paths = three(placement)?;

@@ -11,6 +11,7 @@ use crate::bugs::{Bug, planted};
 use crate::core::WRITE_QUORUM;
 use crate::core::gaps::Gap;
 use crate::core::history::History;
+use crate::core::vote::Join;
 use crate::core::writer::{Away, Look, Writer};
 use crate::disk::job::{self, Job, JobKind, Output, Returned};
 use crate::disk::{Disk, Done, LogWrite, SPACE_LEAST};
@@ -18,6 +19,7 @@ use crate::log::append::Front;
 use crate::log::ring;
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::reclaim::freed::Freed;
+use crate::segment::share;
 use crate::segment::superblock::{Geometry, Superblock};
 use crate::sync::Arc;
 use crate::volume::append::left;
@@ -703,6 +705,18 @@ impl Engine {
         let gaps = gaps.filter(|_| !planted(Bug::GapForgotten)).collect();
         let (unchecked, scrub) = (self.unchecked, self.healing.plan.mark);
         Superblock { gaps, unchecked, scrub, history: self.history.clone(), ..self.superblocks[slot.index()].clone() }
+    }
+
+    /// Where a clone may begin: what of that is durable, and superblocks of the slots that have all of it.
+    pub fn beginning(&self, volume: uuid::Uuid, vdl: Lsn) -> (Lsn, Vec<Superblock>) {
+        let has_all = |slot: &Slot| {
+            let founder = self.superblocks[slot.index()].join == Join::Founder;
+            let written = self.writer.cursor(*slot).is_some_and(|cursor| cursor >= vdl);
+            let merged = self.healing.drained || self.merged.contains(*slot);
+            founder && written && merged && self.writer.past_gaps(*slot).is_empty() && self.unchecked.is_empty()
+        };
+        let with_all = Slot::ALL.into_iter().filter(has_all);
+        (vdl, with_all.map(|slot| share::superblock(&self.superblock(slot), volume, vdl)).collect())
     }
 
     /// Four live slots have no older version in hand: a round can come to a good end.

@@ -21,6 +21,7 @@ pub(crate) mod page;
 pub(crate) mod reader;
 pub(crate) mod reclaim;
 pub(crate) mod rewind;
+pub(crate) mod share;
 pub(crate) mod shared;
 pub(crate) mod tickets;
 pub(crate) mod view;
@@ -240,6 +241,9 @@ impl Volume {
 
 impl From<Handle> for Volume {
     fn from(handle: Handle) -> Volume {
-        Volume { handle: Arc::new(handle) }
+        let handle = Arc::new(handle);
+        // Set once: views come to it by their reads.
+        let _ = handle.shared.reads.writer.set(Arc::downgrade(&handle));
+        Volume { handle }
     }
 }

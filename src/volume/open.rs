@@ -68,16 +68,7 @@ impl Handle {
         options.check()?;
         let azs = Azs::create(at, options.allow_volatile, options.allow_remote)?;
         let workers = start(&azs, options)?;
-        let mut random = [0; 32];
-        getrandom::fill(&mut random)
-            .map_err(|e| OpenError::Io { path: "/dev/urandom".into(), source: std::io::Error::other(e.to_string()) })?;
-        let millis = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        let id = |random: &[u8]| {
-            let mut ten = [0; 10];
-            ten.copy_from_slice(&random[..10]);
-            uuid::Builder::from_unix_timestamp_millis(millis as u64, &ten).into_uuid()
-        };
-        let volume: Uuid = id(&random);
+        let volume = new_id()?;
         let geometry = Geometry {
             volume,
             log: volume,
@@ -141,6 +132,11 @@ impl Handle {
     #[cfg(feature = "sim")]
     pub fn simulated(shared: Arc<Shared>, recovery_bytes: u64) -> Handle {
         Handle { shared, real: None, closing: AtomicBool::new(false), io: "simulated", recovery_bytes }
+    }
+
+    /// Its directories; none on disks that are simulated.
+    pub fn azs(&self) -> Option<&Azs> {
+        self.real.as_ref().map(|real| &real.azs)
     }
 
     /// A slot's directory.
@@ -375,6 +371,15 @@ pub(crate) fn no_volume(e: OpenError, azs: &Azs) -> OpenError {
         ),
         other => other,
     }
+}
+
+/// A new volume's identity.
+pub(crate) fn new_id() -> Result<Uuid, OpenError> {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random)
+        .map_err(|e| OpenError::Io { path: "/dev/urandom".into(), source: std::io::Error::other(e.to_string()) })?;
+    let millis = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    Ok(uuid::Builder::from_unix_timestamp_millis(millis as u64, &random).into_uuid())
 }
 
 pub(crate) fn start(azs: &Azs, options: &Options) -> Result<Arc<Workers>, OpenError> {

@@ -108,6 +108,8 @@ pub(crate) enum Ask {
     Window(Window),
     /// The state is to be pinned: the volume is about to be rewound.
     Undo,
+    /// Of a clone: states of its origin are not kept.
+    Alone(Window),
 }
 
 impl Ask {
@@ -134,6 +136,7 @@ impl Ask {
                 past.pins.retain(|p| p.name != name);
             }
             Ask::Window(window) => past.window = window,
+            Ask::Alone(window) => past.alone(window),
             Ask::Undo => {
                 // A snapshot gives way to nobody; an older undo does.
                 if past.pins.len() >= PINS_MAX {

@@ -6,13 +6,14 @@ use crate::lsn::{Lsn, PageId};
 use crate::page::read::{Map, Pages};
 use crate::page::table;
 use crate::volume::error::ReadError;
+use crate::volume::open::Handle;
 use crate::volume::page::Page;
 use crate::volume::shared::Shared;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// A durable, unchanging state of the whole volume: everything acknowledged when it was taken, nothing later.
@@ -51,6 +52,8 @@ pub(crate) struct Reads {
     pub pages: Pages,
     pub views: Mutex<Views>,
     pub closed: AtomicBool,
+    /// The open volume whose reads they are, if it is one.
+    pub writer: OnceLock<Weak<Handle>>,
 }
 
 /// A read that fails is tried again so often.
@@ -63,7 +66,7 @@ fn gone(e: ReadError, at: Lsn) -> ReadError {
 
 impl Reads {
     pub fn new(pages: Pages) -> Reads {
-        Reads { pages, views: Mutex::default(), closed: AtomicBool::new(false) }
+        Reads { pages, views: Mutex::default(), closed: AtomicBool::new(false), writer: OnceLock::new() }
     }
 
     /// The page's newest version below `at`.
@@ -288,6 +291,11 @@ impl View {
     /// The layers, unless it was revoked.
     pub(crate) fn layers(&self) -> Option<Arc<Map>> {
         self.0.map()
+    }
+
+    /// The open volume of which it is a view.
+    pub(crate) fn writer(&self) -> Option<Arc<Handle>> {
+        self.0.reads.writer.get().and_then(Weak::upgrade)
     }
 
     pub(crate) fn page_size(&self) -> u32 {

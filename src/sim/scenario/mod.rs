@@ -13,7 +13,7 @@ use crate::core::history::History;
 use crate::core::vote::Join;
 use crate::core::writer::Look;
 use crate::disk::job::{self, Job};
-use crate::disk::{Done, Fleet};
+use crate::disk::{Done, Fleet, SlotDir};
 use crate::log::group;
 use crate::log::ring::Frame;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
@@ -574,6 +574,20 @@ impl Stage {
 
     pub fn mount(&self, name: &str, image: BTreeMap<FileName, File>) {
         self.0.disks.lock().files[slot(name).index()] = image;
+    }
+
+    /// The slots hold a clone, in place of its origin, with which it shares segments.
+    pub fn begins_as(&self, superblocks: &[Superblock]) -> Checked {
+        let process = self.start();
+        let make = |s: &Superblock| -> io::Result<()> {
+            self.0.disks.lock().files[s.slot.index()].retain(|name, _| matches!(name, FileName::Segment(_)));
+            let dir = self.dir(process, s.slot);
+            dir.create_new(FileName::Claim(s.number))?;
+            job::write_super(&dir, s)
+        };
+        superblocks.iter().try_for_each(make).map_err(|e| format!("stage: a clone: {e}"))?;
+        self.kill(process);
+        Ok(())
     }
 
     fn is_alive(&self, process: usize) -> bool {

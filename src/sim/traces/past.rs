@@ -2,7 +2,7 @@
 
 use crate::history::find::time_of;
 use crate::sim::scenario::{Checked, Stage, Writer, ensure};
-use crate::sim::traces::space::{dead_frames, reclaim};
+use crate::sim::traces::space::{dead_frames, old_page_in_a_dead_frame, reclaim};
 use crate::volume::history::Point;
 
 /// Page 1 is x, then y, with a snapshot between.
@@ -89,6 +89,20 @@ pub fn what_the_log_says_of_the_past_holds() -> Checked {
     next.checkpoint("ABCDEF")?;
     next.kill();
     stage.open("ABCDEF")?.check_state(&Point::from("y"))
+}
+
+/// A clone begins, and before its segments are shared its origin gives back what the clone's manifest leads to.
+pub fn a_clone_shares_no_hole() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    w.checkpoint("ABCDEF")?;
+    let beginning = w.shared.beginning(uuid::Uuid::nil()).ok_or("stage: no slot has everything")?;
+    ensure(beginning.superblocks.len() == 6, "stage: some slots lack something")?;
+    reclaim(&w, "ABCDEF", || false)?;
+    w.kill();
+    stage.begins_as(&beginning.superblocks)?;
+    drop(beginning);
+    stage.open("ABCDEF")?;
+    Ok(())
 }
 
 /// The moment at which y was there for a while.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const TURNS: usize = 60;
 
 /// Page 1, then so many frames of page 2, all acknowledged: page 1 alone lives in the first.
-fn old_page_in_a_dead_frame() -> Checked<(Stage, Writer)> {
+pub fn old_page_in_a_dead_frame() -> Checked<(Stage, Writer)> {
     let stage = Stage::reclaiming();
     let w = stage.create()?;
     w.append(&[(1, 1)])?;

@@ -1,0 +1,117 @@
+//! A clone that shares its origin's log: segments by reflink, and superblocks of its own as if an opener had cut the log where
+//! the clone begins. Then the clone is rewound to the view's state, by its own log.
+
+use crate::bugs::{Bug, planted};
+use crate::core::WRITE_QUORUM;
+use crate::disk::{Fleet, job};
+use crate::history::error::HistoryError;
+use crate::history::past::Window;
+use crate::lsn::{Lsn, Slot};
+use crate::page::read::Map;
+use crate::segment::name::FileName;
+use crate::segment::placement::{Azs, Placement};
+use crate::segment::share;
+use crate::segment::superblock::Superblock;
+use crate::volume::Volume;
+use crate::volume::error::{OpenError, ReadError};
+use crate::volume::open::{Handle, new_id, start};
+use crate::volume::options::Options;
+use crate::volume::rewind::Ask;
+use crate::volume::shared::Shared;
+use crate::volume::view::View;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long slots that are behind are waited for: those that have not everything by then are repaired in the clone.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Where a clone begins.
+pub(crate) struct Beginning {
+    /// What is durable then: its log ends here.
+    pub end: Lsn,
+    /// Of the slots that have all of it.
+    pub superblocks: Vec<Superblock>,
+    /// While this is held nothing is given back that the manifest leads to.
+    held: Option<View>,
+}
+
+impl Shared {
+    /// A clone's first superblocks. None: fewer than four slots have everything, or nobody knows yet whether they have.
+    pub fn beginning(&self, volume: Uuid) -> Option<Beginning> {
+        // Before the manifest is looked up: what a later one gives back is held from here on.
+        let held = Some(self.view()).filter(|_| !planted(Bug::CloneSharesHole));
+        let until = self.clock.now() + BEHIND_MAX;
+        loop {
+            let (end, superblocks) = self.engine().beginning(volume, self.tickets.vdl());
+            let late = self.clock.now() >= until;
+            if superblocks.len() == Slot::ALL.len() || late {
+                return (superblocks.len() >= WRITE_QUORUM).then_some(Beginning { end, superblocks, held });
+            }
+            self.wait_for_word(self.progress.turn(), LOOK);
+        }
+    }
+
+    /// Makes a state of the origin this clone's newest, and its only one: `map` is what the origin made it from.
+    pub fn begin_as(&self, map: &Map, at: Lsn, window: Window) -> Result<(), HistoryError> {
+        let map = Arc::new(Map { generation: self.reads.pages.map().generation, ..map.clone() });
+        let view = self.reads.view_of(map, at, self.clock.now());
+        self.rewind(view, at, self.history_deadline())?;
+        self.checkpoint_with(Ask::Alone(window), self.history_deadline())
+    }
+}
+
+impl Handle {
+    /// Makes a clone that shares what it can. None, and nothing is left of it: it must be copied.
+    pub fn share(&self, view: &View, to: &Placement, options: &Options) -> Result<Option<Volume>, HistoryError> {
+        let Some(origin) = self.azs() else { return Ok(None) };
+        options.check()?;
+        let volume = new_id()?;
+        let Some(beginning) = self.shared.beginning(volume) else { return Ok(None) };
+        let azs = Azs::create(to, options.allow_volatile, options.allow_remote)?;
+        let pg_size = self.shared.geometry.pg_size;
+        for superblock in &beginning.superblocks {
+            let (from, into) = (origin.slot(superblock.slot), azs.slot(superblock.slot));
+            let shared = share::segments(&from, &into, pg_size, beginning.end);
+            match shared {
+                Ok(true) => (),
+                Ok(false) => {
+                    azs.remove(to).map_err(|(path, source)| OpenError::Io { path, source })?;
+                    return Ok(None);
+                }
+                Err(source) => return Err(OpenError::Io { path: into, source }.into()),
+            }
+        }
+        // What both views need was there all the time, or they were revoked.
+        if let Some(revoked) = beginning.held.as_ref().filter(|view| view.layers().is_none()) {
+            return Err(ReadError::ReadPointGone(revoked.lsn()).into());
+        }
+        let map = view.layers().ok_or(ReadError::ReadPointGone(view.lsn()))?;
+        name(&azs, options, &beginning.superblocks)?;
+        drop(beginning);
+        let clone = Volume::open(to.clone(), options)?;
+        clone.handle.shared.begin_as(&map, view.lsn(), options.window.unwrap_or_default())?;
+        Ok(Some(clone))
+    }
+}
+
+/// Claims and superblocks: from here on it is a volume.
+fn name(azs: &Azs, options: &Options, superblocks: &[Superblock]) -> Result<(), OpenError> {
+    let workers = start(azs, options)?;
+    let mut all = [const { None }; 6];
+    superblocks.iter().for_each(|s| all[s.slot.index()] = Some(s.clone()));
+    let slots = superblocks.iter().map(|s| s.slot).collect();
+    let answers = workers.each(slots, move |slot, dir| -> io::Result<()> {
+        let Some(superblock) = &all[slot.index()] else { return Ok(()) };
+        dir.create_new(FileName::Claim(superblock.number))?;
+        job::write_super(dir, superblock)
+    });
+    for (slot, answer) in Slot::ALL.into_iter().zip(answers) {
+        if let Some(Err(source)) = answer {
+            return Err(OpenError::Io { path: azs.slot(slot), source });
+        }
+    }
+    Ok(())
+}
