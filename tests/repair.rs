@@ -57,6 +57,9 @@ fn child_main() {
         last = Some(mtr.commit().unwrap());
     }
     last.unwrap().wait().unwrap();
+    // Four of six have all of it; a slot that fell behind gets the rest now. What is damaged next is four slots' copies, and
+    // the other two are all there is.
+    assert!(volume.wait_repaired(Duration::from_secs(120)), "{:#?}", volume.health());
     println!("filled");
     let stop = at.join("stop");
     let slowest = AtomicU64::new(0);
@@ -96,7 +99,7 @@ fn an_az_is_wiped_a_segment_cut_and_bytes_flipped_under_load() {
     let azs = common::make_azs(at);
     Volume::create(common::placement(at), &options()).unwrap().close().unwrap();
     let child = Child::start("child_main", &[(AT, at.to_str().unwrap().into()), (MIB, mib().to_string())]);
-    child.until("filled", Duration::from_secs(120)).expect("it is filled");
+    child.until("filled", Duration::from_secs(240)).expect("it is filled");
     let mut random = Random::seeded();
     // An AZ goes, and a blank one comes in its place.
     fs::remove_dir_all(&azs[0]).unwrap();

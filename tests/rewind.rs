@@ -219,6 +219,28 @@ fn a_clone_on_btrfs_shares_what_it_began_with() {
     clone_of_its_own(&disk.path, true);
 }
 
+/// What its successor has given back by then it cannot know, and would share as a hole.
+#[test]
+fn a_writer_that_was_overtaken_shares_nothing() {
+    let dir = common::dir();
+    let Some(disk) = Mount::of(dir.path(), "xfs", 3 << 10, "xfs") else { return };
+    let [from, shared, copied] = ["origin", "shared", "copied"].map(|name| disk.path.join(name));
+    [&from, &shared, &copied].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let mut p = Played::new(&from, &options().pg_size(64 << 20));
+    p.commits(100);
+    let all_shared = |at: &Path| {
+        let clone = p.volume.view().clone_to(at, &Options::default()).unwrap();
+        check(&clone.view(), &p.now, "the clone");
+        let all: Vec<bool> = clone.health().slots.iter().map(|s| is_shared(&s.path.join("seg-00000000"))).collect();
+        clone.close().unwrap();
+        all
+    };
+    assert_eq!(all_shared(&shared), [true; 6]);
+    let successor = Volume::take_over(&*from, &options()).unwrap();
+    assert_eq!(all_shared(&copied), [false; 6]);
+    successor.close().unwrap();
+}
+
 /// Of a state of the window; then either goes on, gives back, is repaired, rewound, and removed.
 fn clone_of_its_own(at: &Path, shares: bool) {
     let [from, other] = ["origin", "clone"].map(|name| at.join(name));

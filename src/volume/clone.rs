@@ -20,7 +20,8 @@ impl View {
     /// no space, whatever the size: the clone begins with the origin's segments. Else, or while fewer than four slots have all of
     /// the log, and from a [`Reader`](crate::Reader)'s view, it takes as long as reading all pages and writing them six times.
     ///
-    /// What the options say of the page's size does not matter: it is the view's.
+    /// What the options say of the page's size does not matter: it is the view's. One that shares also keeps the origin's size of
+    /// a protection group.
     ///
     /// ```
     /// # use quorate::{Options, PageId, Volume};

@@ -6,18 +6,19 @@ use crate::core::WRITE_QUORUM;
 use crate::disk::{Fleet, job};
 use crate::history::error::HistoryError;
 use crate::history::past::Window;
-use crate::lsn::{Lsn, Slot};
+use crate::lsn::{Lsn, SLOTS, Slot};
 use crate::page::read::Map;
 use crate::segment::name::FileName;
 use crate::segment::placement::{Azs, Placement};
 use crate::segment::share;
 use crate::segment::superblock::Superblock;
 use crate::volume::Volume;
-use crate::volume::error::{OpenError, ReadError};
+use crate::volume::error::OpenError;
 use crate::volume::open::{Handle, new_id, start};
 use crate::volume::options::Options;
 use crate::volume::rewind::Ask;
 use crate::volume::shared::Shared;
+use crate::volume::tickets::Status;
 use crate::volume::view::View;
 use std::io;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use uuid::Uuid;
 /// How long slots that are behind are waited for: those that have not everything by then are repaired in the clone.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(5);
+/// Nobody waits longer for the answer to whether this is still the volume's writer: then it is copied.
+const STILL_MAX: Duration = Duration::from_secs(5);
 
 /// Where a clone begins.
 pub(crate) struct Beginning {
@@ -54,6 +57,22 @@ impl Shared {
         }
     }
 
+    /// Whether all that was shared was there all the time. Nothing is given back that the view holds, unless it was revoked;
+    /// and nobody else can have taken over: what is appended now is acknowledged only after a look says so. An overtaken
+    /// writer's view holds nothing back from its successor.
+    fn was_there(&self, beginning: &Beginning) -> bool {
+        if planted(Bug::CloneSharesHole) {
+            return true;
+        }
+        let held = || beginning.held.as_ref().is_some_and(|view| view.layers().is_some());
+        held()
+            && self.append_filler().is_ok_and(|end| {
+                self.wait_decided(end, STILL_MAX);
+                matches!(self.tickets.status(end), Status::Durable)
+            })
+            && held()
+    }
+
     /// Makes a state of the origin this clone's newest, and its only one: `map` is what the origin made it from.
     pub fn begin_as(&self, map: &Map, at: Lsn, window: Window) -> Result<(), HistoryError> {
         let map = Arc::new(Map { generation: self.reads.pages.map().generation, ..map.clone() });
@@ -72,23 +91,20 @@ impl Handle {
         let Some(beginning) = self.shared.beginning(volume) else { return Ok(None) };
         let azs = Azs::create(to, options.allow_volatile, options.allow_remote)?;
         let pg_size = self.shared.geometry.pg_size;
-        for superblock in &beginning.superblocks {
-            let (from, into) = (origin.slot(superblock.slot), azs.slot(superblock.slot));
-            let shared = share::segments(&from, &into, pg_size, beginning.end);
-            match shared {
-                Ok(true) => (),
-                Ok(false) => {
-                    azs.remove(to).map_err(|(path, source)| OpenError::Io { path, source })?;
-                    return Ok(None);
-                }
-                Err(source) => return Err(OpenError::Io { path: into, source }.into()),
+        let mut shared = true;
+        for slot in beginning.superblocks.iter().map(|s| s.slot) {
+            let into = azs.slot(slot);
+            let done = share::segments(&origin.slot(slot), &into, pg_size, beginning.end);
+            shared = done.map_err(|source| OpenError::Io { path: into, source })?;
+            if !shared {
+                break;
             }
         }
-        // What both views need was there all the time, or they were revoked.
-        if let Some(revoked) = beginning.held.as_ref().filter(|view| view.layers().is_none()) {
-            return Err(ReadError::ReadPointGone(revoked.lsn()).into());
-        }
-        let map = view.layers().ok_or(ReadError::ReadPointGone(view.lsn()))?;
+        let map = view.layers().filter(|_| shared && self.shared.was_there(&beginning));
+        let Some(map) = map else {
+            azs.remove(to).map_err(|(path, source)| OpenError::Io { path, source })?;
+            return Ok(None);
+        };
         name(&azs, options, &beginning.superblocks)?;
         drop(beginning);
         let clone = Volume::open(to.clone(), options)?;
@@ -100,7 +116,7 @@ impl Handle {
 /// Claims and superblocks: from here on it is a volume.
 fn name(azs: &Azs, options: &Options, superblocks: &[Superblock]) -> Result<(), OpenError> {
     let workers = start(azs, options)?;
-    let mut all = [const { None }; 6];
+    let mut all = [const { None }; SLOTS];
     superblocks.iter().for_each(|s| all[s.slot.index()] = Some(s.clone()));
     let slots = superblocks.iter().map(|s| s.slot).collect();
     let answers = workers.each(slots, move |slot, dir| -> io::Result<()> {

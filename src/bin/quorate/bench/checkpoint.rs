@@ -3,7 +3,7 @@
 //! It makes a volume of its own with many pages, patches them uniformly, so that every checkpoint writes as much of the
 //! table as it ever does, and sorts commits by whether a checkpoint was under way when they began or ended.
 
-use crate::bench::heal::{Places, median, ratio};
+use crate::bench::heal::Places;
 use crate::bench::{Random, Side, group, patch};
 use crate::common::{At, Fail, Io, close};
 use quorate::{PageId, Volume};
@@ -25,33 +25,43 @@ pub struct Plan {
     pub seconds: u64,
 }
 
-/// What so many threads met.
-#[derive(Default)]
+/// What so many threads met in all rounds: without a checkpoint, and during one.
 struct Figures {
-    p50: [Vec<f64>; 2],
-    p99: [Vec<f64>; 2],
-    commits: [u64; 2],
+    sides: [Side; 2],
     checkpoints: u64,
 }
 
 impl Figures {
+    fn new() -> Result<Figures, Fail> {
+        Ok(Figures { sides: [Side::new()?, Side::new()?], checkpoints: 0 })
+    }
+
+    /// The 99th percentile during a checkpoint, to that without.
+    fn ratio(&self) -> f64 {
+        self.sides[1].us(0.99) / self.sides[0].us(0.99).max(1e-9)
+    }
+
     fn facts(&self) -> Value {
-        let [without, during] = &self.p99;
+        let [without, during] = &self.sides;
         json!({
-            "p50_us": median(&self.p50[0]), "p50_during_us": median(&self.p50[1]),
-            "p99_us": median(without), "p99_during_us": median(during), "p99_x": ratio(during, without),
-            "commits": self.commits[0], "commits_during": self.commits[1], "checkpoints": self.checkpoints,
+            "p50_us": without.us(0.5), "p50_during_us": during.us(0.5),
+            "p99_us": without.us(0.99), "p99_during_us": during.us(0.99), "p99_x": self.ratio(),
+            "commits": without.done, "commits_during": during.done, "checkpoints": self.checkpoints,
         })
     }
 
     fn text(&self, name: &str) -> String {
-        let [without, during] = &self.p99;
-        let x = ratio(during, without);
-        let p50 = self.p50.each_ref().map(|all| median(all));
-        let p99 = [median(without), median(during)];
+        let [without, during] = &self.sides;
         format!(
-            "{name:<12}{:>11.0}{:>11.0}{:>11.0}{:>11.0}{x:>8.2}{:>12}{:>12}{:>12}",
-            p50[0], p50[1], p99[0], p99[1], self.commits[0], self.commits[1], self.checkpoints
+            "{name:<12}{:>11.0}{:>11.0}{:>11.0}{:>11.0}{:>8.2}{:>12}{:>12}{:>12}",
+            without.us(0.5),
+            during.us(0.5),
+            without.us(0.99),
+            during.us(0.99),
+            self.ratio(),
+            without.done,
+            during.done,
+            self.checkpoints
         )
     }
 }
@@ -85,7 +95,7 @@ fn measure(volume: &Volume, plan: &Plan) -> Result<[(&'static str, Figures); 2],
         drop(mtr.commit()?);
     }
     volume.sync().wait()?;
-    let mut all = [("commit_1", Figures::default()), ("commit_16", Figures::default())];
+    let mut all = [("commit_1", Figures::new()?), ("commit_16", Figures::new()?)];
     // The first round only warms up.
     for round in 0..=plan.rounds {
         for ((_, figures), threads) in all.iter_mut().zip([1, 16]) {
@@ -94,18 +104,14 @@ fn measure(volume: &Volume, plan: &Plan) -> Result<[(&'static str, Figures); 2],
             if round == 0 {
                 continue;
             }
-            if sides.iter().any(|side| side.done < 100) {
-                let what =
-                    "too few commits with, or without, a checkpoint: take another --every-mib, or more --seconds";
-                return Err(Fail::new(what));
-            }
-            for (i, side) in sides.iter().enumerate() {
-                figures.p50[i].push(side.us(0.5));
-                figures.p99[i].push(side.us(0.99));
-                figures.commits[i] += side.done;
-            }
+            figures.sides.iter_mut().zip(&sides).for_each(|(all, side)| all.add(side));
             figures.checkpoints += checkpoints;
         }
+    }
+    // Of fewer there is no 99th percentile to speak of.
+    if all.iter().flat_map(|(_, f)| &f.sides).any(|side| side.done < 1000) {
+        let what = "too few commits with, or without, a checkpoint: take another --every-mib, or more --seconds";
+        return Err(Fail::new(what));
     }
     Ok(all)
 }
