@@ -320,6 +320,11 @@ impl Locked<'_> {
     }
 
     /// Below is durable and was made known.
+    /// Appends are accepted below.
+    pub fn space(&self) -> Lsn {
+        self.state.space
+    }
+
     pub fn vdl(&self) -> Lsn {
         self.state.vdl
     }

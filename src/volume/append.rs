@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Space that everybody leaves to the table, so that a full volume of moderate size can still write its last checkpoint.
-const TABLE_ROOM: u64 = 256 << 10;
+pub(crate) const TABLE_ROOM: u64 = 256 << 10;
 /// What MTRs that do nothing but free pages leave to reclaiming beside, as long as that makes room: pages of a whole frame.
 const MOVE_ROOM: u64 = format::FRAME + (128 << 10);
 /// What users leave to MTRs that free pages.
@@ -252,10 +252,11 @@ impl Shared {
         // A full volume still frees pages, gives space back and closes: each leaves something to those behind it.
         let makes_room = !content.moved.is_empty() || content.only_frees();
         let tail = append.tail();
+        let nothing_moves = self.nothing_moves.load(Ordering::Relaxed);
         let bytes = match makes_room {
             false => left(tail),
             // Where nothing can be moved any more, what is left to that is for frees.
-            true if !content.moved.is_empty() || self.nothing_moves.load(Ordering::Relaxed) => TABLE_ROOM,
+            true if !content.wide && (!content.moved.is_empty() || nothing_moves) => TABLE_ROOM,
             true => TABLE_ROOM + (left(tail) - TABLE_ROOM).min(MOVE_ROOM),
         };
         let placed = self.place(&mut append, planned, &heads, &map_now, Leaves { bytes, limited: !makes_room })?;

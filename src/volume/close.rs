@@ -74,7 +74,9 @@ impl Closing {
                         let (starved, before) = (shared.is_starved(), shared.appended());
                         shared.begin_checkpoint();
                         if shared.drive_checkpoint() || shared.tickets.is_over() {
-                            let starved = starved && shared.is_starved() && shared.appended() == before;
+                            // What the one before has given back makes room.
+                            let comes = shared.gives_back(now);
+                            let starved = starved && !comes && shared.is_starved() && shared.appended() == before;
                             let why = match (late, starved) {
                                 (_, true) => "there is no space for a checkpoint",
                                 (true, _) => "the checkpoint did not end in time",

@@ -38,6 +38,8 @@ pub(crate) struct Content {
     pub expected: Vec<(PageId, Lsn)>,
     /// It is reclaiming's: pages are written anew as they are.
     pub moved: HashMap<PageId, Moved>,
+    /// ... out of more than a frame: it leaves the room in which one can be emptied.
+    pub wide: bool,
     /// How often the volume had been rewound when it began.
     pub timeline: u64,
 }

@@ -315,6 +315,12 @@ impl Shared {
         Some(OWED)
     }
 
+    /// ... and at once. True if slots are about to give something back.
+    pub fn gives_back(&self, now: Duration) -> bool {
+        self.let_go(&mut self.reclaim.lock(), now);
+        self.engine().can_free(now)
+    }
+
     /// The oldest map that a view holds.
     fn oldest_map(&self) -> Option<u64> {
         let views = self.reads.views.lock().oldest();

@@ -100,9 +100,14 @@ impl Engine {
         self.writer.live().iter().any(|s| !self.freeing.owed[s.index()].is_empty())
     }
 
+    /// Some slot can give back what it owes, now.
+    pub fn can_free(&self, now: Duration) -> bool {
+        Slot::ALL.into_iter().any(|slot| self.may_free(slot, now))
+    }
+
     /// A look, then slots that can give back what they owe.
     pub fn wants_to_free(&mut self, now: Duration) {
-        if Slot::ALL.into_iter().any(|slot| self.may_free(slot, now)) {
+        if self.can_free(now) {
             if planted(Bug::PunchWithoutLook) {
                 self.free_now();
                 return;

@@ -2,15 +2,15 @@
 
 use super::pressure::GAINED;
 use super::sampling::{in_parallel, is_of_page};
-use super::{NARROW_FOR, Reclaim, Step};
+use super::{LEAST_DEAD_NARROW, NARROW_FOR, Reclaim, Step};
 use crate::bugs::{Bug, planted};
 use crate::core::history::Entry;
 use crate::log::record::{self, Kind};
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::read::{Head, Owned, Part};
-use crate::reclaim::freed::Run;
+use crate::reclaim::freed::{self, Run};
 use crate::reclaim::moves::{self, Chain, Link, Move};
-use crate::volume::append::{NotAppended, Prepared};
+use crate::volume::append::{NotAppended, Prepared, TABLE_ROOM};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Change, Content, Moved, What};
 use crate::volume::shared::Shared;
@@ -41,6 +41,8 @@ pub(super) struct Emptying {
     /// What is to be written anew, and was not put into an MTR yet.
     planned: Vec<(PageId, Planned)>,
     batch: Batch,
+    /// All that lives in it fits.
+    fits: bool,
 }
 
 impl Emptying {
@@ -54,7 +56,16 @@ impl Emptying {
             seen: HashSet::new(),
             planned: Vec::new(),
             batch: Batch::default(),
+            fits: run.to - run.from > format::FRAME,
         }
+    }
+
+    /// What is planned takes about so much of the log, and at most so much more: a block or two of each MTR are not full.
+    fn needs(&self, block: u64) -> (u64, u64) {
+        let of = |p: &Planned| p.bytes as u64 + p.changes.len() as u64 * (record::HEADER as u64 + 32);
+        let bytes = self.planned.iter().map(|(_, planned)| of(planned)).sum::<u64>();
+        let blocks = (bytes / BATCH_NARROW as u64 + 1) * block;
+        (bytes + blocks, blocks)
     }
 
     /// Pages are about to be written anew.
@@ -99,11 +110,35 @@ struct Planned {
     bytes: usize,
 }
 
+enum Fits {
+    Yes,
+    /// Space is being allocated.
+    Later,
+    No,
+    /// More lives in it than was thought.
+    Worthless,
+}
+
 impl Shared {
     /// Goes on with emptying an extent.
     pub(super) fn go_on(&self, r: &mut Reclaim, mut e: Emptying) -> Result<Step, WriteError> {
-        let most = if e.run.to - e.run.from > format::FRAME { BATCH_BYTES } else { BATCH_NARROW };
-        while e.batch.bytes < most
+        let narrow = e.run.to - e.run.from <= format::FRAME;
+        let most = if narrow { BATCH_NARROW } else { BATCH_BYTES };
+        // Half a frame gives nothing back: none of it is moved before all of it is known to fit.
+        let gathers = narrow && !(e.pages.is_empty() && e.parts.is_empty());
+        if !gathers && !e.fits {
+            match self.fits(r, &e) {
+                Fits::Yes => e.fits = true,
+                Fits::Later => {
+                    r.emptying = Some(e);
+                    return Ok(Step::Wait);
+                }
+                Fits::No => return Ok(self.no_room(r, e)),
+                Fits::Worthless => return Ok(Step::More),
+            }
+        }
+        while !gathers
+            && e.batch.bytes < most
             && let Some((page, planned)) = e.planned.pop()
         {
             e.batch.add(page, planned);
@@ -111,6 +146,7 @@ impl Shared {
         let full = e.batch.bytes >= most;
         if full || e.pages.is_empty() && !e.batch.content.changes.is_empty() {
             let tail = self.front.tail();
+            e.batch.content.wide = !narrow;
             let step = match self.prepare(&e.batch.content) {
                 Ok(prepared) => {
                     self.finish_moved(prepared, &e.batch.content);
@@ -136,19 +172,8 @@ impl Shared {
                     Step::Wait
                 }
                 Err(NotAppended::Space(end)) => {
-                    let now = self.clock.now();
-                    if !self.engine().want_space(end, now) {
-                        // What is on its way back comes first.
-                        if r.queue.waiting().next().is_some() || r.queue.held() > 0 || self.engine().owes_new() {
-                            r.emptying = Some(e);
-                            return Ok(Step::Checkpoint);
-                        }
-                        // What was moved of it stays moved. A frame needs less; and if it was one, others may be deader.
-                        if e.run.to - e.run.from <= format::FRAME {
-                            r.unreadable.insert(e.run.from);
-                        }
-                        r.narrow_until = now + NARROW_FOR;
-                        return Ok(Step::More);
+                    if !self.engine().want_space(end, self.clock.now()) {
+                        return Ok(self.no_room(r, e));
                     }
                     Step::Wait
                 }
@@ -210,6 +235,44 @@ impl Shared {
         e.part = Some(part);
         r.emptying = Some(e);
         Ok(Step::More)
+    }
+
+    /// Whether what lives in a frame can be moved, all of it, and gives more back than it takes.
+    fn fits(&self, r: &mut Reclaim, e: &Emptying) -> Fits {
+        let (needs, more) = e.needs(self.geometry.block());
+        let now = self.clock.now();
+        if now < r.narrow_until || self.engine().is_short() {
+            let kept = freed::bytes_in(&self.engine().freeing.kept, e.run.from, e.run.to);
+            if needs > kept - kept / LEAST_DEAD_NARROW {
+                r.census.record(e.run.from, kept, needs.min(kept), self.space_progress());
+                return Fits::Worthless;
+            }
+        }
+        let (tail, space) = {
+            let front = self.front.lock();
+            (front.tail(), front.space())
+        };
+        let end = tail + needs + more + TABLE_ROOM;
+        match end <= space {
+            true => Fits::Yes,
+            false if self.engine().want_space(end, now) => Fits::Later,
+            false => Fits::No,
+        }
+    }
+
+    /// There is no room for what is to be moved.
+    fn no_room(&self, r: &mut Reclaim, e: Emptying) -> Step {
+        // What is on its way back comes first.
+        if r.queue.waiting().next().is_some() || r.queue.held() > 0 || self.engine().owes_new() {
+            r.emptying = Some(e);
+            return Step::Checkpoint;
+        }
+        // What was moved of it stays moved. A frame needs less; and if it was one, others may be deader.
+        if e.run.to - e.run.from <= format::FRAME {
+            r.unreadable.insert(e.run.from);
+        }
+        r.narrow_until = self.clock.now() + NARROW_FOR;
+        Step::More
     }
 
     /// What has to be written anew of a page.
