@@ -342,7 +342,6 @@ fn a_full_volume_frees_pages_gives_space_back_and_takes_more() {
 /// The slots of one disk miss what the others took last. After the next open it is not known at once whether more of it is to
 /// come, and nothing is given back before: whoever has no room waits for that.
 #[test]
-#[ignore = "fails more often than not: full slots that lack something keep the volume from being quiet, and need room to come back"]
 fn a_full_volume_with_gaps_takes_more_as_well() {
     frees_and_takes_more([240, 200, 240]);
 }

@@ -34,8 +34,11 @@ pub fn superblock(origin: &Superblock, volume: Uuid, end: Lsn) -> Superblock {
 }
 
 /// Makes the segments of a slot again in a new one, up to the frame in which `end` lies, durably. False: the file systems
-/// cannot, or they are two.
-pub fn segments(from: &Path, to: &Path, pg_size: u64, end: Lsn) -> io::Result<bool> {
+/// cannot, or they are two, or the directory has no superblock of `epoch`: another one is in the slot's place.
+pub fn segments(from: &Path, epoch: u64, to: &Path, pg_size: u64, end: Lsn) -> io::Result<bool> {
+    if !from.join(FileName::Epoch(epoch).to_string()).try_exists()? {
+        return Ok(false);
+    }
     let end = end.ceil(format::FRAME);
     for entry in std::fs::read_dir(from)? {
         let name = entry?.file_name();

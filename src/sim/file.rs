@@ -556,6 +556,16 @@ impl File {
         self.len = self.len.max(to);
     }
 
+    /// What lies above goes.
+    pub fn cut(&mut self, len: u64) {
+        if self.len > len {
+            self.punch(len, self.len.next_multiple_of(BLOCK as u64) - len);
+            self.punched.clear();
+            self.unreadable.retain(|index| *index < len / BLOCK as u64);
+            self.len = len;
+        }
+    }
+
     pub fn punch(&mut self, offset: u64, len: u64) {
         let range = offset / BLOCK as u64..(offset + len) / BLOCK as u64;
         self.changes(offset..offset + len);

@@ -3,6 +3,7 @@
 use crate::log::ring;
 use crate::lsn::{Lsn, PageId, format};
 use crate::segment::recover::Opened;
+use crate::sim::clones::Cloning;
 use crate::sim::dir::do_job;
 use crate::sim::faults::Fault;
 use crate::sim::model::{Image, Model, State};
@@ -79,6 +80,7 @@ fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
         ("read points gone", c.gone),
         ("states looked at", c.states),
         ("rewinds", c.rewinds),
+        ("clones", c.clones),
     ]
 }
 
@@ -122,6 +124,8 @@ pub struct Running {
     pub stalled: bool,
     /// It goes back.
     pub going: Option<Going>,
+    /// It is being cloned.
+    pub cloning: Option<Box<Cloning>>,
 }
 
 impl Running {
@@ -181,6 +185,8 @@ pub struct Sim {
     pub scrubbed: Cell<Option<((usize, u64), Lsn)>>,
     /// A reader that stays open while the world goes on.
     pub beside: RefCell<Option<Beside>>,
+    /// It began with another volume's segments.
+    pub is_clone: bool,
     /// Slots of another volume.
     pub foreign: RefCell<Vec<Files>>,
     step: Cell<u64>,
@@ -207,6 +213,7 @@ impl Sim {
             failure: RefCell::new(None),
             scrubbed: Cell::new(None),
             beside: RefCell::default(),
+            is_clone: false,
             foreign: RefCell::default(),
             step: Cell::new(0),
         }
@@ -252,7 +259,7 @@ impl Sim {
         self.world.lock().now += time;
     }
 
-    fn step(&self) -> Checked {
+    pub fn step(&self) -> Checked {
         let which = self.below(2);
         let young = self.running[0].borrow().is_some();
         if self.temper.rewinds && self.one_in(10) {
@@ -345,7 +352,7 @@ impl Sim {
         self.world.lock().land_one(faults);
     }
 
-    fn job_step(&self) {
+    pub fn job_step(&self) {
         let which = self.below(2);
         let process = self.running[which].borrow().as_ref().map(|r| r.process);
         if let Some(process) = process {
@@ -368,6 +375,7 @@ impl Sim {
         }
         running.shared.pump();
         self.go_on_rewinding(running)?;
+        self.go_on_cloning(running)?;
         if !self.world.lock().is_alive(running.process) {
             return Ok(());
         }

@@ -17,6 +17,7 @@
 
 mod atlas;
 mod clients;
+mod clones;
 mod dir;
 #[cfg(test)]
 mod far;

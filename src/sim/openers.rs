@@ -257,6 +257,7 @@ impl Sim {
             acknowledged: 0,
             stalled: false,
             going: None,
+            cloning: None,
         };
         if self.temper.rewinds {
             self.check_snapshots(&running)?;

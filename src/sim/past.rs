@@ -38,6 +38,8 @@ pub struct Named {
 /// Snapshots of a life.
 const NAMED_MAX: usize = 6;
 const GIVE_UP: Duration = Duration::from_secs(20);
+/// Steps in which a rewind or a clone may end undisturbed.
+const SEEN_THROUGH: usize = 200;
 
 impl Sim {
     /// Something that concerns the past.
@@ -47,12 +49,34 @@ impl Sim {
             1 => self.take_snapshot(which),
             2 => self.forget_snapshot(which),
             3 | 4 => self.begin_rewind(which)?,
+            5 => self.begin_clone(which)?,
             _ => self.look_back(which)?,
+        }
+        // A writer seldom lives long enough for one: half of them are left alone by all but the disks.
+        if self.one_in(2) { self.see_through(which) } else { Ok(()) }
+    }
+
+    /// What has begun comes to its end, if the disks let it.
+    fn see_through(&self, which: usize) -> Checked {
+        for _ in 0..SEEN_THROUGH {
+            let under_way = |r: &Running| r.going.is_some() || r.cloning.is_some();
+            if !self.running[which].borrow().as_ref().is_some_and(under_way) {
+                break;
+            }
+            match self.below(8) {
+                0 => self.reserve(which)?,
+                1 => self.publish(which),
+                2 => self.pass(Duration::from_millis(5)),
+                3..5 => self.housekeep(which),
+                _ => self.job_step(),
+            }
+            self.disks_step(true);
+            self.tend(which)?;
         }
         Ok(())
     }
 
-    fn begin_checkpoint_with(&self, running: &Running, ask: Ask) -> bool {
+    pub fn begin_checkpoint_with(&self, running: &Running, ask: Ask) -> bool {
         let shared = &running.shared;
         let mut under_way = shared.checkpoint.lock();
         if under_way.is_some() || shared.reads.pages.map().frozen.is_some() || running.closing.is_some() {
@@ -213,24 +237,31 @@ impl Sim {
         Ok(())
     }
 
-    /// Goes back to a state of the past, or to what a view shows.
+    /// A state of the past, or what a view shows.
+    pub fn some_state(&self, running: &Running) -> Result<Option<(View, State)>, String> {
+        if self.one_in(4) && !running.views.is_empty() {
+            let at = self.below(running.views.len());
+            return Ok(Some(running.views[at].clone()));
+        }
+        let Some((point, at)) = self.some_point(running) else { return Ok(None) };
+        self.past_view(running, &point, at)
+    }
+
+    /// Goes back.
     fn begin_rewind(&self, which: usize) -> Checked {
         let mut slot = self.running[which].borrow_mut();
         let Some(running) = slot.as_mut().filter(|r| r.closing.is_none() && r.going.is_none()) else { return Ok(()) };
-        let target = if self.one_in(4) && !running.views.is_empty() {
-            let at = self.below(running.views.len());
-            Some(running.views[at].clone())
-        } else {
-            let Some((point, at)) = self.some_point(running) else { return Ok(()) };
-            self.past_view(running, &point, at)?
-        };
-        let Some((view, state)) = target else { return Ok(()) };
+        let Some((view, state)) = self.some_state(running)? else { return Ok(()) };
+        self.rewind(running, view, state);
+        Ok(())
+    }
+
+    pub fn rewind(&self, running: &mut Running, view: View, state: State) {
         let (lsn, shared, before) = (view.lsn(), &running.shared, running.shared.rewinding.end());
-        let Ok(rewind) = Rewind::begin(shared, view, lsn) else { return Ok(()) };
+        let Ok(rewind) = Rewind::begin(shared, view, lsn) else { return };
         self.world.lock().note(format_args!("p{} rewinds to {lsn}", running.process));
         let until = shared.clock.now() + GIVE_UP;
         running.going = Some(Going { rewind, state: Arc::new(state), until, before, given_up: false });
-        Ok(())
     }
 
     /// Its manifest may be in the log by now: whoever opens the volume next may find it.

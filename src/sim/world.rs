@@ -113,6 +113,8 @@ pub struct Counts {
     /// States of the past that were compared, and rewinds that came to their end.
     pub states: u64,
     pub rewinds: u64,
+    /// Clones that lived.
+    pub clones: u64,
 }
 
 /// A group as its writer sent it.

@@ -41,43 +41,55 @@ pub(crate) struct Beginning {
     held: Option<View>,
 }
 
+impl Beginning {
+    /// Nothing of that was given back so far.
+    pub fn is_held(&self) -> bool {
+        planted(Bug::CloneSharesHole) || self.held.as_ref().is_some_and(|view| view.layers().is_some())
+    }
+}
+
 impl Shared {
     /// A clone's first superblocks. None: fewer than four slots have everything, or nobody knows yet whether they have.
     pub fn beginning(&self, volume: Uuid) -> Option<Beginning> {
-        // Before the manifest is looked up: what a later one gives back is held from here on.
-        let held = Some(self.view()).filter(|_| !planted(Bug::CloneSharesHole));
         let until = self.clock.now() + BEHIND_MAX;
         loop {
-            let (end, superblocks) = self.engine().beginning(volume, self.tickets.vdl());
-            let late = self.clock.now() >= until;
-            if superblocks.len() == Slot::ALL.len() || late {
-                return (superblocks.len() >= WRITE_QUORUM).then_some(Beginning { end, superblocks, held });
+            let beginning = self.beginning_now(volume);
+            let (slots, late) = (beginning.superblocks.len(), self.clock.now() >= until);
+            if slots == SLOTS || late {
+                return Some(beginning).filter(|_| slots >= WRITE_QUORUM);
             }
             self.wait_for_word(self.progress.turn(), LOOK);
         }
+    }
+
+    /// ... of as many slots as have everything by now.
+    pub fn beginning_now(&self, volume: Uuid) -> Beginning {
+        // Before the manifest is looked up: what a later one gives back is held from here on.
+        let held = Some(self.view()).filter(|_| !planted(Bug::CloneSharesHole));
+        let (end, superblocks) = self.engine().beginning(volume, self.tickets.vdl());
+        Beginning { end, superblocks, held }
     }
 
     /// Whether all that was shared was there all the time. Nothing is given back that the view holds, unless it was revoked;
     /// and nobody else can have taken over: what is appended now is acknowledged only after a look says so. An overtaken
     /// writer's view holds nothing back from its successor.
     fn was_there(&self, beginning: &Beginning) -> bool {
-        if planted(Bug::CloneSharesHole) {
-            return true;
-        }
-        let held = || beginning.held.as_ref().is_some_and(|view| view.layers().is_some());
-        held()
-            && self.append_filler().is_ok_and(|end| {
-                self.wait_decided(end, STILL_MAX);
-                matches!(self.tickets.status(end), Status::Durable)
-            })
-            && held()
+        let still = |end| {
+            self.wait_decided(end, STILL_MAX);
+            matches!(self.tickets.status(end), Status::Durable)
+        };
+        self.append_filler().is_ok_and(still) && beginning.is_held()
+    }
+
+    /// A state of the origin as one of this clone.
+    pub fn as_own(&self, map: &Map, at: Lsn) -> View {
+        let map = Arc::new(Map { generation: self.reads.pages.map().generation, ..map.clone() });
+        self.reads.view_of(map, at, self.clock.now())
     }
 
     /// Makes a state of the origin this clone's newest, and its only one: `map` is what the origin made it from.
     pub fn begin_as(&self, map: &Map, at: Lsn, window: Window) -> Result<(), HistoryError> {
-        let map = Arc::new(Map { generation: self.reads.pages.map().generation, ..map.clone() });
-        let view = self.reads.view_of(map, at, self.clock.now());
-        self.rewind(view, at, self.history_deadline())?;
+        self.rewind(self.as_own(map, at), at, self.history_deadline())?;
         self.checkpoint_with(Ask::Alone(window), self.history_deadline())
     }
 }
@@ -94,7 +106,7 @@ impl Handle {
         let mut shared = true;
         for slot in beginning.superblocks.iter().map(|s| s.slot) {
             let into = azs.slot(slot);
-            let done = share::segments(&origin.slot(slot), &into, pg_size, beginning.end);
+            let done = share::segments(&origin.slot(slot), self.shared.number, &into, pg_size, beginning.end);
             shared = done.map_err(|source| OpenError::Io { path: into, source })?;
             if !shared {
                 break;

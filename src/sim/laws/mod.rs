@@ -132,6 +132,19 @@ impl Laws {
         }
     }
 
+    /// What a clone's world knows of its origin's: what was sent, and given back.
+    pub fn of_clone(&self, geometry: Geometry) -> Laws {
+        Laws {
+            muddled: self.muddled,
+            blocks: self.blocks.clone(),
+            manifests: self.manifests.clone(),
+            named: self.named.clone(),
+            given_back: self.given_back.clone(),
+            geometry: Some(geometry),
+            ..Laws::new()
+        }
+    }
+
     /// The first law that was broken, once.
     pub fn verdict(&mut self) -> Option<String> {
         self.broken.take()

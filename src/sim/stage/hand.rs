@@ -150,6 +150,7 @@ fn running(process: usize, shared: Arc<Shared>) -> Running {
         newest: State::new(),
         acknowledged: 0,
         going: None,
+        cloning: None,
         stalled: false,
     }
 }
