@@ -91,6 +91,55 @@ fn a_mistake_is_undone() {
 }
 
 #[test]
+fn the_windows_bytes_win_over_its_time() {
+    let dir = common::dir();
+    let (volume, file) = (dir.path().join("v"), dir.path().join("file"));
+    std::fs::create_dir(&volume).unwrap();
+    let v = text(&volume);
+    ok(&["create", v, "--page-size", "4KiB", "--pg-size", "64MiB", "--window", "2h", "--window-bytes", "1MiB"]);
+    let told = || json(&["info", v, "--json"])["past"].clone();
+    assert_eq!((&told()["window_seconds"], &told()["window_bytes"]), (&7200.into(), &(1u64 << 20).into()));
+    assert_eq!(told()["cut_short"], false);
+    // Much more than that is the past's alone: it goes when space is asked for.
+    for n in 0..2u64 {
+        let bytes: Vec<u8> = (0..3 << 20).flat_map(|i: u64| (i * 31 + n).to_le_bytes()).collect();
+        std::fs::write(&file, bytes).unwrap();
+        ok(&["import", v, text(&file), "--name", "a"]);
+        ok(&["compact", v]);
+    }
+    assert_eq!(told()["cut_short"], true, "{}", told());
+    assert!(told()["oldest"].as_u64().unwrap() > 1 << 20);
+    assert!(ok(&["info", v]).contains("window"));
+    ok(&["window", v, "1d", "--bytes", "2GiB"]);
+    assert_eq!((&told()["window_seconds"], &told()["window_bytes"]), (&86400.into(), &(2u64 << 30).into()));
+}
+
+#[test]
+fn a_clone_by_the_command_shares_where_it_can() {
+    let dir = common::dir();
+    let Some(disk) = common::Mount::of(dir.path(), "xfs", 1 << 10, "xfs") else { return };
+    let [volume, alone, beside] = ["v", "alone", "beside"].map(|name| disk.path.join(name));
+    [&volume, &alone, &beside].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let v = text(&volume);
+    ok(&["create", v, "--page-size", "4KiB", "--pg-size", "64MiB"]);
+    let file = dir.path().join("file");
+    std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+    ok(&["import", v, text(&file), "--name", "a"]);
+    ok(&["snapshot", v, "monday"]);
+    ok(&["rm", v, "a"]);
+    let cloned = |to: &Path| {
+        ok(&["clone", v, text(to), "--at", "monday"]);
+        assert!(ok(&["ls", text(to)]).contains(" a"));
+        common::is_shared(&to.join("az-0/slot-0/seg-00000000"))
+    };
+    assert!(cloned(&alone));
+    // While somebody else writes it nobody holds back what is shared: it is copied.
+    let held = quorate::Volume::open(&volume, &quorate::Options::default()).unwrap();
+    assert!(!cloned(&beside));
+    held.close().unwrap();
+}
+
+#[test]
 fn a_moment_is_gone_back_to() {
     let dir = common::dir();
     let (volume, file) = (dir.path().join("v"), dir.path().join("file"));

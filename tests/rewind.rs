@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Mount, Random};
+use common::{Mount, Random, is_shared};
 use quorate::{HistoryError, Lsn, Options, PageId, Point, View, Volume, WriteError};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -190,13 +190,6 @@ fn without_a_window_a_view_brings_back_what_nobody_has_given_back() {
     let oldest = p.volume.health().history.oldest;
     assert!(matches!(p.volume.view_at(Lsn(oldest.0 - 8)), Err(HistoryError::NotKept { .. })));
     assert!(matches!(p.volume.view_at(Lsn(1 << 60)), Err(HistoryError::NotYet { .. })));
-}
-
-/// The file has blocks that another one has as well.
-fn is_shared(file: &Path) -> bool {
-    let out = std::process::Command::new("filefrag").arg("-v").arg(file).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).contains("shared")
 }
 
 #[test]

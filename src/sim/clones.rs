@@ -127,6 +127,8 @@ impl Sim {
         };
         let mut clone = Sim::new(&Life::new(seed).mode(Mode::Atlas));
         clone.is_clone = true;
+        // What the origin gave back is still to be punched.
+        clone.temper.reclaims |= self.temper.reclaims;
         clone.make_foreign()?;
         let there: SlotSet = cloning.beginning.superblocks.iter().map(|s| s.slot).collect();
         let blank = SlotSet::ALL.minus(there);

@@ -178,7 +178,8 @@ impl Sim {
             self.housekeep(0);
             self.tend(0)?;
         }
-        Err("L2: space that was given back is not punched though nothing is wrong any more".into())
+        let owing = self.running[0].borrow().as_ref().map(|r| r.shared.engine().owing());
+        Err(format!("L2: space that was given back is not punched though nothing is wrong any more: {owing:?}"))
     }
 
     fn check_given_back(&self) -> Checked {

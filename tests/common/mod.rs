@@ -285,3 +285,10 @@ pub fn skip(why: &str) {
 pub fn run(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
+
+/// The file has blocks that another one has as well.
+pub fn is_shared(file: &Path) -> bool {
+    let out = Command::new("filefrag").arg("-v").arg(file).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).contains("shared")
+}

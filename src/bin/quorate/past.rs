@@ -81,17 +81,27 @@ fn told(io: &Io, m: Moment, taken_for: &str, undo: Option<u64>) -> Result<(), Fa
 
 fn said(io: &Io, found: (u64, SystemTime, Clock), taken_for: &str, undo: Option<u64>) -> Result<(), Fail> {
     let (lsn, time, c) = found;
-    let time = when::rfc3339(time);
-    let mut facts = json!({ "lsn": lsn, "time": time });
-    if let Some((told, text)) = clock(c) {
-        facts["clock"] = told;
+    if let Some((_, text)) = clock(c) {
         warn(text);
+    }
+    let (facts, time) = (facts_of(found, undo), when::rfc3339(time));
+    match undo {
+        None => io.say(facts, format_args!("would go back to {taken_for}: LSN {lsn}, {time}")),
+        Some(undo) => {
+            io.say(facts, format_args!("went back to {taken_for}: LSN {lsn}, {time}; undo it with --to {undo}"))
+        }
+    }
+}
+
+fn facts_of((lsn, time, c): (u64, SystemTime, Clock), undo: Option<u64>) -> Value {
+    let mut facts = json!({ "lsn": lsn, "time": when::rfc3339(time) });
+    if let Some((told, _)) = clock(c) {
+        facts["clock"] = told;
     }
     if let Some(undo) = undo {
         facts["undo"] = json!(undo);
-        return io.say(facts, format_args!("went back to {taken_for}: LSN {lsn}, {time}; undo it with --to {undo}"));
     }
-    io.say(facts, format_args!("would go back to {taken_for}: LSN {lsn}, {time}"))
+    facts
 }
 
 fn of_reader(reader: &Reader, text: &str) -> Result<(quorate::Point, String), Fail> {
@@ -107,15 +117,31 @@ pub fn view(reader: &Reader, at: Option<&str>) -> Result<View, Fail> {
     }
 }
 
-/// A new volume with the pages of a state.
+/// A new volume with the pages of a state. Only a writer can hold back what is shared with it: a volume that somebody else
+/// writes, or that lies on disks that cannot be written, is read and copied.
 pub fn clone(io: &Io, from: &At, to: &At, at: Option<&str>) -> Result<(), Fail> {
-    let reader = io.read(from)?;
-    let view = view(&reader, at)?;
-    let volume = view.clone_to(to.0.clone(), &io.options)?;
-    let id = volume.health().volume;
-    close(volume);
-    let facts = json!({ "cloned": id.to_string(), "lsn": view.lsn().0 });
-    io.say(facts, format_args!("cloned LSN {} to volume {id}", view.lsn()))
+    let made = |view: View| -> Result<(String, u64), Fail> {
+        let clone = view.clone_to(to.0.clone(), &io.options)?;
+        let id = clone.health().volume.to_string();
+        close(clone);
+        Ok((id, view.lsn().0))
+    };
+    let (id, lsn) = match io.open(from) {
+        Ok(origin) => {
+            let made = view_of_writer(&origin, at).and_then(made);
+            close(origin);
+            made?
+        }
+        Err(_) => made(view(&io.read(from)?, at)?)?,
+    };
+    io.say(json!({ "cloned": id, "lsn": lsn }), format_args!("cloned LSN {lsn} to volume {id}"))
+}
+
+fn view_of_writer(volume: &Volume, at: Option<&str>) -> Result<View, Fail> {
+    let Some(text) = at else { return Ok(volume.view()) };
+    let snapshots = volume.snapshots();
+    let (point, _) = when::point(text, |name| snapshots.iter().any(|s| s.name == name)).map_err(Fail::usage)?;
+    Ok(volume.view_at(point)?)
 }
 
 /// The pages in which two states differ, as ranges.
@@ -180,4 +206,23 @@ pub fn told_by_info(h: &HistoryHealth) -> Option<String> {
         parts.push(format!("{} snapshots hold {}", h.snapshots.len(), human(h.held_by_snapshots)));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate::Lsn;
+
+    #[test]
+    fn what_the_clock_did_is_told() {
+        let back = Clock::WentBack { by: Duration::from_millis(1500), at: Lsn(77) };
+        let told = |clock, undo| facts_of((9, SystemTime::UNIX_EPOCH, clock), undo).to_string();
+        let time = "1970-01-01T00:00:00";
+        let steady = told(Clock::Steady, None);
+        assert!(steady.starts_with(&format!("{{\"lsn\":9,\"time\":\"{time}")) && !steady.contains("clock"), "{steady}");
+        let back = told(back, Some(5));
+        for part in ["\"undo\":5", "\"went_back_ms\":1500", "\"at\":77", time] {
+            assert!(back.contains(part), "{back} lacks {part}");
+        }
+    }
 }

@@ -117,6 +117,18 @@ impl Engine {
         }
     }
 
+    /// What keeps slots from giving back, in words.
+    #[cfg(feature = "sim")]
+    pub fn owing(&self) -> String {
+        let of = |s: Slot| {
+            let (cursor, merged) = (self.writer.cursor(s), self.merged.contains(s));
+            format!("{s}: owes {}, cursor {cursor:?}, merged {merged}", self.freeing.owes(s))
+        };
+        let all: Vec<String> = Slot::ALL.into_iter().filter(|s| self.freeing.owes(*s)).map(of).collect();
+        let (drained, last) = (self.healing.drained, self.freeing.let_go.runs().last());
+        format!("{all:?}, drained {drained}, last {last:?}, waits for a look {}", self.waiting.free)
+    }
+
     fn may_free(&self, slot: Slot, now: Duration) -> bool {
         // What is still to be written to it would come back.
         let last = self.freeing.let_go.runs().last();
