@@ -159,6 +159,8 @@ bugs! {
     WholeUndrained,
     /// What late writes left in a device's cache is not flushed before it counts as checked. `what_landed_late_is_flushed`.
     CheckUnflushed,
+    /// What a mend finds where it was to write counts unflushed. `what_a_mend_finds_there_is_flushed`.
+    MendUnflushed,
     /// Late writes are waited for at the log's end alone. `what_is_late_in_another_segment_is_waited_for`.
     DrainTailAlone,
     /// After a clean end no late write is waited for. `what_is_late_over_a_clean_end_is_waited_for`.

@@ -21,11 +21,10 @@ use std::time::{Duration, Instant};
 const CHUNK: usize = 1 << 20;
 /// A huge page's bytes; where they are others, a map of so many is one in small pages.
 const HUGE: usize = 2 << 20;
-/// Bytes that are punched at once: meanwhile nobody writes to the file, and log writes wait. A whole extent took 20 to 30 ms
-/// on ext4.
-const PUNCH: u64 = 2 << 20;
 /// How long another slot's punching is waited for.
 const PUNCH_TURN: Duration = Duration::from_millis(20);
+/// The longest rest after one: a disk that takes long is not to be behind for ever.
+const PUNCH_REST: Duration = Duration::from_millis(20);
 /// There was nothing to punch, or little.
 const PUNCH_SHORT: Duration = Duration::from_micros(100);
 /// Open files kept for a slot; the oldest goes first.
@@ -416,27 +415,25 @@ impl SlotDir for FileDir {
 
     fn punch(&self, name: FileName, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let (fd, end) = (self.open(name, false)?, offset + len);
-        for at in (offset..end).step_by(PUNCH as usize) {
-            self.meter.wrote(1, 0);
-            // A disk that hangs holds it for ever: the others go on without.
-            let turn = self.punching.try_lock_for(PUNCH_TURN);
-            let begun = Instant::now();
-            let punched = rustix::fs::fallocate(&fd, flags, at, PUNCH.min(end - at));
-            drop(turn);
-            match punched {
-                // What was to be given back stays until all of the file goes.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                    self.meter.punches_refused.fetch_add(1, Ordering::Relaxed);
-                    return Ok(());
-                }
-                other => other?,
+        let fd = self.open(name, false)?;
+        self.meter.wrote(1, 0);
+        // A disk that hangs holds it for ever: the others go on without.
+        let turn = self.punching.try_lock_for(PUNCH_TURN);
+        let begun = Instant::now();
+        let punched = rustix::fs::fallocate(&fd, flags, offset, len);
+        drop(turn);
+        match punched {
+            // What was to be given back stays until all of the file goes.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.meter.punches_refused.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
             }
-            // Who writes the log gets the file as long as this had it: a lock that is taken again at once is not handed on.
-            let took = begun.elapsed();
-            if took > PUNCH_SHORT {
-                std::thread::sleep(took);
-            }
+            other => other?,
+        }
+        // Who writes the log gets the file as long as this had it: a lock that is taken again at once is not handed on.
+        let took = begun.elapsed();
+        if took > PUNCH_SHORT {
+            std::thread::sleep(took.min(PUNCH_REST));
         }
         Ok(())
     }

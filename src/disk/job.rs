@@ -542,11 +542,22 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
         let len = (to - at).min(g.pg_size - offset);
         if names.contains(&segment) {
             drain(segment)?;
-            dir.punch(segment, offset, len)?;
+            punch(dir, segment, offset, offset + len, PUNCH)?;
         }
         at = at + len;
     }
     Ok(())
+}
+
+/// Bytes that are punched at once: meanwhile nobody writes to the file, and log writes wait. A whole extent takes 20 to 30 ms on
+/// ext4.
+const PUNCH: u64 = 2 << 20;
+/// ... and a part in so many of what there is to punch, if that is more: most of what a call takes is waiting for the file. A
+/// slot that is behind is to catch up.
+const PUNCH_PART: u64 = 32;
+
+fn punch(dir: &dyn SlotDir, name: FileName, from: u64, to: u64, piece: u64) -> io::Result<()> {
+    (from..to).step_by(piece as usize).try_for_each(|at| dir.punch(name, at, piece.min(to - at)))
 }
 
 /// Gives space back, in files that are there.
@@ -557,6 +568,8 @@ fn free(dir: &dyn SlotDir, runs: &[Run], g: &Geometry, epoch: u64) -> io::Result
     if !own.is_ok_and(|own| own.geometry.volume == g.volume) {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
     }
+    let all = runs.iter().map(|r| r.to - r.from).sum::<u64>();
+    let piece = (all / PUNCH_PART).clamp(PUNCH, format::EXTENT).next_multiple_of(PUNCH);
     for name in names {
         let FileName::Segment(pg) = name else { continue };
         let Some(begin) = FileName::begin_of(pg, g.pg_size) else { continue };
@@ -564,7 +577,7 @@ fn free(dir: &dyn SlotDir, runs: &[Run], g: &Geometry, epoch: u64) -> io::Result
         for run in runs.iter().filter(|r| r.from < end && begin < r.to) {
             let (from, to) = (run.from.max(begin), run.to.min(end));
             // Also where the whole file goes: a reader may have it open, and would keep its space.
-            dir.punch(name, from - begin, to - from)?;
+            punch(dir, name, from - begin, to - begin, piece)?;
             if (from, to) == (begin, end) {
                 dir.remove(name)?;
             }

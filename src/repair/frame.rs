@@ -191,6 +191,7 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
         return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
     }
     let mut runs: Vec<(FileName, u64, &[u8])> = Vec::new();
+    let mut found: Vec<FileName> = Vec::new();
     for piece in pieces {
         let bytes = &piece.bytes[piece.range.clone()];
         let (name, offset) = FileName::segment_of(piece.at, geometry.pg_size);
@@ -200,7 +201,11 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
         if dir.scan(name, offset, bytes.len(), &mut |there| lacking = Some(lacks(there))).is_err() {
             lacking = Some(lacks(&job::read_or_empty(dir, name, offset, bytes.len()).unwrap_or_default()));
         }
-        for run in lacking.into_iter().flatten() {
+        let lacking = lacking.unwrap_or_default();
+        if lacking.iter().map(Range::len).sum::<usize>() < bytes.len() && found.last() != Some(&name) {
+            found.push(name);
+        }
+        for run in lacking {
             runs.push((name, offset + run.start as u64, &bytes[run]));
         }
     }
@@ -212,6 +217,10 @@ pub fn write(dir: &dyn SlotDir, pieces: &[Piece], geometry: &Geometry, epoch: u6
         let writes: Vec<(u64, &[u8])> = file.iter().map(|(_, offset, bytes)| (*offset, *bytes)).collect();
         dir.write_many(file[0].0, &writes)?;
     }
+    // What came since the slot was read may be an earlier process's, and lie in the disk's cache alone. Where something was
+    // written that is flushed with it.
+    found.retain(|name| !planted(Bug::MendUnflushed) && runs.iter().all(|run| run.0 != *name));
+    found.into_iter().try_for_each(|name| dir.flush(name))?;
     Ok(runs.iter().map(|(_, _, bytes)| bytes.len() as u64).sum())
 }
 

@@ -529,6 +529,13 @@ impl Stage {
         disks.files[slot(name).index()].entry(segment).or_default().land(offset, &bytes, true, |_| true);
     }
 
+    /// Bytes of the log land in a slot's disk's cache.
+    pub fn land_unflushed(&self, name: &str, at: Lsn, bytes: &[u8]) {
+        let (segment, offset) = FileName::segment_of(at, PG);
+        let mut disks = self.0.disks.lock();
+        disks.files[slot(name).index()].entry(segment).or_default().land(offset, bytes, false, |_| true);
+    }
+
     /// What a slot has of the log.
     pub fn log(&self, name: &str, from: Lsn, len: u64) -> Vec<u8> {
         let (segment, offset) = FileName::segment_of(from, PG);

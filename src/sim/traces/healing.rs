@@ -344,6 +344,35 @@ pub fn what_is_late_over_a_clean_end_is_waited_for() -> Checked {
     whole(&stage, &stage.open("ABCDEF")?, "F", x)
 }
 
+/// x: A to E; on F it fails, and F comes back; the writer closes clean. Of what had failed x lands late on F, when the next
+/// writer has read F for healing: what mends F finds it there, in the disk's cache alone; then the power cut.
+/// Rule: what a mend finds there is durable before it counts.
+pub fn what_a_mend_finds_there_is_flushed() -> Checked {
+    let stage = Stage::new();
+    let old = stage.create()?;
+    let x = append_x(&old)?;
+    old.fail("F")?;
+    old.land_on("ABCDE")?;
+    old.tick(200)?;
+    ensure(old.is_live("F") && !stage.verifies("F", x.begin, 1), "stage: F is not back, or x is on it")?;
+    old.close("ABCDEF")?;
+    let w = stage.open("ABCDEF")?;
+    w.idle("F");
+    w.heals(true);
+    (0..10).try_for_each(|_| w.housekeep(100))?;
+    let lands = stage.clone();
+    w.hook(move |c: Call| {
+        if c.op == Op::Drain && c.slot == slot("F") {
+            lands.land_unflushed("F", x.begin, &lands.log("A", x.begin, x.end.ceil(4096) - x.begin));
+        }
+        Act::Go
+    });
+    w.idle("");
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
 /// x: A to E, acknowledged, and in flight to F. Its writer, whose log began at `begin`, goes on for so many half MiB, and is
 /// killed.
 fn x_in_flight_to_f(begin: Lsn, more: usize) -> Checked<(Stage, Made)> {
