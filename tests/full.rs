@@ -318,6 +318,68 @@ fn a_dead_az_stalls_nobody_and_is_no_reason_to_refuse_an_open() {
     assert_eq!(reader.view().read(PageId::ROOT).unwrap()[0], 201);
 }
 
+/// A quota is met as a full disk is (`EDQUOT`): on one AZ nobody waits for it, and on all it is told before anything is accepted.
+/// Once it is lifted all goes on.
+#[test]
+fn a_quota_that_is_reached_is_a_full_disk() {
+    let dir = common::dir();
+    let Some(disk) = Mount::of(dir.path(), "btrfs", 2 << 10, "btrfs") else { return };
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_string();
+    let azs = ["a", "b", "c"].map(|az| disk.path.join(az));
+    assert!(common::run("btrfs", &["quota", "enable", &text(&disk.path)]));
+    azs.iter().for_each(|az| assert!(common::run("btrfs", &["subvolume", "create", &text(az)])));
+    let limit = |az: usize, most: &str| {
+        assert!(common::run("btrfs", &["qgroup", "limit", most, &text(&azs[az])]));
+    };
+    let options = options().pg_size(64 << 20).stall_max(Duration::from_secs(5));
+    let volume = Volume::create(azs.clone(), &options).unwrap();
+    limit(1, "40M");
+    let mut n = 0_u64;
+    let mut puts = |volume: &Volume, most: u64| {
+        for _ in 0..most {
+            let mut mtr = volume.begin();
+            let page = mtr.alloc().unwrap();
+            mtr.put(page, vec![page.0 as u8; PAGE]);
+            match mtr.commit() {
+                Ok(ticket) => ticket.wait().unwrap(),
+                Err(e) => return (n, Some(e)),
+            }
+            n = page.0;
+        }
+        (n, None)
+    };
+    // 32 MiB a slot, where both slots of the AZ have 40.
+    let (_, refused) = puts(&volume, 2048);
+    assert!(refused.is_none(), "{refused:?}");
+    let health = volume.health();
+    let full: Vec<bool> = health.slots.iter().map(|s| s.full).collect();
+    assert_eq!(full, [false, false, true, true, false, false], "{:#?}", health.slots);
+    limit(1, "none");
+    assert!(volume.wait_repaired(Duration::from_secs(60)), "{:#?}", volume.health());
+    // Now all three.
+    (0..3).for_each(|az| limit(az, "160M"));
+    let (last, refused) = puts(&volume, 20_000);
+    assert!(matches!(refused, Some(WriteError::OutOfSpace { .. })), "{refused:?} at {last}");
+    let check = |volume: &Volume, last: u64| {
+        (1..=last).for_each(|n| assert!(volume.read(PageId(n)).unwrap().iter().all(|b| *b == n as u8), "page {n}"));
+    };
+    check(&volume, last);
+    (0..3).for_each(|az| limit(az, "none"));
+    let begun = Instant::now();
+    // It is seen when somebody asks again.
+    let last = loop {
+        match puts(&volume, 500) {
+            (last, None) => break last,
+            (_, Some(e)) => assert!(begun.elapsed() < Duration::from_secs(30), "{e:?}"),
+        }
+    };
+    check(&volume, last);
+    volume.close().unwrap();
+    let volume = Volume::open(azs.clone(), &options).unwrap();
+    check(&volume, last);
+    volume.close().unwrap();
+}
+
 /// Pages, and images of them that last.
 fn fill_up(volume: &Volume, pages: &mut Vec<PageId>) -> u64 {
     for n in 0.. {

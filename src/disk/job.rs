@@ -42,7 +42,7 @@ pub enum Job {
     /// Put groups in that do not verify there.
     Mend { pieces: Vec<Piece>, geometry: Geometry, epoch: u64 },
     /// Give these extents' space back, and remove protection groups of which nothing is left.
-    Free { runs: Vec<Run>, geometry: Geometry, epoch: u64 },
+    Free { runs: Vec<Run>, all: Vec<Run>, geometry: Geometry, epoch: u64 },
     /// Is this epoch's superblock good in both places, and the claim there? Writes them anew if not.
     Marks(Box<Superblock>),
 }
@@ -203,7 +203,7 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
         }
         Job::Mend { pieces, geometry, epoch } => frame::write(dir, &pieces, &geometry, epoch).map(Output::Mended),
         Job::Marks(superblock) => marks(dir, *superblock).map(Output::Marks),
-        Job::Free { runs, geometry, epoch } => free(dir, &runs, &geometry, epoch).map(|()| Output::Freed),
+        Job::Free { runs, all, geometry, epoch } => free(dir, &runs, &all, &geometry, epoch).map(|()| Output::Freed),
     }
 }
 
@@ -560,27 +560,29 @@ fn punch(dir: &dyn SlotDir, name: FileName, from: u64, to: u64, piece: u64) -> i
     (from..to).step_by(piece as usize).try_for_each(|at| dir.punch(name, at, piece.min(to - at)))
 }
 
-/// Gives space back, in files that are there.
-fn free(dir: &dyn SlotDir, runs: &[Run], g: &Geometry, epoch: u64) -> io::Result<()> {
+/// Gives space back, in files that are there. A file of which nothing is left goes: `all` was given back by now.
+fn free(dir: &dyn SlotDir, runs: &[Run], all: &[Run], g: &Geometry, epoch: u64) -> io::Result<()> {
     let names = dir.list()?;
     // Another volume's or slot's directory may be in its place by now: what it holds is not ours to give.
     let own = Superblock::newest_of(read_super(dir, FileName::Epoch(epoch))?);
     if !own.is_ok_and(|own| own.geometry.volume == g.volume) {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its superblock"));
     }
-    let all = runs.iter().map(|r| r.to - r.from).sum::<u64>();
-    let piece = (all / PUNCH_PART).clamp(PUNCH, format::EXTENT).next_multiple_of(PUNCH);
+    let owed = runs.iter().map(|r| r.to - r.from).sum::<u64>();
+    let piece = (owed / PUNCH_PART).clamp(PUNCH, format::EXTENT).next_multiple_of(PUNCH);
     for name in names {
         let FileName::Segment(pg) = name else { continue };
         let Some(begin) = FileName::begin_of(pg, g.pg_size) else { continue };
         let end = begin + g.pg_size;
-        for run in runs.iter().filter(|r| r.from < end && begin < r.to) {
+        let mut within = runs.iter().filter(|r| r.from < end && begin < r.to).peekable();
+        let goes = within.peek().is_some() && all.iter().any(|r| r.from <= begin && end <= r.to);
+        for run in within {
             let (from, to) = (run.from.max(begin), run.to.min(end));
             // Also where the whole file goes: a reader may have it open, and would keep its space.
             punch(dir, name, from - begin, to - begin, piece)?;
-            if (from, to) == (begin, end) {
-                dir.remove(name)?;
-            }
+        }
+        if goes {
+            dir.remove(name)?;
         }
     }
     Ok(())

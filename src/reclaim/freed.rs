@@ -49,10 +49,21 @@ impl Freed {
         (from < to).then_some((from, to))
     }
 
-    /// What was given back together with it: the whole of the run that holds it.
-    pub fn around(&self, run: Run) -> Run {
-        let behind = self.0.partition_point(|r| r.from <= run.from);
-        self.0[..behind].last().filter(|r| run.to <= r.to).copied().unwrap_or(run)
+    /// What it does not hold of a run.
+    pub fn lacks(&self, run: Run) -> Vec<Run> {
+        let mut lacks = Vec::new();
+        let mut from = run.from;
+        let first = self.0.partition_point(|r| r.to <= from);
+        for r in self.0[first..].iter().take_while(|r| r.from < run.to) {
+            if from < r.from {
+                lacks.push(Run { from, to: r.from });
+            }
+            from = r.to;
+        }
+        if from < run.to {
+            lacks.push(Run { from, to: run.to });
+        }
+        lacks
     }
 
     /// It would take another run, and there is no room for one.
@@ -140,6 +151,17 @@ mod tests {
         f.add(run(0, 20));
         assert_eq!(f.runs(), [run(0, 20)]);
         assert_eq!(Freed::from_runs(f.runs().to_vec()), Some(f));
+    }
+
+    #[test]
+    fn what_is_lacked_of_a_run() {
+        let mut f = Freed::default();
+        assert_eq!(f.lacks(run(2, 5)), [run(2, 5)]);
+        [run(1, 3), run(5, 6), run(8, 9)].into_iter().for_each(|r| f.add(r));
+        assert_eq!(f.lacks(run(0, 10)), [run(0, 1), run(3, 5), run(6, 8), run(9, 10)]);
+        assert_eq!(f.lacks(run(2, 4)), [run(3, 4)]);
+        assert_eq!(f.lacks(run(4, 5)), [run(4, 5)]);
+        assert_eq!(f.lacks(run(1, 3)), []);
     }
 
     #[test]

@@ -65,13 +65,16 @@ impl Engine {
 
     /// Nobody reads these any more: the slots are to give them back, with what lies between epochs beside them.
     pub fn owe(&mut self, runs: &[Run]) {
+        if runs.is_empty() {
+            return;
+        }
+        let before = self.freeing.let_go.clone();
         runs.iter().for_each(|run| self.freeing.let_go.add(*run));
         self.freeing.let_go.absorb(&self.history);
-        for run in runs {
-            let wide = self.freeing.let_go.around(*run);
-            for slot in Slot::ALL {
-                self.freeing.owed[slot.index()].push(wide);
-            }
+        // What was owed before is not owed again: it may be most of all addresses.
+        let new: Vec<Run> = self.freeing.let_go.runs().iter().flat_map(|run| before.lacks(*run)).collect();
+        for slot in Slot::ALL {
+            self.freeing.owed[slot.index()].extend(&new);
         }
     }
 
@@ -164,7 +167,8 @@ impl Engine {
             }
             self.freeing.all = self.freeing.all.without(slot);
             self.freeing.in_hand[slot.index()].clone_from(&runs);
-            self.give(slot, Job::Free { runs, geometry: self.geometry, epoch: self.number });
+            let all = self.freeing.let_go.runs().to_vec();
+            self.give(slot, Job::Free { runs, all, geometry: self.geometry, epoch: self.number });
         }
         self.disk.submit();
     }
