@@ -5,7 +5,7 @@ use crate::sim::{Life, Mode};
 
 /// Of [`LIVES`] together. It changes whenever a life's events do; then take the new one from the failing test, once it is
 /// the same in a debug and in a release build.
-const PINNED: u64 = 0x9284_F126_834A_8C77;
+const PINNED: u64 = 0xF9C7_4FA0_7841_A493;
 
 /// Short ones, within the promise and beyond.
 const LIVES: [(u64, Mode); 4] = [(1, Mode::Atlas), (7, Mode::Atlas), (12, Mode::Atlas), (5, Mode::Beyond)];
