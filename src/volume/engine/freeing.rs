@@ -5,7 +5,6 @@
 //! for ever: its addresses are never used again, so that a slot may punch late, twice, or in a later process.
 
 use crate::bugs::{Bug, planted};
-use crate::core::WRITE_QUORUM;
 use crate::core::history::{Entry, History};
 use crate::disk::job::{Job, JobKind};
 use crate::lsn::{SLOTS, Slot, SlotSet};
@@ -97,13 +96,6 @@ impl Engine {
     pub fn owes_space(&self) -> bool {
         let working = |s: Slot| self.jobs[s.index()].0[JobKind::Free as usize];
         self.writer.live().iter().any(|s| self.freeing.owes(s) || working(s))
-    }
-
-    /// Bytes that this process's manifests gave back, and that three slots or more have not begun to punch.
-    pub fn owed_bytes(&self) -> u64 {
-        let mut all = Slot::ALL.map(|s| self.freeing.owed[s.index()].iter().map(|run| run.to - run.from).sum::<u64>());
-        all.sort_unstable();
-        all[WRITE_QUORUM - 1]
     }
 
     /// ... that this process's manifests gave back.

@@ -66,17 +66,12 @@ impl Shared {
         if r.told.kept == 0 || r.emptying.is_none() && r.queue.waiting().next().is_none() {
             return ENDLESS;
         }
-        let reserve = self.reserve(r);
-        // What views hold is nobody's to wait for. What is given back and not punched yet may be as much as the reserve.
-        let all = {
-            let engine = self.engine();
-            let kept = freed::bytes_in(&engine.freeing.kept, Lsn::NONE, self.front.tail());
-            kept + engine.owed_bytes().saturating_sub(reserve)
-        };
+        // What views hold is nobody's to wait for.
+        let all = freed::bytes_in(&self.engine().freeing.kept, Lsn::NONE, self.front.tail());
         let (of, per) = BEHIND_PER_LIVE;
         // Nor what the past holds.
         let held = self.past.lock().held();
-        (r.told.live / per * of + reserve + held.window + held.pins).saturating_sub(all) as i64
+        (r.told.live / per * of + self.reserve(r) + held.window + held.pins).saturating_sub(all) as i64
     }
 }
 
