@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Writes a line. Who reads them may have had enough: then it ends as SIGPIPE would end it.
+/// Writes a line, where verbs print many. Who reads them may have had enough: then it ends as SIGPIPE would end it.
+#[cfg(feature = "sim")]
 pub fn line(text: std::fmt::Arguments<'_>) {
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => (),
@@ -20,11 +21,13 @@ pub fn line(text: std::fmt::Arguments<'_>) {
 }
 
 /// `println!` for what may be piped into `head`.
+#[cfg(feature = "sim")]
 macro_rules! out {
     ($($text:tt)*) => {
         crate::common::line(format_args!($($text)*))
     };
 }
+#[cfg(feature = "sim")]
 pub(crate) use out;
 
 /// Why a verb ended without success, in one line.
