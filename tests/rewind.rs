@@ -234,6 +234,36 @@ fn a_writer_that_was_overtaken_shares_nothing() {
     successor.close().unwrap();
 }
 
+/// The origin has given back what the view alone still holds: a clone that began with the origin's log would punch it.
+#[test]
+fn what_a_view_alone_holds_is_copied() {
+    let dir = common::dir();
+    let Some(disk) = Mount::of(dir.path(), "xfs", 3 << 10, "xfs") else { return };
+    let [from, other] = ["origin", "clone"].map(|name| disk.path.join(name));
+    [&from, &other].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let mut p = Played::new(&from, &options().pg_size(64 << 20));
+    p.commits(200);
+    let (view, state) = (p.volume.view(), p.now.clone());
+    for round in 0.. {
+        assert!(round < 40, "nothing is given back: {:?}", p.volume.health().space);
+        p.commits(200);
+        // Not to its end: the view holds it.
+        p.volume.compact(Duration::from_secs(2));
+        if p.volume.health().space.given_back > 0 {
+            break;
+        }
+    }
+    let clone = view.clone_to(&*other, &Options::default()).unwrap();
+    check(&clone.view(), &state, "the clone");
+    clone.compact(Duration::from_secs(5));
+    clone.close().unwrap();
+    let clone = Volume::open(&*other, &Options::default()).unwrap();
+    check(&clone.view(), &state, "the clone, opened again");
+    assert!(!is_shared(&clone.health().slots[0].path.join("seg-00000000")));
+    clone.close().unwrap();
+    check(&view, &state, "the view");
+}
+
 /// Of a state of the window; then either goes on, gives back, is repaired, rewound, and removed.
 fn clone_of_its_own(at: &Path, shares: bool) {
     let [from, other] = ["origin", "clone"].map(|name| at.join(name));

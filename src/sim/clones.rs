@@ -53,7 +53,8 @@ impl Sim {
         let (shared, id) = (&running.shared, self.world.lock().random.next());
         let beginning = shared.beginning_now(uuid::Uuid::from_u64_pair(id, 1));
         let Some(first) = beginning.superblocks.first() else { return Ok(()) };
-        if beginning.superblocks.len() < WRITE_QUORUM {
+        let is_in = view.layers().is_some_and(|map| shared.is_in(&map, view.lsn()));
+        if beginning.superblocks.len() < WRITE_QUORUM || !is_in {
             return Ok(());
         }
         let (own, end) = (shared.number, beginning.end);

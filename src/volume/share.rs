@@ -70,6 +70,13 @@ impl Shared {
         Beginning { end, superblocks, held }
     }
 
+    /// What the state is made from is in the clone's log: a manifest that the clone begins with may have given back what the view
+    /// alone still holds here. What the past keeps it did not.
+    pub fn is_in(&self, map: &Map, at: Lsn) -> bool {
+        let kept = self.past.lock().keeps(map.redo, at);
+        kept || !self.reclaim.lock().gave_back_since(map.generation)
+    }
+
     /// Whether all that was shared was there all the time. Nothing is given back that the view holds, unless it was revoked;
     /// and nobody else can have taken over: what is appended now is acknowledged only after a look says so. An overtaken
     /// writer's view holds nothing back from its successor.
@@ -101,6 +108,9 @@ impl Handle {
         options.check()?;
         let volume = new_id()?;
         let Some(beginning) = self.shared.beginning(volume) else { return Ok(None) };
+        if !view.layers().is_some_and(|map| self.shared.is_in(&map, view.lsn())) {
+            return Ok(None);
+        }
         let azs = Azs::create(to, options.allow_volatile, options.allow_remote)?;
         let pg_size = self.shared.geometry.pg_size;
         let mut shared = true;
