@@ -217,6 +217,9 @@ bugs! {
     /// An open knows of the past what the named manifest says, and nothing of one that is in the log alone.
     /// `what_the_log_says_of_the_past_holds`.
     PastUnnamed,
+    /// A rewind that is given up takes with it the one before, which is in the log and not named yet.
+    /// `a_rewind_outlives_the_next_ones_end`.
+    GiveUpForgets,
     /// Nothing is held while a clone's segments are shared. `a_clone_shares_no_hole`.
     CloneSharesHole,
     /// A moment is the first MTR stamped at or before it. `a_moment_is_the_last_stamp`.

@@ -152,7 +152,10 @@ impl Sim {
             }
         }
         clone.model.borrow_mut().mtrs = cloning.mtrs;
-        clone.begin_with(&cloning.view, cloning.state).map_err(|what| format!("a clone (seed {seed}): {what}"))?;
+        let begun = clone.begin_with(&cloning.view, cloning.state);
+        if !begun.map_err(|what| format!("a clone (seed {seed}): {what}"))? {
+            return Ok(());
+        }
         clone.world.lock().faults.begin();
         let life = (0..STEPS).try_for_each(|_| clone.step()).and_then(|()| clone.converge());
         life.map_err(|what| format!("a clone that lived (seed {seed}): {what}"))?;
@@ -163,8 +166,9 @@ impl Sim {
         Ok(())
     }
 
-    /// The clone is opened, shows the state that it was cloned from, and forgets all others.
-    fn begin_with(&self, view: &View, state: State) -> Checked {
+    /// The clone is opened, shows the state that it was cloned from, and forgets all others. False: it has given back by then what
+    /// only that state needs, and is copied instead.
+    fn begin_with(&self, view: &View, state: State) -> Result<bool, String> {
         let map = view.layers().ok_or("the view is gone")?;
         self.open(0, false)?;
         {
@@ -174,6 +178,13 @@ impl Sim {
             self.rewind(running, own, state.clone());
         }
         self.begun("it is not rewound", |running| running.going.is_none())?;
+        let given_back = |r: &Running| {
+            let r = &r.shared;
+            r.rewinding.end().is_none() && r.reclaim.lock().given_back_bytes > 0
+        };
+        if self.running[0].borrow().as_ref().is_some_and(given_back) {
+            return Ok(false);
+        }
         let alone = |r: &Running| self.begin_checkpoint_with(r, Ask::Alone(Window::default()));
         self.begun("no checkpoint can begin", alone)?;
         let over = |r: &Running| r.shared.checkpoint.lock().is_none();
@@ -186,7 +197,7 @@ impl Sim {
         for page in (0..30).map(PageId) {
             self.check_page(page, running.shared.read_newest(page), state.get(&page), "a clone's read")?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn begun(&self, what: &str, done: impl Fn(&Running) -> bool) -> Checked {

@@ -11,7 +11,11 @@ const PINNED: u64 = 0xF9C7_4FA0_7841_A493;
 const LIVES: [(u64, Mode); 4] = [(1, Mode::Atlas), (7, Mode::Atlas), (12, Mode::Atlas), (5, Mode::Beyond)];
 
 /// Lives that broke once. What each had found has a scenario in `traces`; they play other lives when a fix changes them.
-const BROKE: [(u64, Mode); 30] = [
+const BROKE: [(u64, Mode); 32] = [
+    // A rewind that was given up took with it the one before, which was still to be named.
+    (14_890_923_169_233_278, Mode::Atlas),
+    // A clone had given back what the state needs that it was to begin with.
+    (54_136_901_266_505_243, Mode::Atlas),
     // A clone was rewound to a state of which its origin had given back a part.
     (13_068_443, Mode::Atlas),
     // What mended a slot found it whole by then, in the disk's cache alone.

@@ -4,6 +4,7 @@
 //! of the older state, made from its base's table and the log since. Its manifest is an ordinary MTR; whoever meets it in
 //! the log forgets what came before. Meanwhile nobody else appends.
 
+use crate::bugs::{Bug, planted};
 use crate::history::error::HistoryError;
 use crate::history::find::{Finder, Found, Moment, time_of};
 use crate::history::past::{NAME_MAX, PINS_MAX, Past, Pin, Window};
@@ -232,7 +233,9 @@ impl Rewind {
         if shared.rewinding.end() > self.before {
             return false;
         }
-        if running.as_ref().is_some_and(Checkpoint::rewinds) {
+        // Only its own: the one before may be in the log, and is still to be named.
+        let began = matches!(self.phase, Phase::Rewind(_, Some(_))) || planted(Bug::GiveUpForgets);
+        if began && running.as_ref().is_some_and(Checkpoint::rewinds) {
             *running = None;
         }
         shared.rewinding.on.store(false, Ordering::SeqCst);

@@ -130,8 +130,16 @@ impl Handle {
         name(&azs, options, &beginning.superblocks)?;
         drop(beginning);
         let clone = Volume::open(to.clone(), options)?;
-        clone.handle.shared.begin_as(&map, view.lsn(), options.window.unwrap_or_default())?;
-        Ok(Some(clone))
+        match clone.handle.shared.begin_as(&map, view.lsn(), options.window.unwrap_or_default()) {
+            Ok(()) => Ok(Some(clone)),
+            // It has given back what only that state needs: it takes ten seconds until it may.
+            Err(HistoryError::GivenBack(_)) => {
+                drop(clone);
+                azs.remove(to).map_err(|(path, source)| OpenError::Io { path, source })?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

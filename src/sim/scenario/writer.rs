@@ -394,6 +394,18 @@ impl Writer {
         })
     }
 
+    /// ... or is asked to: all have another one in hand.
+    pub fn rewind_unasked(&self, to: &Point) -> Checked<Lsn> {
+        let mut busy = false;
+        self.rewind_while(to, || {
+            let rewinds = self.shared.checkpoint.lock().as_ref().is_some_and(Checkpoint::rewinds);
+            if rewinds && !std::mem::replace(&mut busy, true) {
+                self.idle("ABCDEF");
+                self.shared.engine().begin_round(None, None);
+            }
+        })
+    }
+
     fn rewind_while(&self, to: &Point, mut each: impl FnMut()) -> Checked<Lsn> {
         let found = self.shared.view_of(|finder| found(finder, to));
         let (view, moment) = found.map_err(|e| format!("S1: {e}"))?;

@@ -147,6 +147,7 @@ traces! {
     past::a_rewind_is_replayed [RewindNotReplayed "S1"]
     past::a_close_names_a_rewind [RewindUnnamed "S1"]
     past::what_the_log_says_of_the_past_holds [PastUnnamed "S1"]
+    past::a_rewind_outlives_the_next_ones_end [GiveUpForgets "S1"]
     past::a_clone_shares_no_hole [CloneSharesHole "S1"]
     past::a_moment_is_the_last_stamp [FirstStamp "S1"]
     past::a_rewind_can_be_undone [UndoLost "S1"]

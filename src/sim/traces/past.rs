@@ -4,6 +4,7 @@ use crate::history::find::time_of;
 use crate::sim::scenario::{Checked, Stage, Writer, ensure};
 use crate::sim::traces::space::{dead_frames, old_page_in_a_dead_frame, reclaim};
 use crate::volume::history::Point;
+use crate::volume::rewind::Rewind;
 
 /// Page 1 is x, then y, with a snapshot between.
 fn x_then_y(stage: &Stage) -> Checked<Writer> {
@@ -71,6 +72,23 @@ pub fn a_close_names_a_rewind() -> Checked {
     w.rewind_unnamed(&Point::from("x"))?;
     w.kill();
     stage.open("ABCDEF")?.close("ABCDEF")?;
+    stage.open("ABCDEF")?;
+    Ok(())
+}
+
+/// It is in the log, and not named yet, when the next one begins and is given up; then the volume closes clean.
+pub fn a_rewind_outlives_the_next_ones_end() -> Checked {
+    let stage = Stage::new();
+    let w = x_then_y(&stage)?;
+    w.room(1 << 20)?;
+    w.rewind_unasked(&Point::from("x"))?;
+    ensure(w.shared.checkpoint.lock().is_some(), "stage: it is named")?;
+    let view = w.shared.view();
+    let lsn = view.lsn();
+    let next = Rewind::begin(&w.shared, view, lsn).map_err(|e| format!("stage: {e}"))?;
+    ensure(next.give_up(&w.shared), "stage: it is not given up")?;
+    w.idle("");
+    w.close("ABCDEF")?;
     stage.open("ABCDEF")?;
     Ok(())
 }
