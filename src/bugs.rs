@@ -214,9 +214,12 @@ bugs! {
     RewindNotReplayed,
     /// A close leaves its mark though no superblock names the rewind that the open had met. `a_close_names_a_rewind`.
     RewindUnnamed,
-    /// An open knows of the past what the named manifest says, and nothing of one that is in the log alone.
-    /// `what_the_log_says_of_the_past_holds`.
-    PastUnnamed,
+    /// An open goes on from the named manifest, though a newer one is in the log. `what_the_log_says_of_the_past_holds`.
+    ManifestUnnamed,
+    /// What becomes owed while a look is under way is given back by that look. `what_is_named_during_a_look_waits`.
+    FreedByOldLook,
+    /// An open gives back what a manifest says that no superblock names. `nothing_goes_before_it_is_named`.
+    FreedUnnamed,
     /// A rewind that is given up takes with it the one before, which is in the log and not named yet.
     /// `a_rewind_outlives_the_next_ones_end`.
     GiveUpForgets,

@@ -8,7 +8,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::lsn::Lsn;
-use crate::reclaim::freed::Run;
+use crate::reclaim::freed::{Freed, Run};
 use std::time::Duration;
 
 /// Checkpoints that are kept as bases. Beyond it the older half is thinned: states are as many, and take longer to find.
@@ -169,6 +169,14 @@ impl Past {
         if !planted(Bug::DeadByLsn) {
             self.emptied.retain(|e| e.since <= redo);
         }
+    }
+
+    /// The newest base's manifest gives more back than what is named does: nothing that is kept needs it, and a manifest that
+    /// is named too has still to say so.
+    pub fn takes_back(&mut self, freed: &Freed, named: &Freed) {
+        let since = self.newest();
+        let unnamed = freed.runs().iter().flat_map(|run| named.lacks(*run));
+        self.emptied.extend(unnamed.map(|run| Emptied { run, since }));
     }
 
     /// Nothing before the newest base is kept any more.
@@ -428,10 +436,14 @@ mod tests {
             Ok(())
         }
 
-        /// The process dies before its manifest is named: the next one goes on from the older table.
+        /// The process dies before its manifest is named: the next one goes on from it all the same, and gives back nothing
+        /// before it has named one.
         fn die(&mut self, pin: Option<String>) -> Result<(), String> {
-            self.checkpoint_unnamed(pin, None)?;
-            self.past.made_from(self.newest);
+            let gives_back = self.checkpoint_unnamed(pin, None)?;
+            self.newest = self.past.bases.last().unwrap().redo;
+            let mut freed = Freed::default();
+            gives_back.into_iter().for_each(|run| freed.add(run));
+            self.past.takes_back(&freed, &Freed::default());
             self.emptied.clear();
             Ok(())
         }

@@ -17,6 +17,7 @@ use crate::log::record::Kind;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::manifest::Manifest;
 use crate::page::read::{Faults, LogReader, Owned};
+use crate::reclaim::freed::Freed;
 use crate::segment::doubt;
 use crate::segment::name::FileName;
 use crate::segment::scan::{Change, Groups, Scanner};
@@ -36,18 +37,13 @@ pub struct Recovered {
     pub history: History,
     /// The manifest that superblocks name, 0 before the first checkpoint, and where redo begins with it.
     pub named: (Lsn, Lsn),
-    /// The newest state's: the last one that rewound the volume, or the one that is named.
-    pub manifest: Manifest,
-    /// Its record.
-    pub manifest_lsn: Lsn,
-    /// Page changes from the manifest's redo begin to the log's end.
+    /// What it gives back. What a newer one does may still be needed: by who opens next, and reads the named one again.
+    pub freed: Freed,
+    /// The named manifest and those above it in the log, in order: each took the place of the one before, whether
+    /// superblocks name it or not. They may do so at any time, and for some openers only.
+    pub states: Vec<State>,
+    /// Page changes from the named manifest's redo begin to the log's end.
     pub changes: Vec<Change>,
-    /// What the volume was before each rewind since the named manifest.
-    pub earlier: Vec<Earlier>,
-    /// Where manifests above the named one lie in the log, and their ends, in order.
-    pub manifests: Vec<(Lsn, Lsn)>,
-    /// What the log says of the past up to its end.
-    pub past: Past,
     pub ruling: Ruling,
     pub seen: Sightings,
     /// The groups of the tail, as they were read: an opener copies them.
@@ -60,58 +56,49 @@ pub struct Recovered {
     pub stamps: (u64, u64),
 }
 
-/// A state that a rewind ended.
-pub struct Earlier {
-    /// States are below.
-    pub until: Lsn,
+/// What the volume is made from between one manifest and the next.
+pub struct State {
     pub manifest: Manifest,
-    pub manifest_lsn: Lsn,
-    pub changes: Vec<Change>,
+    /// Its record; 0 before the first checkpoint.
+    pub lsn: Lsn,
+    /// It holds from the record's end on.
+    since: Lsn,
+    /// Changes that its table lacks begin there.
+    redo: Lsn,
 }
 
 impl Recovered {
     /// The volume's own clock, when the wall clock is there: it goes on from the newest checkpoint's, and never back.
     pub fn age_us(&self, wall_us: u64) -> u64 {
-        let newest = self.past.bases.last().filter(|b| !b.lsn.is_none());
+        let past = self.newest().past();
+        let newest = past.bases.last().filter(|b| !b.lsn.is_none());
         newest.map_or(0, |b| b.age_us.saturating_add(wall_us.saturating_sub(b.wall_us)))
     }
 
-    /// The newest manifest: superblocks need not name it yet.
-    pub fn newest_manifest(&self) -> Lsn {
-        self.manifests.last().map_or(self.named.0, |(lsn, _)| *lsn)
+    /// What the log's end is made from.
+    pub fn newest(&self) -> &State {
+        self.at(Lsn::MAX).0
     }
 
-    /// What the log below says of the past. Its newest manifest does, whether superblocks name it or not: they may do so at
-    /// any time, and for some openers only. The state is made from an older table meanwhile.
-    pub fn past_below(&self, reader: &LogReader, at: Lsn) -> Result<Past, ReadError> {
-        let (manifest, lsn) = self.state_with_lsn(at);
-        let newest = self.manifests.iter().rev().find(|(_, end)| *end <= at).map_or(lsn, |(newest, _)| *newest);
-        if newest <= lsn || planted(Bug::PastUnnamed) {
-            return Ok(manifest.past_at(lsn));
-        }
-        let record = reader.record(newest, 4096).map_err(|f| lost(newest, f))?;
-        let mut past = decoded(newest, &record)?.past_at(newest);
-        past.made_from(manifest.redo);
-        Ok(past)
-    }
-
-    /// The manifest of a state, and its record.
-    pub fn state_with_lsn(&self, at: Lsn) -> (&Manifest, Lsn) {
-        let earlier = self.earlier.iter().find(|e| at < e.until);
-        earlier.map_or((&self.manifest, self.manifest_lsn), |e| (&e.manifest, e.manifest_lsn))
-    }
-
-    /// The manifest and the changes of a state, which lies above the named manifest's redo begin.
-    pub fn state(&self, at: Lsn) -> (&Manifest, &[Change]) {
-        match self.earlier.iter().find(|e| at < e.until) {
-            Some(e) => (&e.manifest, &e.changes),
-            None => (&self.manifest, &self.changes),
-        }
+    /// What a state of the log since the named manifest is made from: a table, and the changes since.
+    pub fn at(&self, at: Lsn) -> (&State, &[Change]) {
+        let behind = self.states.partition_point(|s| s.since <= at).max(1);
+        let state = &self.states[behind - 1];
+        let until = self.states.get(behind).map_or(Lsn::MAX, |next| next.since);
+        let index = |lsn| self.changes.partition_point(|c| c.lsn < lsn);
+        (state, &self.changes[index(state.redo)..index(until)])
     }
 
     /// The history without what was given back.
     pub fn kept(&self) -> Vec<Entry> {
-        self.manifest.freed.kept(&self.history)
+        self.freed.kept(&self.history)
+    }
+}
+
+impl State {
+    /// What is known of the past with it.
+    pub fn past(&self) -> Past {
+        self.manifest.past_at(self.lsn)
     }
 }
 
@@ -205,12 +192,9 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
             choice,
             history,
             named,
-            past: manifest.past_at(manifest_lsn),
-            manifest,
-            manifest_lsn,
+            freed: manifest.freed.clone(),
+            states: vec![State { manifest, lsn: manifest_lsn, since: Lsn::NONE, redo }],
             changes,
-            earlier: Vec::new(),
-            manifests: Vec::new(),
             ruling,
             seen,
             groups: Groups::new(),
@@ -233,39 +217,35 @@ fn recover_from<F: Fleet>(fleet: &F, survey: Survey) -> Result<Recovered, OpenEr
     let manifests: Vec<Change> = changes.iter().filter(above).copied().collect();
     changes.retain(|c| c.kind != Kind::Manifest);
     let reader = LogReader::new(survey.geometry, reader.dirs().clone(), history.clone());
-    // A rewind takes the place of all before it.
-    let mut earlier = Vec::new();
-    let rewinds = manifests.iter().filter(|c| !c.base.is_none() && !planted(Bug::RewindNotReplayed));
-    for &Change { lsn, end, .. } in rewinds {
+    let freed = manifest.freed.clone();
+    let mut states = vec![State { manifest, lsn: manifest_lsn, since: Lsn::NONE, redo }];
+    for Change { lsn, end, base, .. } in manifests {
+        let rewinds = !base.is_none();
+        if planted(if rewinds { Bug::RewindNotReplayed } else { Bug::ManifestUnnamed }) {
+            continue;
+        }
         let record = reader.record(lsn, 4096).map_err(|f| lost(lsn, f))?;
-        let mut next = decoded(lsn, &record)?;
-        next.root.pending = reader.pending(&next.root)?;
-        let later = changes.split_off(changes.partition_point(|c| c.lsn < lsn));
-        let before = std::mem::replace(&mut manifest, next);
-        let changes = std::mem::replace(&mut changes, later);
-        earlier.push(Earlier { until: end, manifest: before, manifest_lsn, changes });
-        manifest_lsn = lsn;
+        let mut manifest = decoded(lsn, &record)?;
+        manifest.root.pending = reader.pending(&manifest.root)?;
+        // Nothing from before a rewind is part of the state that it took up again.
+        let redo = if rewinds { lsn } else { manifest.redo };
+        states.push(State { manifest, lsn, since: end, redo });
     }
-    let mut recovered = Recovered {
+    Ok(Recovered {
         survey,
         choice,
         history,
         named,
-        manifest,
-        manifest_lsn,
+        freed,
+        states,
         changes,
-        earlier,
-        manifests: manifests.iter().map(|c| (c.lsn, c.end)).collect(),
-        past: Past::default(),
         ruling,
         seen,
         groups,
         clean: false,
         bytes_read,
         stamps,
-    };
-    recovered.past = recovered.past_below(&reader, Lsn::MAX)?;
-    Ok(recovered)
+    })
 }
 
 fn decoded(lsn: Lsn, record: &Owned) -> Result<Manifest, ReadError> {
@@ -574,12 +554,9 @@ pub fn create<F: Fleet>(fleet: &F, geometry: Geometry, durability: Durability) -
         choice,
         history: history.clone(),
         named: (Lsn::NONE, Lsn::NONE),
-        past: Manifest::first(begin).past_at(Lsn::NONE),
-        manifest: Manifest::first(begin),
-        manifest_lsn: Lsn::NONE,
+        freed: Freed::default(),
+        states: vec![State { manifest: Manifest::first(begin), lsn: Lsn::NONE, since: Lsn::NONE, redo: begin }],
         changes: Vec::new(),
-        earlier: Vec::new(),
-        manifests: Vec::new(),
         ruling,
         seen: Sightings::new(),
         groups: Groups::new(),

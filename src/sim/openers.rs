@@ -416,7 +416,7 @@ impl Sim {
             let mut more: Vec<&ModelMtr> = model.mtrs.iter().filter(|m| m.end > settled && there(m, at)).collect();
             more.sort_by_key(|m| m.end);
             more.iter().flat_map(|m| &m.effects).for_each(|e| e.apply(&mut state));
-            let view = match recovered.earlier.is_empty() {
+            let view = match recovered.states.len() == 1 {
                 true => reads.view_at(at, Duration::ZERO),
                 false if at == settled => reads.view_at(at, Duration::ZERO),
                 false => reads.view_of(later.clone(), at, Duration::ZERO),

@@ -15,7 +15,7 @@ use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::page::overlay::{Layer, Version};
 use crate::page::read::{LogReader, Map, Pages};
 use crate::segment::placement::{self, Azs, Locks, Placement};
-use crate::segment::recover::{self, Opened, Recovered};
+use crate::segment::recover::{self, Opened, Recovered, State};
 use crate::segment::superblock::{Durability, Geometry, Superblock};
 use crate::volume::background;
 use crate::volume::engine::Engine;
@@ -406,7 +406,8 @@ fn writes(workers: &Workers, options: &Options, pg_size: u64) -> Result<(Writes,
 /// What redo leaves of a state: its manifest's table, and the changes since in a layer. Versions are kept that a read at
 /// `from` or above may ask for.
 pub(crate) fn redo_map(recovered: &Recovered, at: Lsn, from: Lsn) -> Map {
-    let (manifest, changes) = recovered.state(at);
+    let (state, changes) = recovered.at(at);
+    let manifest = &state.manifest;
     let layer = Layer::new();
     for c in changes {
         let base = if c.kind == Kind::Image { c.lsn } else { c.base };
@@ -430,8 +431,7 @@ pub(crate) fn build(
     let front = Arc::new(Front::new(geometry.seed(), number, geometry.block(), begin));
     let map = redo_map(&recovered, Lsn::MAX, Lsn::MAX);
     // Ids that were given out before a rewind are not given out again: the rewind may be undone.
-    let changes = recovered.earlier.iter().flat_map(|e| &e.changes).chain(&recovered.changes);
-    let used = changes.map(|c| c.page.0 + 1).max().unwrap_or(0);
+    let used = recovered.changes.iter().map(|c| c.page.0 + 1).max().unwrap_or(0);
     let reader = LogReader::new(geometry, dirs, history.clone());
     let gaps: Vec<(Slot, Gap)> = superblocks.iter().flatten().next().map(|s| s.gaps.clone()).unwrap_or_default();
     let mut writer = Writer::new(begin, took_part);
@@ -452,7 +452,10 @@ pub(crate) fn build(
     let (tails, all_seen) = (recovered.survey.has_tails(), recovered.survey.ours() == SlotSet::ALL);
     // Before the first epoch there was nobody.
     let merges = number > 1 && (!recovered.clean || tails || !all_seen || doubts);
-    let freed = recovered.manifest.freed.clone();
+    let State { manifest, .. } = recovered.newest();
+    let mut past = recovered.newest().past();
+    let freed = if planted(Bug::FreedUnnamed) { manifest.freed.clone() } else { recovered.freed.clone() };
+    past.takes_back(&manifest.freed, &freed);
     front.set_limit(room(&freed.kept(&history), options.extents_max()));
     let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, freed, number, options);
     let parts = Parts {
@@ -462,11 +465,11 @@ pub(crate) fn build(
         front,
         reads: Arc::new(Reads::new(pages)),
         tickets,
-        next_page: recovered.manifest.next_page.max(used),
-        pages: recovered.manifest.pages,
+        next_page: manifest.next_page.max(used),
+        pages: manifest.pages,
         redo: recovered.named.1.max(Lsn(format::BLOCK_MIN)),
-        past: recovered.past.clone(),
-        unnamed: recovered.newest_manifest() != recovered.named.0,
+        past,
+        unnamed: recovered.newest().lsn != recovered.named.0,
         stamps: recovered.stamps,
         age_us: recovered.age_us(clock.wall_us()),
         merge: merges.then(|| {

@@ -17,7 +17,7 @@ use crate::page::read::{LogReader, Map, Pages};
 use crate::reclaim::freed;
 use crate::repair::plan::bytes_in;
 use crate::segment::placement::{self, Azs, Placement};
-use crate::segment::recover::{self, Recovered};
+use crate::segment::recover::{self, Recovered, State};
 use crate::segment::superblock::Superblock;
 use crate::segment::survey::Standing;
 use crate::segment::verify::{self, LogRecord, Verification};
@@ -169,12 +169,12 @@ impl Reader {
         // Views at `settled` as well as at `visible`.
         let map = redo_map(&recovered, settled, settled);
         let visible = recovered.ruling.end;
-        let later = (recovered.earlier.iter().any(|e| settled < e.until && e.until <= visible))
+        let later = (recovered.at(settled).0.lsn != recovered.at(visible).0.lsn)
             .then(|| Arc::new(redo_map(&recovered, visible, visible)));
         let reader = LogReader::new(recovered.survey.geometry, dirs, recovered.history.clone());
         let absent = SlotSet::ALL.minus(recovered.survey.ours());
         absent.iter().for_each(|slot| reader.ask_last(slot, true));
-        let past = recovered.past_below(&reader, settled)?;
+        let past = recovered.at(settled).0.past();
         let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
         Ok(Reader { reads, slots, recovered, settled, decision_settled, past, later })
     }
@@ -311,12 +311,13 @@ impl Reader {
         // Nothing is sampled here: what the pages of the manifest take, if each is one image.
         let allocated = freed::bytes_in(&self.recovered.kept(), Lsn::NONE, self.recovered.ruling.end);
         let page = record::encoded_len(self.recovered.survey.geometry.page_size as usize, false);
-        let live = match self.recovered.manifest_lsn.is_none() {
+        let State { manifest, lsn, .. } = self.recovered.newest();
+        let live = match lsn.is_none() {
             true => allocated,
             // What was written since is too young to be told.
             false => {
-                let young = self.recovered.ruling.end - self.recovered.manifest.redo.min(self.recovered.ruling.end);
-                (self.recovered.manifest.pages * page + young).min(allocated)
+                let young = self.recovered.ruling.end - manifest.redo.min(self.recovered.ruling.end);
+                (manifest.pages * page + young).min(allocated)
             }
         };
         Space { allocated, live, dead: allocated - live, ..Space::default() }

@@ -237,9 +237,15 @@ impl Disk for StageDisk {
         self.stage.hands(self.process, |h| h.jobs.push((slot, job)));
     }
 
-    fn look(&mut self, _quorum: Lsn) -> Option<Look> {
-        let held = self.stage.hands(self.process, |h| h.holds_looks);
-        (!held).then(|| self.stage.judge(self.process, self.number))
+    fn look(&mut self, quorum: Lsn) -> Option<Look> {
+        let look = self.stage.judge(self.process, self.number);
+        self.stage.hands(self.process, |h| {
+            if h.holds_looks {
+                h.held.push(Done::Looked { quorum, look });
+                return None;
+            }
+            Some(look)
+        })
     }
 
     fn submit(&mut self) {}

@@ -144,6 +144,8 @@ struct Hands {
     /// Slots whose claims its looks read.
     sees: SlotSet,
     holds_looks: bool,
+    /// Their answers.
+    held: Vec<Done>,
     /// Slots whose worker does nothing.
     idle: SlotSet,
 }
@@ -257,8 +259,14 @@ impl Stage {
             disks.alive.push(true);
             disks.alive.len() - 1
         };
-        let hands =
-            Hands { done: Vec::new(), jobs: Vec::new(), sees: SlotSet::ALL, holds_looks: false, idle: SlotSet::NONE };
+        let hands = Hands {
+            done: Vec::new(),
+            jobs: Vec::new(),
+            sees: SlotSet::ALL,
+            holds_looks: false,
+            held: Vec::new(),
+            idle: SlotSet::NONE,
+        };
         self.0.hands.lock().insert(process, hands);
         process
     }

@@ -209,6 +209,16 @@ impl Writer {
         self.stage.hands(self.process, |h| h.holds_looks = true);
     }
 
+    /// ... until now: they say what they saw when they began. How many that are.
+    pub fn answer_looks(&self) -> usize {
+        self.stage.hands(self.process, |h| {
+            h.holds_looks = false;
+            let held = h.held.len();
+            h.done.append(&mut h.held);
+            held
+        })
+    }
+
     /// Time passes, and the engine and its workers do what is due.
     pub fn tick(&self, ms: u64) -> Checked {
         self.stage.0.disks.lock().now += Duration::from_millis(ms);

@@ -2,7 +2,7 @@
 
 use crate::history::find::time_of;
 use crate::sim::scenario::{Checked, Stage, Writer, ensure};
-use crate::sim::traces::space::{dead_frames, old_page_in_a_dead_frame, reclaim};
+use crate::sim::traces::space::{TURNS, dead_frames, first_frame, named_next, old_page_in_a_dead_frame, reclaim};
 use crate::volume::history::Point;
 use crate::volume::rewind::Rewind;
 
@@ -105,6 +105,28 @@ pub fn what_the_log_says_of_the_past_holds() -> Checked {
     next.check_state(&Point::from("y"))?;
     next.check_state(&Point::from("x"))?;
     next.checkpoint("ABCDEF")?;
+    next.kill();
+    stage.open("ABCDEF")?.check_state(&Point::from("y"))
+}
+
+/// A manifest that gives a frame back is in the log, and its writer dies before a superblock names it. Who opens goes on from
+/// it, and punches nothing: a next one may read the older manifest again.
+pub fn nothing_goes_before_it_is_named() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    named_next(&w)?;
+    w.kill();
+    let next = stage.open("ABCDEF")?;
+    let gone = || !first_frame(&stage, "A");
+    let (manifest, before) = (|| next.shared.engine().manifest(), next.shared.engine().manifest());
+    for _ in 0..TURNS {
+        ensure(!gone() || manifest() > before, "S6: punched before a superblock names its manifest")?;
+        next.housekeep(1100)?;
+        next.land_on("ABCDEF")?;
+    }
+    next.snapshot("y")?;
+    reclaim(&next, "ABCDEF", gone)?;
+    ensure(gone(), "G1: it is not punched when a manifest is named")?;
+    next.check_state(&Point::from("y"))?;
     next.kill();
     stage.open("ABCDEF")?.check_state(&Point::from("y"))
 }

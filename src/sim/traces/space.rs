@@ -1,13 +1,14 @@
 //! Giving space back: what may be punched, when, and what has to move before. An extent is a frame here.
 
-use crate::lsn::{Lsn, format};
+use crate::lsn::{Lsn, Slot, format};
+use crate::reclaim::freed::Run;
 use crate::segment::name::FileName;
 use crate::sim::scenario::{Act, Checked, Op, Stage, Writer, ensure, slot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Turns of the background in which reclaiming comes to its end.
-const TURNS: usize = 60;
+pub const TURNS: usize = 60;
 
 /// Page 1, then so many frames of page 2, all acknowledged: page 1 alone lives in the first.
 pub fn old_page_in_a_dead_frame() -> Checked<(Stage, Writer)> {
@@ -51,7 +52,7 @@ pub fn reclaim(w: &Writer, lands: &str, mut enough: impl FnMut() -> bool) -> Che
 }
 
 /// The slot's segment has something in the first frame.
-fn first_frame(stage: &Stage, name: &str) -> bool {
+pub fn first_frame(stage: &Stage, name: &str) -> bool {
     stage.verifies(name, Lsn(4096), 1)
 }
 
@@ -121,6 +122,55 @@ pub fn a_zombie_punches_nothing() -> Checked {
     }
     ensure(!punched(), "S6: a zombie punches")?;
     ensure(w.shared.tickets.is_over(), "stage: the zombie does not know of its successor")
+}
+
+/// A look is under way, for what slots owe, when superblocks name the next manifest: it may have missed who opened in between.
+pub fn what_is_named_during_a_look_waits() -> Checked {
+    let (stage, w) = old_page_in_a_dead_frame()?;
+    reclaim(&w, "ABCDEF", || !first_frame(&stage, "A"))?;
+    dead_frames(&w, 3)?;
+    let run = named_next(&w)?;
+    let there = || (run.from.0..run.to.0).step_by(4096).any(|at| stage.verifies("A", Lsn(at), 1));
+    ensure(there(), "stage: nothing is there")?;
+    Slot::ALL.into_iter().for_each(|slot| w.shared.engine().owes_all(slot));
+    w.hold_looks();
+    w.housekeep(1100)?;
+    w.idle("");
+    for _ in 0..3 {
+        w.housekeep(20)?;
+    }
+    ensure(w.shared.engine().owes_new(), "stage: the manifest is not named")?;
+    ensure(w.answer_looks() == 1, "stage: no look is under way")?;
+    for _ in 0..3 {
+        w.hold_looks();
+        w.tick(0)?;
+    }
+    ensure(there(), "S6: a look from before it was named lets it go")?;
+    w.answer_looks();
+    reclaim(&w, "ABCDEF", || !there())?;
+    ensure(!there(), "G1: it is not punched by the next look")
+}
+
+/// What the next manifest gives back first, which is in the log and not named yet.
+pub fn named_next(w: &Writer) -> Checked<Run> {
+    w.checkpoint("ABCDEF")?;
+    w.shared.ask_for_space();
+    let emptied = || w.shared.reclaim.lock().ready(Lsn::MAX).first().copied();
+    for _ in 0..TURNS {
+        if emptied().is_some() {
+            break;
+        }
+        w.housekeep(20)?;
+        w.land_on("ABCDEF")?;
+    }
+    let run = emptied().ok_or("stage: nothing is emptied, or more than that")?;
+    w.idle("ABCDEF");
+    for _ in 0..TURNS {
+        w.housekeep(20)?;
+        w.land_on("ABCDEF")?;
+    }
+    ensure(w.shared.checkpoint.lock().is_some(), "stage: a checkpoint was named")?;
+    Ok(run)
 }
 
 /// A view is open over the frame.

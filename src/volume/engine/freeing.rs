@@ -70,6 +70,10 @@ impl Engine {
         let before = self.freeing.let_go.clone();
         runs.iter().for_each(|run| self.freeing.let_go.add(*run));
         self.freeing.let_go.absorb(&self.history);
+        // A look that is under way began before some of it was named.
+        if self.vouched.free && !planted(Bug::FreedByOldLook) {
+            (self.vouched.free, self.waiting.free) = (false, true);
+        }
         // What was owed before is not owed again: it may be most of all addresses.
         let new: Vec<Run> = self.freeing.let_go.runs().iter().flat_map(|run| before.lacks(*run)).collect();
         for slot in Slot::ALL {
@@ -78,7 +82,7 @@ impl Engine {
     }
 
     /// The slot may have missed what was given back meanwhile.
-    pub(super) fn owes_all(&mut self, slot: Slot) {
+    pub fn owes_all(&mut self, slot: Slot) {
         self.freeing.all.insert(slot);
     }
 
