@@ -7,6 +7,7 @@
 //! be the newest state's again. DESIGN.md, "History".
 
 use crate::bugs::{Bug, planted};
+use crate::core::history::Entry;
 use crate::lsn::Lsn;
 use crate::reclaim::freed::{Freed, Run};
 use std::time::Duration;
@@ -172,11 +173,16 @@ impl Past {
     }
 
     /// The newest base's manifest gives more back than what is named does: nothing that is kept needs it, and a manifest that
-    /// is named too has still to say so.
-    pub fn takes_back(&mut self, freed: &Freed, named: &Freed) {
+    /// is named too has still to say so. `kept` is the history without what is given back for certain.
+    pub fn takes_back(&mut self, freed: &Freed, kept: &[Entry]) {
         let since = self.newest();
-        let unnamed = freed.runs().iter().flat_map(|run| named.lacks(*run));
-        self.emptied.extend(unnamed.map(|run| Emptied { run, since }));
+        // Addresses of no epoch hold nothing: they are not counted as held.
+        for entry in kept {
+            let within = freed.runs().iter().map(|r| Run { from: r.from.max(entry.begin), to: r.to.min(entry.end) });
+            self.emptied.extend(within.filter(|r| r.from < r.to).map(|run| Emptied { run, since }));
+        }
+        // What is too much for a manifest is an ordinary part of the log, and found dead again.
+        self.emptied.truncate(EMPTIED_MAX);
     }
 
     /// Nothing before the newest base is kept any more.
@@ -443,7 +449,7 @@ mod tests {
             self.newest = self.past.bases.last().unwrap().redo;
             let mut freed = Freed::default();
             gives_back.into_iter().for_each(|run| freed.add(run));
-            self.past.takes_back(&freed, &Freed::default());
+            self.past.takes_back(&freed, &[Entry { epoch: 1, begin: Lsn::NONE, end: Lsn::MAX }]);
             self.emptied.clear();
             Ok(())
         }

@@ -33,6 +33,8 @@ pub struct Atlas {
     hidden: SlotSet,
     /// Their images were taken in that state.
     imaged: SlotSet,
+    /// Images were put in their places since the volume was opened last.
+    pub restored: SlotSet,
     /// So many may be damaged in this run.
     hurt_max: usize,
     /// Met by an error that passes, during the present open.
@@ -44,7 +46,17 @@ pub struct Atlas {
 impl Atlas {
     pub fn new(mode: Mode, hurt_max: usize) -> Atlas {
         let none = SlotSet::NONE;
-        Atlas { mode, hurt: none, unfit: none, hidden: none, imaged: none, hurt_max, struck: none, blows: 0 }
+        Atlas {
+            mode,
+            hurt: none,
+            unfit: none,
+            hidden: none,
+            imaged: none,
+            restored: none,
+            hurt_max,
+            struck: none,
+            blows: 0,
+        }
     }
 
     pub fn is_beyond(&self) -> bool {
@@ -103,6 +115,7 @@ impl Atlas {
     /// A blank directory, or an image, is in the slot's place: it lacks much, and whoever opens can know that it does.
     pub fn replaces(&mut self, slot: Slot, image: bool) {
         self.hurts(slot);
+        self.restored = if image { self.restored.with(slot) } else { self.restored.without(slot) };
         if !(image && self.imaged.contains(slot)) {
             self.hidden = self.hidden.without(slot);
         }

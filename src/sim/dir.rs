@@ -107,6 +107,9 @@ impl SimDir {
             offset = file.somewhere(w.faults.random());
         }
         let file = w.reach(p, slot, true)?.entry(name).or_default();
+        if astray {
+            file.goes_astray(offset, bytes.len());
+        }
         file.land(offset, bytes, durable, |_| true);
         if let Some(superblock) = superblock {
             file.holds(offset, superblock);

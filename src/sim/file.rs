@@ -196,6 +196,8 @@ pub struct File {
     owed: Vec<usize>,
     /// They cannot be read until they are written again.
     unreadable: BTreeSet<u64>,
+    /// Writes that were for another place have landed in them.
+    astray: BTreeSet<u64>,
     len: u64,
     /// Counts writes: a late one may land behind newer ones.
     pub writes: u64,
@@ -585,7 +587,12 @@ impl File {
         let (from, to) = (from / BLOCK as u64, to / BLOCK as u64);
         let frames = self.frames.range(from / BLOCKS as u64..to.div_ceil(BLOCKS as u64));
         let mut blocks = frames.flat_map(|(i, f)| f.blocks().map(move |b| i * BLOCKS as u64 + b as u64));
-        blocks.find(|b| (from..to).contains(b)).map(|b| b * BLOCK as u64)
+        blocks.find(|b| (from..to).contains(b) && !self.astray.contains(b)).map(|b| b * BLOCK as u64)
+    }
+
+    /// A write lands there that was for another place.
+    pub fn goes_astray(&mut self, offset: u64, len: usize) {
+        self.astray.extend(offset / BLOCK as u64..(offset + len as u64).div_ceil(BLOCK as u64));
     }
 
     fn forget(&mut self, index: u64) {

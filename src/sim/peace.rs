@@ -218,7 +218,8 @@ impl Sim {
         for slot in Slot::ALL {
             for name in w.files[slot.index()].keys() {
                 let needed = match name {
-                    FileName::Tail(_) => false,
+                    // An image may be from before this writer merged it: the next one does.
+                    FileName::Tail(_) => w.atlas.restored.contains(slot),
                     FileName::Claim(n) | FileName::Epoch(n) => *n <= numbered,
                     _ => true,
                 };

@@ -337,6 +337,7 @@ impl Disks {
     /// The process has opened the volume.
     pub fn set_epoch(&mut self, process: usize, history: &History) {
         self.processes[process].epoch = history.last().epoch;
+        self.atlas.restored = SlotSet::NONE;
         self.judge_open(process, history);
     }
 
@@ -616,6 +617,9 @@ impl Disks {
         let astray = faults && self.hurts(Fault::Misdirected, 1500, slot);
         let file = self.files[home.index()].entry(f.name).or_default();
         let offset = if astray { file.somewhere(self.faults.random()) } else { f.offset };
+        if astray {
+            file.goes_astray(offset, f.bytes.with(<[u8]>::len));
+        }
         f.bytes.with(|bytes| file.land(offset, bytes, true, |_| true));
         self.landed(&f, home);
         if let Bytes::Frame { from, .. } = &f.bytes {

@@ -455,8 +455,9 @@ pub(crate) fn build(
     let State { manifest, .. } = recovered.newest();
     let mut past = recovered.newest().past();
     let freed = if planted(Bug::FreedUnnamed) { manifest.freed.clone() } else { recovered.freed.clone() };
-    past.takes_back(&manifest.freed, &freed);
-    front.set_limit(room(&freed.kept(&history), options.extents_max()));
+    let kept = freed.kept(&history);
+    past.takes_back(&manifest.freed, &kept);
+    front.set_limit(room(&kept, options.extents_max()));
     let mut engine = Engine::new(writer, front.clone(), tickets.clone(), disk, all, history, freed, number, options);
     let parts = Parts {
         geometry,
