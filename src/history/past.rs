@@ -8,7 +8,7 @@
 
 use crate::bugs::{Bug, planted};
 use crate::core::history::Entry;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, format};
 use crate::reclaim::freed::{Freed, Run};
 use std::time::Duration;
 
@@ -177,10 +177,13 @@ impl Past {
     pub fn takes_back(&mut self, freed: &Freed, kept: &[Entry]) {
         let since = self.newest();
         // Addresses of no epoch hold nothing: they are not counted as held.
+        let mut unnamed = Freed::default();
         for entry in kept {
-            let within = freed.runs().iter().map(|r| Run { from: r.from.max(entry.begin), to: r.to.min(entry.end) });
-            self.emptied.extend(within.filter(|r| r.from < r.to).map(|run| Emptied { run, since }));
+            let (begin, end) = (entry.begin.floor(format::FRAME), entry.end.ceil(format::FRAME));
+            let within = freed.runs().iter().map(|r| Run { from: r.from.max(begin), to: r.to.min(end) });
+            within.filter(|r| r.from < r.to).for_each(|run| unnamed.add(run));
         }
+        self.emptied.extend(unnamed.runs().iter().map(|run| Emptied { run: *run, since }));
         // What is too much for a manifest is an ordinary part of the log, and found dead again.
         self.emptied.truncate(EMPTIED_MAX);
     }
@@ -449,7 +452,10 @@ mod tests {
             self.newest = self.past.bases.last().unwrap().redo;
             let mut freed = Freed::default();
             gives_back.into_iter().for_each(|run| freed.add(run));
-            self.past.takes_back(&freed, &[Entry { epoch: 1, begin: Lsn::NONE, end: Lsn::MAX }]);
+            // Epochs begin and end anywhere.
+            let between = Lsn(self.end().0 / 2 + 24);
+            let kept = [(1, Lsn(24), between), (2, between + 8, Lsn::MAX)];
+            self.past.takes_back(&freed, &kept.map(|(epoch, begin, end)| Entry { epoch, begin, end }));
             self.emptied.clear();
             Ok(())
         }
