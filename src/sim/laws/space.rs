@@ -10,10 +10,11 @@ use crate::segment::superblock::Superblock;
 use crate::sim::world::Disks;
 
 impl Disks {
-    /// A manifest was sent.
-    pub(super) fn manifest_sent(&mut self, at: Lsn, payload: &[u8]) {
-        if let Some(manifest) = Manifest::decode(payload) {
-            self.laws.manifests.insert(at, manifest.freed);
+    /// A manifest was sent: who opens next must be able to read it.
+    pub(super) fn manifest_sent(&mut self, p: usize, at: Lsn, payload: &[u8]) {
+        match Manifest::decode(payload) {
+            Some(manifest) => drop(self.laws.manifests.insert(at, manifest.freed)),
+            None => self.laws.breaks(p, || format!("writes a manifest at {at} that is none")),
         }
     }
 

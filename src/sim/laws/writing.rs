@@ -92,7 +92,7 @@ impl Disks {
             };
             let verified = group::verify(&bytes[pos..], at, seed, &mut take);
             if let Some((lsn, payload)) = manifest {
-                self.manifest_sent(lsn, &payload);
+                self.manifest_sent(p, lsn, &payload);
             }
             match verified {
                 Ok(sum) if sum.header.epoch == epoch && sum.vdl <= clear => pos += sum.header.len as usize,
