@@ -5,6 +5,7 @@
 //! process: libfuzzer's hook does that, and the test's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target fails by panicking")]
 
+pub mod alone;
 mod api;
 pub mod bench;
 mod codec;
