@@ -29,7 +29,7 @@ impl Peer for Rocks {
         for (key, value) in all {
             batch.put(key.to_be_bytes(), value);
         }
-        Ok(self.db.write_opt(&batch, &self.sync)?)
+        Ok(self.db.write_opt(batch, &self.sync)?)
     }
 
     fn commit(&self, key: u64, value: &[u8]) -> Result<()> {
