@@ -75,7 +75,9 @@ impl Sim {
         // Without a superblock that verifies nobody knows whose the slot's files are.
         let spoils = match fault {
             Fault::Foreign | Fault::Swapped => true,
-            Fault::Blank | Fault::Stale => false,
+            Fault::Blank => false,
+            // It may be of another slot, or of another volume: taken when directories were in the wrong places.
+            Fault::Stale => w.images[slot.index()].as_ref().and_then(newest_superblock).is_some_and(|s| s.slot != slot),
             _ => !matches!(name, FileName::Segment(_)),
         };
         let away = w.away();

@@ -69,6 +69,8 @@ pub struct Reclaim {
     narrow_until: Duration,
     /// Something else has to happen before anything comes back.
     stuck: bool,
+    /// The progress then.
+    stuck_at: u64,
     rests_until: Duration,
     /// Nothing was to be done at this progress.
     idle_at: Option<u64>,
@@ -215,6 +217,10 @@ impl Shared {
     pub fn ask_for_room(&self) {
         let progress = self.space_progress();
         let mut reclaim = self.reclaim.lock();
+        if reclaim.stuck && progress > reclaim.stuck_at {
+            // Pages were freed since: it need not rest until it tries again.
+            (reclaim.stuck, reclaim.rests_until) = (false, Duration::ZERO);
+        }
         if !reclaim.asked && reclaim.nothing_at.is_none_or(|at| progress >= at + WORTH_ASKING) {
             reclaim.ask(LEAST_DEAD);
         }
@@ -277,6 +283,7 @@ impl Shared {
         }
         reclaim.stuck = matches!(step, Ok(Step::Later) | Err(_));
         if reclaim.stuck {
+            reclaim.stuck_at = self.space_progress();
             self.pressure.set(ENDLESS);
         }
         let took = self.clock.now().saturating_sub(now);
