@@ -42,6 +42,12 @@ mod sync;
 #[cfg(not(quorate_loom))]
 mod volume;
 
+/// What loom models of the pages.
+#[cfg(quorate_loom)]
+mod page {
+    pub(crate) mod heads;
+}
+
 /// What loom models of the volume.
 #[cfg(quorate_loom)]
 mod volume {

@@ -10,7 +10,8 @@ use crate::log::append::{Front, Reservation, Sealed};
 use crate::log::group;
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::log::ring::Frame;
-use crate::lsn::{Lsn, format};
+use crate::lsn::{Lsn, PageId, format};
+use crate::page::heads::Heads;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::volume::tickets::{Ended, Parked, Status, Tickets, Waiter};
@@ -441,5 +442,25 @@ fn no_move_is_missed() {
             progress.wait(turn, EVER);
         }
         mover.join().unwrap();
+    });
+}
+
+/// Two threads keep entries in one place, and a third one looks: it sees one of them whole, or none.
+#[test]
+fn an_entry_that_is_kept_is_seen_whole() {
+    loom::model(|| {
+        let heads = Arc::new(Heads::default());
+        let entries = [(PageId(7), 8), (PageId(9), 16)];
+        let keepers = entries.map(|(page, entry)| {
+            let heads = heads.clone();
+            thread::spawn(move || heads.keep(page, entry))
+        });
+        for (page, entry) in entries {
+            let seen = heads.get(page);
+            assert!(seen.is_none_or(|e| e == entry), "{seen:?} of {page}");
+        }
+        keepers.into_iter().for_each(|keeper| keeper.join().unwrap());
+        let kept = entries.into_iter().filter(|(page, entry)| heads.get(*page) == Some(*entry)).count();
+        assert_eq!(kept, 1, "whoever is first keeps it");
     });
 }

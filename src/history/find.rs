@@ -132,7 +132,7 @@ impl Finder<'_> {
             }
         })?;
         let (root, redo, pages) = (Arc::new(manifest.root), manifest.redo, manifest.pages);
-        Ok(Map { current: Arc::new(layer), frozen: None, root, redo, pages, generation })
+        Ok(Map { current: Arc::new(layer), frozen: None, root, redo, pages, generation, heads: Arc::default() })
     }
 
     fn manifest(&self, base: &Base) -> Result<Manifest, ReadError> {

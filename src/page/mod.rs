@@ -2,6 +2,7 @@
 
 #[cfg(all(test, not(quorate_loom)))]
 mod cost;
+pub(crate) mod heads;
 pub(crate) mod manifest;
 pub(crate) mod overlay;
 pub(crate) mod pending;

@@ -4,7 +4,7 @@ use crate::bugs::{Bug, planted};
 use crate::lsn::{Lsn, PageId};
 use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// One version of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,16 +29,25 @@ type Versions = Vec<Version>;
 /// Bytes that one entry takes, about: for the number that `health` tells.
 pub const ENTRY_BYTES: usize = 80;
 
+/// A part of the pages; in cache lines of its own, for readers' locks are writes.
+#[repr(align(64))]
+struct Shard {
+    map: RwLock<Map>,
+    /// There is something in it. Most layers are small beside what is read: a shard that has nothing is not locked.
+    any: AtomicBool,
+}
+
 /// One layer: filled by appends until a checkpoint freezes it, then read only.
 pub struct Layer {
-    shards: Vec<RwLock<Map>>,
+    shards: Vec<Shard>,
     pages: AtomicUsize,
     versions: AtomicUsize,
 }
 
 impl Layer {
     pub fn new() -> Layer {
-        let shard = || RwLock::new(Map::with_hasher(foldhash::fast::FixedState::with_seed(0)));
+        let map = || RwLock::new(Map::with_hasher(foldhash::fast::FixedState::with_seed(0)));
+        let shard = || Shard { map: map(), any: AtomicBool::new(false) };
         Layer {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             pages: AtomicUsize::new(0),
@@ -46,26 +55,39 @@ impl Layer {
         }
     }
 
-    fn shard(&self, page: PageId) -> &RwLock<Map> {
+    fn shard(&self, page: PageId) -> &Shard {
         // Multiplied, so that a stride of pages spreads too.
         &self.shards[(page.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58) as usize % SHARDS]
     }
 
     /// The newest version, whether it is published or not.
     pub fn newest(&self, page: PageId) -> Option<Version> {
-        self.shard(page).read().get(&page).and_then(|v| v.last().copied())
+        self.find(page, |v| v.last().copied())
     }
 
     /// The newest version whose record lies below `at`.
     pub fn below(&self, page: PageId, at: Lsn) -> Option<Version> {
-        self.shard(page).read().get(&page).and_then(|v| v.iter().rev().find(|v| v.lsn < at).copied())
+        self.find(page, |v| v.iter().rev().find(|v| v.lsn < at).copied())
+    }
+
+    fn find(&self, page: PageId, which: impl FnOnce(&Versions) -> Option<Version>) -> Option<Version> {
+        let shard = self.shard(page);
+        // Whoever knows of a version has seen the publishing, or holds the append lock, behind its push.
+        if !shard.any.load(Ordering::Acquire) {
+            return None;
+        }
+        shard.map.read().get(&page).and_then(which)
     }
 
     /// Adds the newest version, and drops those that nobody can ask for: not the newest below VDL, nor below any pin.
     /// `pins` are the read points of open views, in order.
     pub fn push(&self, page: PageId, version: Version, vdl: Lsn, pins: &[Lsn]) {
-        let mut shard = self.shard(page).write();
-        let versions = shard.entry(page).or_insert_with(|| {
+        let shard = self.shard(page);
+        if !shard.any.load(Ordering::Relaxed) {
+            shard.any.store(true, Ordering::Release);
+        }
+        let mut map = shard.map.write();
+        let versions = map.entry(page).or_insert_with(|| {
             self.pages.fetch_add(1, Ordering::Relaxed);
             Versions::with_capacity(1)
         });
@@ -82,7 +104,7 @@ impl Layer {
     /// Forgets everything at or above `at`: the volume has turned read-only at VDL.
     pub fn cut(&self, at: Lsn) {
         for shard in &self.shards {
-            shard.write().retain(|_, versions| {
+            shard.map.write().retain(|_, versions| {
                 versions.retain(|v| v.lsn < at);
                 !versions.is_empty()
             });
@@ -93,7 +115,7 @@ impl Layer {
     pub fn sorted(&self, at: Lsn) -> Vec<(PageId, Version)> {
         let mut all = Vec::with_capacity(self.pages());
         for shard in &self.shards {
-            let shard = shard.read();
+            let shard = shard.map.read();
             all.extend(shard.iter().filter_map(|(p, v)| Some((*p, *v.iter().rev().find(|v| v.lsn < at)?))));
         }
         all.sort_unstable_by_key(|(page, _)| *page);

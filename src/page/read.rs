@@ -7,6 +7,7 @@ use crate::log::append::Front;
 use crate::log::group;
 use crate::log::record::{self, Fields, Kind};
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
+use crate::page::heads::Heads;
 use crate::page::overlay::{Layer, Version};
 use crate::page::pending::{self, Pending};
 use crate::page::table::{self, Entry, Root};
@@ -15,6 +16,7 @@ use crate::segment::name::FileName;
 use crate::segment::superblock::Geometry;
 use crate::segment::{given_back, survey, tail};
 use crate::volume::error::{ReadError, SlotFault, SlotFaults};
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -433,6 +435,8 @@ pub struct Map {
     pub pages: u64,
     /// Counts checkpoints: a head found in an older table may be overtaken.
     pub generation: u64,
+    /// What was looked up in the root.
+    pub heads: Arc<Heads>,
 }
 
 #[derive(Clone)]
@@ -458,11 +462,11 @@ type PageCache = Cache<Lsn, Cached, ByLength, foldhash::fast::FixedState>;
 pub struct Pages {
     pub reader: LogReader,
     front: Option<Arc<Front>>,
-    /// Records below are read from the slots though the ring may have them: simulated volumes would see little of their
-    /// disks.
+    /// Records below are read from the slots though the ring may have them, and heads looked up anew: simulated volumes would
+    /// see little of their disks.
     from_slots: AtomicU64,
     cache: PageCache,
-    map: RwLock<Arc<Map>>,
+    map: ArcSwap<Map>,
 }
 
 /// A reader gives up here. Writers keep chains to 32.
@@ -486,22 +490,22 @@ impl Pages {
             ),
             Err(_) => unreachable!("both sizes are given"),
         };
-        Pages { reader, front, from_slots: AtomicU64::new(0), cache, map: RwLock::new(Arc::new(map)) }
+        Pages { reader, front, from_slots: AtomicU64::new(0), cache, map: ArcSwap::from_pointee(map) }
     }
 
     pub fn map(&self) -> Arc<Map> {
-        self.map.read().clone()
+        self.map.load_full()
     }
 
     /// Whatever is in memory of what lies below is read anew.
     #[cfg(any(test, feature = "sim"))]
     pub fn forget(&self, below: Lsn) {
         self.cache.clear();
-        self.from_slots.store(below.0, Ordering::Relaxed);
+        self.from_slots.store(below.0.max(1), Ordering::Relaxed);
     }
 
     pub fn set_map(&self, map: Map) {
-        *self.map.write() = Arc::new(map);
+        self.map.store(Arc::new(map));
     }
 
     pub fn cached_bytes(&self) -> u64 {
@@ -532,16 +536,9 @@ impl Pages {
         Ok(if was.is_none() { head } else { was })
     }
 
-    /// [`Pages::head`] in the newest map. The layers are asked without holding on to it.
+    /// [`Pages::head`] in the newest map.
     pub fn newest(&self, page: PageId, at: Lsn) -> Result<Option<Head>, ReadError> {
-        let map = {
-            let map = self.map.read();
-            if let Some(version) = map.current.below(page, at) {
-                return Ok(head_of(version));
-            }
-            map.clone()
-        };
-        self.head(&map, page, at)
+        self.head(&self.map.load(), page, at)
     }
 
     /// The page's newest record below `at`; none if the page does not exist there.
@@ -550,25 +547,31 @@ impl Pages {
         if let Some(v) = layers.into_iter().flatten().find_map(|l| l.below(page, at)) {
             return Ok(head_of(v));
         }
-        self.in_table(&map.root, page)
+        let kept = map.heads.get(page).filter(|_| self.from_slots.load(Ordering::Relaxed) == 0);
+        let entry = match kept {
+            Some(raw) => Entry::from_raw(raw),
+            None => {
+                let entry = self.in_table(&map.root, page)?;
+                map.heads.keep(page, entry.raw());
+                entry
+            }
+        };
+        Ok((!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() }))
     }
 
     /// The page's entry in the table.
-    pub fn in_table(&self, root: &Root, page: PageId) -> Result<Option<Head>, ReadError> {
-        let head = |entry: Entry| {
-            (!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() })
-        };
+    fn in_table(&self, root: &Root, page: PageId) -> Result<Entry, ReadError> {
         if let Some(entry) = root.pending.get(page) {
-            return Ok(head(entry));
+            return Ok(entry);
         }
-        let Some(upper) = root.upper(page) else { return Ok(None) };
+        let Some(upper) = root.upper(page) else { return Ok(Entry::default()) };
         let upper = self.node(page, upper)?;
         let leaf = Lsn(table::entry(&upper, table::in_upper(page)));
         if leaf.is_none() {
-            return Ok(None);
+            return Ok(Entry::default());
         }
         let leaf = self.node(page, leaf)?;
-        Ok(head(Entry::from_raw(table::entry(&leaf, table::in_leaf(page)))))
+        Ok(Entry::from_raw(table::entry(&leaf, table::in_leaf(page))))
     }
 
     /// A node of the table, through the cache.

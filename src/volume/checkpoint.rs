@@ -439,6 +439,7 @@ impl Checkpoint {
             redo: self.redo,
             pages: self.pages,
             generation: map.generation + 1,
+            heads: Arc::default(),
         });
     }
 

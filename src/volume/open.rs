@@ -416,7 +416,7 @@ pub(crate) fn redo_map(recovered: &Recovered, at: Lsn, from: Lsn) -> Map {
     }
     let root = Arc::new(manifest.root.clone());
     let (redo, pages) = (manifest.redo, manifest.pages);
-    Map { current: Arc::new(layer), frozen: None, root, redo, pages, generation: 0 }
+    Map { current: Arc::new(layer), frozen: None, root, redo, pages, generation: 0, heads: Arc::default() }
 }
 
 /// Puts an opened volume's parts together: the same on real disks and in the simulator.
