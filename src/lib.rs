@@ -38,6 +38,11 @@ mod repair;
 mod segment;
 #[cfg(all(feature = "sim", not(quorate_loom)))]
 pub mod sim;
+#[cfg(all(feature = "spans", not(quorate_loom)))]
+#[doc(hidden)]
+pub mod spans;
+#[cfg(all(not(feature = "spans"), not(quorate_loom)))]
+mod spans;
 mod sync;
 #[cfg(not(quorate_loom))]
 mod volume;

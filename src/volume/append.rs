@@ -6,6 +6,7 @@ use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Version;
 use crate::page::read::{Head, Map, head_of};
+use crate::spans::{self, At};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Content, What};
 use crate::volume::reclaim::CREDIT_WAIT;
@@ -186,7 +187,9 @@ impl Shared {
         self.check_open()?;
         let expected = self.expected_heads(content, &heads)?;
 
+        spans::mark(At::Planned);
         let mut append = self.front.lock();
+        spans::mark(At::Locked);
         self.check_open()?;
         match content.moved.is_empty() {
             true => self.rewinding.check(content.timeline)?,
@@ -401,6 +404,7 @@ impl Shared {
     pub fn finish(&self, prepared: Prepared) -> Lsn {
         let Prepared { reservation, planned, cpl, patched } = prepared;
         let (end, last) = (reservation.end, planned.len() - 1);
+        spans::mark(At::Placed);
         for (i, p) in planned.iter().enumerate() {
             self.front.fill(&reservation, i, &p.fields, (i == last).then_some(cpl), &p.payload);
         }
@@ -415,6 +419,7 @@ impl Shared {
             })
             .collect();
         self.front.publish(reservation);
+        spans::mark(At::Encoded);
         self.appended.fetch_max(end.0, Ordering::SeqCst);
         // A cached page stays cached: its new version is made now, from the old one.
         for (p, (after, was)) in patched {

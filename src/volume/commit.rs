@@ -1,6 +1,7 @@
 //! Commit tickets: block on one, give it a time, await it on any runtime, or drop it.
 
 use crate::lsn::Lsn;
+use crate::spans;
 use crate::volume::error::{Unknown, WriteError};
 use crate::volume::shared::Shared;
 use crate::volume::tickets::{Ended, Status, Waiter};
@@ -31,11 +32,12 @@ pub struct Commit {
     shared: Arc<Shared>,
     end: Lsn,
     key: Option<(Lsn, u64)>,
+    marks: spans::Marks,
 }
 
 impl Shared {
     pub fn ticket(self: Arc<Self>, end: Lsn) -> Commit {
-        Commit { shared: self, end, key: None }
+        Commit { shared: self, end, key: None, marks: spans::Marks::of_append() }
     }
 }
 
@@ -69,6 +71,7 @@ impl Commit {
     /// As [`Commit::wait`].
     pub fn wait_for(&self, most: Duration) -> Result<bool, WriteError> {
         self.shared.wait_decided(self.end, most);
+        self.marks.returned(self.end);
         self.decided().unwrap_or(Ok(false))
     }
 

@@ -21,6 +21,7 @@ use crate::lsn::{Lsn, SLOTS, Slot, SlotSet, format};
 use crate::reclaim::freed::Freed;
 use crate::segment::share;
 use crate::segment::superblock::{Geometry, Superblock};
+use crate::spans;
 use crate::sync::Arc;
 use crate::volume::append::left;
 use crate::volume::engine::freeing::Freeing;
@@ -265,6 +266,9 @@ impl Engine {
         let mut done = std::mem::take(&mut self.done);
         self.disk.reap(&mut done);
         let any = !done.is_empty();
+        if any {
+            spans::reaped();
+        }
         for d in done.drain(..) {
             match d {
                 Done::Wrote { slot, result } => {
@@ -532,6 +536,7 @@ impl Engine {
         } else if (moved || planted(Bug::VdlBeforeLook) && look == Look::Clear) && !self.tickets.is_over() {
             let vdl = self.writer.vdl();
             self.front.set_vdl(vdl);
+            spans::decided(vdl);
             self.tickets.advance(vdl);
         }
     }
@@ -559,6 +564,7 @@ impl Engine {
             match self.front.ring.get(from) {
                 Some(frame) => {
                     self.writer.submitted(slot, from, to);
+                    spans::sent(to);
                     self.disk.write(LogWrite { slot, from, to, frame });
                 }
                 // It fell out of the ring: from here on it has a gap.

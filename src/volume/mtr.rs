@@ -1,6 +1,7 @@
 //! A mini-transaction: changes of pages that are applied all or none.
 
 use crate::lsn::{Lsn, PageId};
+use crate::spans::{self, At};
 use crate::volume::commit::Commit;
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::page::Page;
@@ -295,6 +296,7 @@ impl Mtr {
     /// The first wrong call; [`WriteError::Conflict`] when an expected page has changed; [`WriteError::OutOfSpace`]
     /// before anything is appended. After an error nothing of the MTR is in the log.
     pub fn commit(mut self) -> Result<Commit, WriteError> {
+        spans::mark(At::Begun);
         self.shared.check_open()?;
         self.content()?;
         self.check_timeline()?;

@@ -259,6 +259,9 @@ enum Verb {
         /// About how long
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=3600))]
         seconds: u64,
+        /// Only these, with commas between; all the time is theirs
+        #[arg(long, value_delimiter = ',', value_parser = bench::ALL)]
+        only: Vec<String>,
     },
     #[command(hide = true)]
     BenchChild {
@@ -439,7 +442,9 @@ fn run(cli: Cli) -> Result<(), Fail> {
             ..
         } => bench::churn(&io, &under, &bench::Churn { live, times, minutes, every, svg }),
         // Without a subcommand it is required.
-        Verb::Bench { volume, seconds, .. } => volume.map_or(Ok(()), |volume| bench::run(&io, &volume, seconds)),
+        Verb::Bench { volume, seconds, only, .. } => {
+            volume.map_or(Ok(()), |volume| bench::run(&io, &volume, seconds, &only))
+        }
         Verb::BenchChild { volume, fill } => bench::child(&io, &volume, fill),
         #[cfg(feature = "sim")]
         Verb::Sim { seed, seeds, minutes, steps, workers, beyond, without, verbose } => {

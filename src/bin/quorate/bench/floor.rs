@@ -2,9 +2,11 @@
 //! with nothing else done: whole blocks, O_DIRECT, each write durable by `RWF_DSYNC`, through io_uring where the volume
 //! uses it and by threads otherwise, into space that was allocated ahead and never written, one write a file at a time.
 //! A file that is behind takes everything up to the tail with its next write. Acknowledged at 4. No bytes are encoded,
-//! checksummed, copied or indexed.
+//! checksummed, copied or indexed. They are random, as no disk can make them smaller; and the ring's writes are done by the
+//! kernel's workers, as the volume's: RAM disks would do them one after the other in the call that submits them.
 #![allow(unsafe_code)]
 
+use crate::bench::Random;
 use crate::common::{At, Fail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use memmap2::MmapMut;
@@ -16,11 +18,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of one write at most, as the volume's.
 const WRITE_MAX: u64 = 1 << 20;
 /// Space ahead of a round. Behind it the files begin anew.
 const ROOM: u64 = 64 << 20;
+/// A write that takes longer ends the bench.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Files that must have it.
 const QUORUM: usize = 4;
 
@@ -81,7 +86,7 @@ impl Floor {
         #[cfg(feature = "io-uring")]
         if uring {
             let ring = io_uring::IoUring::new(32).map_err(fail)?;
-            return Ok(Io::Uring(Box::new(ring), MmapMut::map_anon(WRITE_MAX as usize).map_err(fail)?));
+            return Ok(Io::Uring(Box::new(ring), random_bytes().map_err(fail)?));
         }
         let _ = uring;
         let (done, ended) = bounded(2 * self.files.len());
@@ -89,7 +94,7 @@ impl Floor {
         for (i, file) in self.files.iter().enumerate() {
             let (send, tasks) = bounded::<(u64, u64)>(1);
             let (fd, done) = (file.fd.clone(), done.clone());
-            let buffer = MmapMut::map_anon(WRITE_MAX as usize).map_err(fail)?;
+            let buffer = random_bytes().map_err(fail)?;
             let write = move || {
                 for (from, to) in tasks {
                     if done.send((i, write_durably(&fd, &buffer[..(to - from) as usize], from))).is_err() {
@@ -164,7 +169,8 @@ impl Floor {
                         .offset(from)
                         .rw_flags(ReadWriteFlags::DSYNC.bits() as i32)
                         .build()
-                        .user_data(i as u64);
+                        .user_data(i as u64)
+                        .flags(io_uring::squeue::Flags::ASYNC);
                     // SAFETY: buffer and descriptor outlive the write: `Drop` waits for what is busy, or leaks both.
                     let full = unsafe { ring.submission().push(&entry) }.is_err();
                     if full {
@@ -195,13 +201,15 @@ impl Floor {
         }
         let have = self.files.iter().filter(|f| f.cursor == self.tail).count();
         let want = QUORUM.saturating_sub(have).clamp(1, busy);
-        let mut ended: Vec<(usize, io::Result<()>)> = Vec::with_capacity(busy);
+        // How far each came; nothing of it if its thread ended before the kernel's worker began.
+        let mut ended: Vec<(usize, io::Result<bool>)> = Vec::with_capacity(busy);
         match &mut self.io {
             #[cfg(feature = "io-uring")]
             Io::Uring(ring, _) => {
-                match ring.submit_and_wait(want) {
+                let time = io_uring::types::Timespec::from(PATIENCE);
+                match ring.submitter().submit_with_args(want, &io_uring::types::SubmitArgs::new().timespec(&time)) {
                     Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                        return Err(Fail::new(format!("io_uring: {e}")));
+                        return Err(Fail::new(format!("io_uring: {e}; no write ended within {PATIENCE:?}?")));
                     }
                     _ => (),
                 }
@@ -210,40 +218,59 @@ impl Floor {
                     let file = &self.files[i];
                     let len = file.busy.map_or(0, |to| to - file.cursor);
                     let result = match c.result() {
-                        n if n >= 0 && n as u64 == len => Ok(()),
+                        n if n >= 0 && n as u64 == len => Ok(true),
                         n if n >= 0 => Err(io::ErrorKind::WriteZero.into()),
+                        e if -e == Errno::CANCELED.raw_os_error() || -e == Errno::INTR.raw_os_error() => Ok(false),
                         e => Err(io::Error::from_raw_os_error(-e)),
                     };
                     ended.push((i, result));
                 }
             }
             Io::Threads(_, done) => {
-                ended.extend(done.iter().take(want));
-                ended.extend(done.try_iter());
+                for _ in 0..want {
+                    let Ok((i, result)) = done.recv_timeout(PATIENCE) else {
+                        return Err(Fail::new(format!("no write of the floor ended within {PATIENCE:?}")));
+                    };
+                    ended.push((i, result.map(|()| true)));
+                }
+                ended.extend(done.try_iter().map(|(i, result)| (i, result.map(|()| true))));
             }
         }
+        let mut failed = Ok(());
         for (i, result) in ended {
             let file = &mut self.files[i];
             let to = file.busy.take();
-            result.map_err(|e| Fail::new(format!("a floor write: {e}; the figures would be wrong")))?;
-            file.cursor = to.unwrap_or(file.cursor);
+            match result {
+                Ok(true) => file.cursor = to.unwrap_or(file.cursor),
+                Ok(false) => (),
+                Err(e) => failed = Err(Fail::new(format!("a floor write: {e}; the figures would be wrong"))),
+            }
         }
-        Ok(())
+        failed
     }
 }
 
 impl Drop for Floor {
     fn drop(&mut self) {
-        for _ in 0..32 {
-            if self.files.iter().all(|f| f.busy.is_none()) {
-                break;
+        while self.files.iter().any(|f| f.busy.is_some()) {
+            if self.wait().is_err() {
+                // The kernel may still read the buffer.
+                let none = Io::Threads(Vec::new(), crossbeam_channel::never());
+                std::mem::forget(std::mem::replace(&mut self.io, none));
+                self.files.drain(..).for_each(std::mem::forget);
             }
-            let _ = self.wait();
         }
         for place in &self.places {
             let _ = std::fs::remove_dir_all(place);
         }
     }
+}
+
+/// What is written, over and over again.
+fn random_bytes() -> io::Result<MmapMut> {
+    let (mut bytes, mut random) = (MmapMut::map_anon(WRITE_MAX as usize)?, Random::new(5));
+    bytes.chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()));
+    Ok(bytes)
 }
 
 /// Removes what a bench that was killed has left in an AZ's directory.

@@ -48,12 +48,20 @@ pub struct Side {
     took: Duration,
     /// Of `took`, spent on what is not measured.
     off: Duration,
+    /// What the process computed meanwhile, the kernel's workers for it and the volume's background among it.
+    cpu: Duration,
+}
+
+/// What this process has computed so far.
+fn cpu() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
 }
 
 impl Side {
     fn new() -> Result<Side, Fail> {
         let times = Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(Fail::new)?;
-        Ok(Side { times, done: 0, took: Duration::ZERO, off: Duration::ZERO })
+        Ok(Side { times, done: 0, took: Duration::ZERO, off: Duration::ZERO, cpu: Duration::ZERO })
     }
 
     /// One operation.
@@ -77,6 +85,11 @@ impl Side {
         self.times.value_at_quantile(quantile) as f64 / 1000.0
     }
 
+    /// Of one operation.
+    fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.done.max(1) as f64
+    }
+
     fn per_s(&self) -> f64 {
         (self.done as f64 / (self.took - self.off.min(self.took)).as_secs_f64().max(1e-9)).round()
     }
@@ -87,6 +100,21 @@ struct Measured {
     volume: Side,
     floor: Option<Side>,
     bytes_written: Option<u64>,
+    #[cfg(feature = "spans")]
+    spans: Vec<[Duration; quorate::spans::STEPS.len()]>,
+}
+
+/// Where the commits' time went, step by step: median, mean and 99th percentile, microseconds.
+#[cfg(feature = "spans")]
+fn steps(spans: &[[Duration; quorate::spans::STEPS.len()]]) -> Vec<(&'static str, [f64; 3])> {
+    let us = |d: Duration| d.as_secs_f64() * 1e6;
+    let of = |step: usize| {
+        let mut all: Vec<f64> = spans.iter().map(|s| us(s[step])).collect();
+        all.sort_by(f64::total_cmp);
+        let at = |part: f64| all.get((all.len() as f64 * part) as usize).copied().unwrap_or_default();
+        [at(0.5), all.iter().sum::<f64>() / all.len().max(1) as f64, at(0.99)]
+    };
+    quorate::spans::STEPS.into_iter().enumerate().map(|(i, name)| (name, of(i))).collect()
 }
 
 impl Measured {
@@ -95,7 +123,8 @@ impl Measured {
         json!({
             "p50_us": self.volume.us(0.5), "p99_us": self.volume.us(0.99), "per_s": self.volume.per_s(),
             "floor_p50_us": floor.map(|f| f.us(0.5)), "floor_per_s": floor.map(Side::per_s),
-            "bytes_written": self.bytes_written, "operations": self.volume.done,
+            "cpu_us": self.volume.cpu_us(), "floor_cpu_us": floor.map(Side::cpu_us),
+            "bytes_written": self.bytes_written, "operations": self.volume.done, "spans_us": self.spans(),
         })
     }
 
@@ -103,13 +132,29 @@ impl Measured {
         let v = &self.volume;
         let mut line = format!("{name:<21}{:>11.2}{:>11.2}{:>12.0}", v.us(0.5), v.us(0.99), v.per_s());
         match &self.floor {
-            None => line += &format!("{:>11}{:>12}{:>9}{:>9}", "-", "-", "-", "-"),
+            None => line += &format!("{:>11}{:>12}{:>9}{:>9}{:>11.2}{:>9}", "-", "-", "-", "-", v.cpu_us(), "-"),
             Some(f) => {
-                let (p50, rate) = (v.us(0.5) / f.us(0.5), v.per_s() / f.per_s());
+                let (p50, rate, cpu) = (v.us(0.5) / f.us(0.5), v.per_s() / f.per_s(), v.cpu_us() / f.cpu_us());
                 line += &format!("{:>11.2}{:>12.0}{p50:>9.2}{rate:>9.2}", f.us(0.5), f.per_s());
+                line += &format!("{:>11.2}{cpu:>9.2}", v.cpu_us());
             }
         }
-        line + &self.bytes_written.map_or(format!("{:>15}", "-"), |b| format!("{b:>15}"))
+        line += &self.bytes_written.map_or(format!("{:>15}", "-"), |b| format!("{b:>15}"));
+        for (step, of) in self.spans().as_object().into_iter().flatten() {
+            line += &format!("\n    {step:<8} {of}");
+        }
+        line
+    }
+
+    /// Where the commits' time went, step by step; nothing without the feature `spans`.
+    fn spans(&self) -> Value {
+        #[cfg(feature = "spans")]
+        if !self.spans.is_empty() {
+            let round = |us: f64| (us * 10.0).round() / 10.0;
+            let fact = |[p50, mean, p99]: [f64; 3]| json!({"p50": round(p50), "mean": round(mean), "p99": round(p99)});
+            return steps(&self.spans).into_iter().map(|(name, of)| (name.to_string(), fact(of))).collect();
+        }
+        Value::Null
     }
 }
 
@@ -123,12 +168,13 @@ fn interleave(
     let rounds = (time.as_millis() / (2 * ROUND.as_millis())).max(1);
     for round in 0..=rounds {
         let one = |run: &mut dyn FnMut(Instant, &mut Side) -> Result<(), Fail>, side: &mut Side| {
-            let begun = Instant::now();
+            let (begun, computed) = (Instant::now(), cpu());
             if round == 0 {
                 return run(begun + ROUND / 2, &mut Side::new()?);
             }
             run(begun + ROUND, side)?;
             side.took += begun.elapsed();
+            side.cpu += cpu() - computed;
             Ok(())
         };
         one(&mut volume, &mut sides.0)?;
@@ -183,14 +229,23 @@ impl Bench<'_> {
     ) -> Result<Measured, Fail> {
         let before = self.bytes_written();
         let bare = |until: Instant, side: &mut Side| {
-            let begun = Instant::now();
+            let (begun, computed) = (Instant::now(), cpu());
             floor.make_room()?;
             let off = begun.elapsed();
             side.off += off;
+            side.cpu = side.cpu.saturating_sub(cpu() - computed);
             bare(floor, until + off, side)
         };
+        #[cfg(feature = "spans")]
+        quorate::spans::take();
         let (v, f) = interleave(time, |until, side| volume(self, until, side), bare)?;
-        Ok(Measured { volume: v, floor: Some(f), bytes_written: Some(self.bytes_written() - before) })
+        Ok(Measured {
+            volume: v,
+            floor: Some(f),
+            bytes_written: Some(self.bytes_written() - before),
+            #[cfg(feature = "spans")]
+            spans: quorate::spans::take(),
+        })
     }
 
     /// One commit after the other. Floor: one group after the other.
@@ -349,7 +404,13 @@ fn read_hot(b: &mut Bench<'_>, at: &At, records: &[Lsn], time: Duration, threads
         group::some_threads(threads, side, |i, side| bare_reads(&mut Reads::new(at, &health, records)?, i, until, side))
     };
     let (volume, floor) = interleave(time, hot, bare)?;
-    Ok(Measured { volume, floor: Some(floor), bytes_written: None })
+    Ok(Measured {
+        volume,
+        floor: Some(floor),
+        bytes_written: None,
+        #[cfg(feature = "spans")]
+        spans: Vec::new(),
+    })
 }
 
 /// Reads of pages that are in no cache: the handle's is as small as it gets, and the pages are 64 times that. Each page
@@ -371,7 +432,13 @@ fn read_cold(io: &Io, b: &mut Bench<'_>, at: &At, records: &[Lsn], time: Duratio
     };
     let mut reads = Reads::new(at, &b.volume.health(), records)?;
     let (volume, floor) = interleave(time, cold, |until, side| bare_reads(&mut reads, 5, until, side))?;
-    Ok(Measured { volume, floor: Some(floor), bytes_written: None })
+    Ok(Measured {
+        volume,
+        floor: Some(floor),
+        bytes_written: None,
+        #[cfg(feature = "spans")]
+        spans: Vec::new(),
+    })
 }
 
 fn bare_reads(reads: &mut Reads, seed: u64, until: Instant, side: &mut Side) -> Result<(), Fail> {
@@ -385,12 +452,26 @@ fn bare_reads(reads: &mut Reads, seed: u64, until: Instant, side: &mut Side) -> 
     Ok(())
 }
 
-/// Measures everything in about `seconds`.
-pub fn run(io: &Io, at: &At, seconds: u64) -> Result<(), Fail> {
+/// All that can be measured.
+pub const ALL: [&str; 8] = [
+    "commit_1",
+    "commit_16",
+    "commit_pipelined_64",
+    "put_8_pages",
+    "read_hot_1",
+    "read_hot_2",
+    "read_cold",
+    "reopen_after_kill",
+];
+
+/// Measures everything, or `only` that, in about `seconds`.
+pub fn run(io: &Io, at: &At, seconds: u64, only: &[String]) -> Result<(), Fail> {
+    let wanted: Vec<&str> = ALL.into_iter().filter(|name| only.is_empty() || only.iter().any(|o| o == name)).collect();
     if !io.json {
-        let head = ["p50 us", "p99 us", "per s", "floor p50", "floor per s", "p50 x", "rate x", "bytes written"];
-        let [a, b, c, d, e, f, g, h] = head;
-        io.say(Value::Null, format_args!("{:<21}{a:>11}{b:>11}{c:>12}{d:>11}{e:>12}{f:>9}{g:>9}{h:>15}", ""))?;
+        let (a, b, c, d, e) = ("p50 us", "p99 us", "per s", "floor p50", "floor per s");
+        let (f, g, h, i, j) = ("p50 x", "rate x", "cpu us", "cpu x", "bytes written");
+        let head = format!("{:<21}{a:>11}{b:>11}{c:>12}{d:>11}{e:>12}{f:>9}{g:>9}{h:>11}{i:>9}{j:>15}", "");
+        io.say(Value::Null, head)?;
     }
     let mut all = Map::new();
     let mut tell = |name: &str, m: Measured| {
@@ -400,12 +481,14 @@ pub fn run(io: &Io, at: &At, seconds: u64) -> Result<(), Fail> {
         all.insert(name.to_string(), m.facts());
         Ok::<(), Fail>(())
     };
-    let time = Duration::from_secs(seconds) / 8;
+    let time = Duration::from_secs(seconds) / wanted.len().max(1) as u32;
     let volume = io.open(at)?;
-    let result = measure(io, at, &volume, time, &mut tell);
+    let result = measure(io, at, &volume, time, &wanted, &mut tell);
     close(volume);
     let pages = result?;
-    tell("reopen_after_kill", child::reopen(io, at, &pages, time)?)?;
+    if wanted.contains(&"reopen_after_kill") {
+        tell("reopen_after_kill", child::reopen(io, at, &pages, time)?)?;
+    }
     let volume = io.open(at)?;
     let cleaned = Store::new(&volume).and_then(|store| {
         store.remove(NAME)?;
@@ -421,6 +504,7 @@ fn measure(
     at: &At,
     volume: &Volume,
     time: Duration,
+    wanted: &[&str],
     tell: &mut impl FnMut(&str, Measured) -> Result<(), Fail>,
 ) -> Result<Vec<PageId>, Fail> {
     let health = volume.health();
@@ -440,19 +524,30 @@ fn measure(
     let pages = store::pages(volume, entry)?;
     let mut floor = Floor::new(at, health.block_size, health.io == "io_uring")?;
     let mut bench = Bench { volume, pages: &pages, page_size, random: Random::new(1) };
-    // Reads first: afterwards pages have deltas.
     volume.sync().wait()?;
     let records = pages.iter().map(|page| Ok(volume.read(*page)?.lsn())).collect::<Result<Vec<_>, Fail>>()?;
-    let cold = read_cold(io, &mut bench, at, &records, time)?;
-    let hot = [read_hot(&mut bench, at, &records, time, 1)?, read_hot(&mut bench, at, &records, time, 2)?];
-    tell("commit_1", bench.commit_1(time, &mut floor)?)?;
-    tell("commit_16", bench.commit_16(time, &mut floor)?)?;
-    tell("commit_pipelined_64", bench.pipelined(time, &mut floor)?)?;
-    tell("put_8_pages", bench.put_8(time, &mut floor)?)?;
-    for (name, measured) in ["read_hot_1", "read_hot_2"].into_iter().zip(hot) {
-        tell(name, measured)?;
+    // Reads first: afterwards pages have deltas.
+    for name in ["read_cold", "read_hot_1", "read_hot_2"] {
+        if wanted.contains(&name) {
+            let measured = match name {
+                "read_cold" => read_cold(io, &mut bench, at, &records, time)?,
+                "read_hot_1" => read_hot(&mut bench, at, &records, time, 1)?,
+                _ => read_hot(&mut bench, at, &records, time, 2)?,
+            };
+            tell(name, measured)?;
+        }
     }
-    tell("read_cold", cold)?;
+    for name in ["commit_1", "commit_16", "commit_pipelined_64", "put_8_pages"] {
+        if wanted.contains(&name) {
+            let measured = match name {
+                "commit_1" => bench.commit_1(time, &mut floor)?,
+                "commit_16" => bench.commit_16(time, &mut floor)?,
+                "commit_pipelined_64" => bench.pipelined(time, &mut floor)?,
+                _ => bench.put_8(time, &mut floor)?,
+            };
+            tell(name, measured)?;
+        }
+    }
     drop(floor);
     Ok(pages)
 }
