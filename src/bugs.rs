@@ -37,6 +37,16 @@ bugs! {
     RejoinAtTail,
     /// A slot rejoins though a write to it is outstanding. `t02_rejoin_under_a_hung_write`.
     RejoinUnderWrite,
+    /// A block is written on a slot though it is being zeroed there. `a_block_is_not_written_under_its_zeroing`.
+    WriteUnderZeroing,
+    /// A slot rejoins though a part of it is being zeroed. `no_rejoin_under_zeroing`.
+    RejoinUnderZeroing,
+    /// A writer zeroes a slot that its successor has claimed. `nothing_is_zeroed_under_a_claim`.
+    ZeroUnderClaim,
+    /// The clean mark comes though a slot is being zeroed. `no_clean_mark_under_zeroing`.
+    CleanUnderZeroing,
+    /// Space is zeroed beyond what the next epoch leaves free. `nothing_is_zeroed_beyond_the_reach`.
+    ZeroBeyondReach,
     /// A rejoining slot is written again where it verifies. `t02_rejoin_writes_nothing_again`.
     RejoinRewrites,
     /// An epoch's end is forgotten: it holds all addresses up to the next begin. `t03_a_history_of_begins_only`.

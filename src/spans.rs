@@ -2,6 +2,7 @@
 //! --spans`; without it nothing here does anything.
 
 /// What a commit's time is spent on, in order.
+#[cfg(feature = "spans")]
 pub const STEPS: [&str; 8] = ["plan", "lock", "place", "encode", "queue", "device", "look", "wake"];
 
 /// Where a commit is in the call that appends it.

@@ -33,6 +33,10 @@ struct SlotState {
     busy: Option<(Lsn, Lsn)>,
     /// Space on the slot is allocated up to here.
     allocated: Lsn,
+    /// The range that is being zeroed. It outlives the slot's being live, too.
+    zeroing: Option<(Lsn, Lsn)>,
+    /// Space was zeroed up to here, where that was begun.
+    zeroed: Lsn,
     /// Nothing at or above was ever submitted to the slot in this epoch.
     submitted: Lsn,
     gaps: Gaps,
@@ -94,6 +98,8 @@ impl Writer {
             cursor: begin,
             busy: None,
             allocated: begin,
+            zeroing: None,
+            zeroed: begin,
             submitted: begin,
             gaps: Gaps::default(),
             missing_from: begin,
@@ -202,7 +208,10 @@ impl Writer {
         if s.away.is_some() || s.busy.is_some() || self.fenced.is_some() {
             return None;
         }
-        let limit = (self.vcl + format::LAL).min(s.allocated);
+        let mut limit = (self.vcl + format::LAL).min(s.allocated);
+        if let Some((from, _)) = s.zeroing.filter(|_| !planted(Bug::WriteUnderZeroing)) {
+            limit = limit.min(from);
+        }
         let frame_end = s.cursor.floor(format::FRAME) + format::FRAME;
         let mut to = frame_end.min(self.sealed_end);
         if to > limit {
@@ -249,7 +258,37 @@ impl Writer {
     /// The slot's directory has lost its files, or is another one: space is taken anew.
     pub fn forget_space(&mut self, slot: Slot) {
         let s = &mut self.slots[slot.index()];
-        s.allocated = s.cursor;
+        (s.allocated, s.zeroed) = (s.cursor, s.cursor);
+    }
+
+    /// What can be zeroed of a range on a slot: space that it has, behind all that was sealed, and within what may be in
+    /// flight when this writer dies. One range at a time. The caller begins it, and says so by [`Writer::zeroes`].
+    pub fn next_zeroing(&self, slot: Slot, from: Lsn, to: Lsn) -> Option<(Lsn, Lsn)> {
+        let s = &self.slots[slot.index()];
+        if s.away.is_some() || s.zeroing.is_some() || self.fenced.is_some() || from < self.sealed_end {
+            return None;
+        }
+        let most = if planted(Bug::ZeroBeyondReach) { to } else { self.vcl + format::LAL };
+        (to <= s.allocated.min(most) && to > from).then_some((from, to))
+    }
+
+    /// The range is being zeroed: no block in it is written there before that is done.
+    pub fn zeroes(&mut self, slot: Slot, from: Lsn, to: Lsn) {
+        let s = &mut self.slots[slot.index()];
+        assert!(s.zeroing.is_none() && from >= self.sealed_end, "one range a slot at a time, where nothing was sealed");
+        s.zeroing = Some((from, to));
+    }
+
+    /// The slot's zeroing came back.
+    pub fn zeroed(&mut self, slot: Slot, done: bool) {
+        let s = &mut self.slots[slot.index()];
+        if let Some((_, to)) = s.zeroing.take().filter(|_| done && s.away.is_none()) {
+            s.zeroed = to;
+        }
+    }
+
+    pub fn zeroed_to(&self, slot: Slot) -> Lsn {
+        self.slots[slot.index()].zeroed
     }
 
     pub fn allocated_to(&self, slot: Slot) -> Lsn {
@@ -310,7 +349,8 @@ impl Writer {
     pub fn rejoin_read(&self, slot: Slot) -> Option<RejoinRead> {
         let s = &self.slots[slot.index()];
         let from = self.vdl_group();
-        let drained = s.busy.is_none() || planted(Bug::RejoinUnderWrite);
+        let zeroes = s.zeroing.is_some() && !planted(Bug::RejoinUnderZeroing);
+        let drained = (s.busy.is_none() || planted(Bug::RejoinUnderWrite)) && !zeroes;
         let read = RejoinRead { from, to: s.submitted.max(from), end: self.sealed_end };
         (s.away.is_some() && drained && self.fenced.is_none()).then_some(read)
     }
@@ -324,7 +364,7 @@ impl Writer {
         if planted(Bug::RejoinUnderWrite) {
             s.busy = None;
         }
-        if s.away.is_none() || s.busy.is_some() {
+        if s.away.is_none() || s.busy.is_some() || s.zeroing.is_some() && !planted(Bug::RejoinUnderZeroing) {
             return false;
         }
         let cursor = if planted(Bug::RejoinAtTail) {
@@ -352,7 +392,9 @@ impl Writer {
     pub fn is_clean(&self) -> bool {
         self.vcl == self.sealed_end
             && self.slots.iter().all(|s| {
-                (s.busy.is_none() || planted(Bug::CleanUnderWrite)) && (s.away.is_some() || s.cursor == self.sealed_end)
+                (s.busy.is_none() || planted(Bug::CleanUnderWrite))
+                    && (s.zeroing.is_none() || planted(Bug::CleanUnderZeroing))
+                    && (s.away.is_some() || s.cursor == self.sealed_end)
             })
     }
 

@@ -23,6 +23,8 @@ use uuid::Uuid;
 pub enum Job {
     /// Take space for the addresses, creating segments as needed.
     Allocate { from: Lsn, to: Lsn, pg_size: u64, epoch: u64 },
+    /// Write zeros over space that was taken, durably.
+    Zero { from: Lsn, to: Lsn, pg_size: u64, epoch: u64 },
     /// Write the next version of this epoch's superblock; of a slot that is `whole` without its join point.
     Super { superblock: Box<Superblock>, whole: bool },
     /// The highest claim on the slot of this volume.
@@ -51,6 +53,7 @@ pub enum Job {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JobKind {
     Allocate,
+    Zero,
     Super,
     Claims,
     Rejoin,
@@ -64,13 +67,14 @@ pub enum JobKind {
 }
 
 impl JobKind {
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 }
 
 impl Job {
     pub fn kind(&self) -> JobKind {
         match self {
             Job::Allocate { .. } => JobKind::Allocate,
+            Job::Zero { .. } => JobKind::Zero,
             Job::Super { .. } => JobKind::Super,
             Job::Claims(_) => JobKind::Claims,
             Job::Rejoin { .. } => JobKind::Rejoin,
@@ -89,6 +93,7 @@ impl Job {
 #[derive(Debug)]
 pub enum Output {
     Allocated(Lsn),
+    Zeroed,
     Super,
     Claims(u64),
     Returned(Box<Returned>),
@@ -178,6 +183,21 @@ fn carry_out(dir: &dyn SlotDir, job: Job, find: Option<frame::Find<'_>>) -> io::
                 }
             }
             Ok(Output::Allocated(to))
+        }
+        Job::Zero { from, to, pg_size, epoch } => {
+            let (name, offset) = FileName::segment_of(from, pg_size);
+            let names = dir.list()?;
+            // Whatever is in the slot's place now has no space that this epoch took.
+            if !names.contains(&FileName::Epoch(epoch)) || !names.contains(&name) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the slot has lost its segment or superblock"));
+            }
+            // Who took over may have put there what this writer did not write on the slot: it has claimed the slot before.
+            let taken = |n: &FileName| matches!(n, FileName::Claim(claim) if *claim > epoch);
+            if names.iter().any(taken) && !planted(Bug::ZeroUnderClaim) {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            dir.zero(name, offset, (to - from) as usize)?;
+            Ok(Output::Zeroed)
         }
         Job::Super { superblock, whole } => next_version(dir, *superblock, whole).map(|()| Output::Super),
         Job::Claims(volume) => claim_of(dir, volume).map(Output::Claims),

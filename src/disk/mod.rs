@@ -82,6 +82,10 @@ pub(crate) trait SlotDir: Send + Sync {
     }
     /// Takes space for a range, which reads as zeros where it was not written; creates the file if it is missing.
     fn allocate(&self, name: FileName, offset: u64, len: u64) -> io::Result<()>;
+    /// Writes zeros, durably, over space that was allocated. [`io::ErrorKind::Unsupported`] where later writes gain nothing.
+    fn zero(&self, name: FileName, offset: u64, len: usize) -> io::Result<()> {
+        self.write_at(name, offset, &vec![0; len])
+    }
     /// Makes durable what any process has written to the file so far.
     fn flush(&self, name: FileName) -> io::Result<()>;
     /// Waits until no write that was submitted by a process that is gone can still land in the file.

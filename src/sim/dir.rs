@@ -62,7 +62,7 @@ impl SimDir {
     }
 
     /// A write, durable by itself or by a flush: it may die in the midst of it, and then land late.
-    fn write(&self, name: FileName, offset: u64, bytes: &[u8], durable: bool) -> io::Result<()> {
+    fn write(&self, name: FileName, offset: u64, bytes: &[u8], durable: bool, zeroes: bool) -> io::Result<()> {
         let alive_before = self.world.lock().is_alive(self.process);
         let mut w = match self.writes() {
             Ok(w) => w,
@@ -87,6 +87,8 @@ impl SimDir {
         // What nobody will find is judged as far as the process relies on it.
         if let (FileName::Epoch(n), Some(superblock)) = (name, &superblock) {
             w.judge_superblock(p, slot, n, offset as usize / PLACE, superblock);
+        } else if zeroes {
+            w.judge_zeroing(p, slot, name, offset, bytes.len());
         } else if !w.holds_another(p, slot) {
             w.judge_write(p, slot, name, offset, bytes);
         }
@@ -187,12 +189,12 @@ impl SlotDir for SimDir {
         if !bytes.len().is_multiple_of(BLOCK) {
             whole.to_mut().resize(bytes.len().next_multiple_of(BLOCK), 0);
         }
-        self.write(name, offset, &whole, true)
+        self.write(name, offset, &whole, true, false)
     }
 
     fn write_many(&self, name: FileName, writes: &[(u64, &[u8])]) -> io::Result<()> {
         for (offset, bytes) in writes {
-            self.write(name, *offset, bytes, false)?;
+            self.write(name, *offset, bytes, false, false)?;
         }
         self.flush(name)
     }
@@ -205,6 +207,10 @@ impl SlotDir for SimDir {
             file.allocate(offset + len);
         }
         Ok(())
+    }
+
+    fn zero(&self, name: FileName, offset: u64, len: usize) -> io::Result<()> {
+        self.write(name, offset, &vec![0; len], true, true)
     }
 
     fn flush(&self, name: FileName) -> io::Result<()> {

@@ -73,6 +73,7 @@ fn counted(c: &Counts) -> Vec<(&'static str, u64)> {
         ("reads", c.reads),
         ("reads refused", c.lost_reads),
         ("writes landed", c.landed),
+        ("zeroed ahead", c.zeroed),
         ("punches", c.punched),
         ("of the own epoch", c.punched_own),
         ("groups removed", c.groups_removed),
@@ -240,6 +241,7 @@ impl Sim {
         (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (reclaims, format::FRAME, 1);
         // All leaves that changed, or runs alone: a leaf of so few pages is worth nothing.
         options.view_time = Duration::MAX;
+        options.zero_chunk = 16 << 10;
         options.leaves_share = if runs { 64 } else { 4 };
         options
     }

@@ -104,6 +104,8 @@ pub struct Counts {
     pub lost_reads: u64,
     /// Calls that punched something, and files of protection groups that were removed.
     pub punched: u64,
+    /// Stretches that were zeroed ahead of the log.
+    pub zeroed: u64,
     pub punched_own: u64,
     pub groups_removed: u64,
     /// Holes that a power cut undid, and groups that it brought back.
@@ -659,6 +661,20 @@ impl Disks {
         if self.random.one_in(3) {
             self.faults.count(Fault::DroppedWrite);
             return;
+        }
+        // Late zeros over what repair has put there meanwhile spoil a copy, as rot would.
+        let is_segment = matches!(f.name, FileName::Segment(_));
+        if is_segment && f.bytes.with(|bytes| bytes.iter().all(|b| *b == 0)) {
+            let file = self.files[home.index()].entry(f.name).or_default();
+            let len = f.bytes.with(<[u8]>::len) as u64;
+            let there = |at: u64| file.block(f.offset + at).is_some_and(|b| b.iter().any(|b| *b != 0));
+            if (0..len).step_by(format::BLOCK_MIN as usize).any(there) {
+                if !self.atlas.may_spoil(home, self.away()) {
+                    self.faults.count(Fault::DroppedWrite);
+                    return;
+                }
+                self.atlas.spoils(home);
+            }
         }
         let file = self.files[home.index()].entry(f.name).or_default();
         if file.writes > f.behind {

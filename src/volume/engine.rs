@@ -6,6 +6,7 @@
 pub mod freeing;
 mod heal;
 mod replace;
+mod zeroing;
 
 use crate::bugs::{Bug, planted};
 use crate::core::WRITE_QUORUM;
@@ -26,6 +27,7 @@ use crate::sync::Arc;
 use crate::volume::append::left;
 use crate::volume::engine::freeing::Freeing;
 use crate::volume::engine::heal::Healing;
+use crate::volume::engine::zeroing::Zeroing;
 use crate::volume::event::{Event, Events};
 use crate::volume::options::Options;
 use crate::volume::tickets::{Ended, Tickets};
@@ -120,6 +122,7 @@ pub struct Engine {
     vouched: Deeds,
     /// Space is taken up to here on every slot.
     target: Lsn,
+    zeroing: Zeroing,
     step: u64,
     stretched: Duration,
     full: SlotSet,
@@ -204,6 +207,7 @@ impl Engine {
             waiting: Deeds::default(),
             vouched: Deeds::default(),
             target: begin,
+            zeroing: Zeroing::new(options.zero_chunk, begin),
             step: SPACE_FIRST,
             stretched: Duration::ZERO,
             full: SlotSet::NONE,
@@ -249,6 +253,7 @@ impl Engine {
             }
         }
         self.space(now);
+        self.zero_ahead(now);
         self.disk.submit();
         let busy = Slot::ALL.into_iter().filter(|s| self.writer.busy(*s).is_some()).count();
         let at_end = |s: &Slot| self.writer.cursor(*s).is_some_and(|c| c > self.writer.vcl());
@@ -306,6 +311,7 @@ impl Engine {
                 self.writer.allocated(slot, to);
                 self.check_space();
             }
+            Ok(Output::Zeroed) => self.writer.zeroed(slot, true),
             Ok(Output::Super) => {
                 self.superblock_done(slot, true);
                 self.whole_done(slot);
@@ -356,7 +362,8 @@ impl Engine {
                 }
                 self.leave(slot, why(e));
             }
-            JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),
+            JobKind::Zero if !self.not_zeroed(slot, e) => return,
+            JobKind::Zero | JobKind::Allocate | JobKind::Super | JobKind::Marks => self.leave(slot, why(e)),
             JobKind::Claims => self.claims_failed(slot),
             JobKind::Rejoin => self.healing.tried.insert(slot),
             JobKind::Free => {

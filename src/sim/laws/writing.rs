@@ -39,6 +39,10 @@ impl Disks {
         if again && !overtaken && !self.atlas.hurt().contains(slot) {
             self.laws.breaks(p, || format!("writes slot {slot} again at {from}, where it verifies"));
         }
+        let under = self.zeroed(p, slot).find(|range| range.start < to && from < range.end).map(|range| range.start);
+        if let Some(at) = under {
+            self.laws.breaks(p, || format!("writes slot {slot} at {from}, which is being zeroed from {at} on"));
+        }
         let acts = &mut self.laws.acts[p];
         let (clear, epoch, run) = (acts.clear, acts.epoch, acts.runs[slot.index()]);
         acts.sent = acts.sent.max(to);
@@ -58,6 +62,40 @@ impl Disks {
             self.laws.acts[p].runs[slot.index()] = (from, from);
         }
         self.judge_blocks(p, epoch, from, bytes, clear, g.seed());
+    }
+
+    /// What a worker of the process is to zero on a slot.
+    fn zeroed(&self, p: usize, slot: Slot) -> impl Iterator<Item = std::ops::Range<Lsn>> {
+        self.processes[p].jobs.iter().filter(move |(s, _)| *s == slot).filter_map(|(_, job)| match job {
+            Job::Zero { from, to, .. } => Some(*from..*to),
+            _ => None,
+        })
+    }
+
+    /// Zeros lie behind everything that was written, where the next epoch will not begin.
+    pub(in crate::sim) fn judge_zeroing(&mut self, p: usize, slot: Slot, name: FileName, offset: u64, len: usize) {
+        let (Some(g), FileName::Segment(pg)) = (self.laws.geometry, name) else { return };
+        self.counts.zeroed += 1;
+        let from = Lsn(pg * g.pg_size + offset);
+        let to = from + len as u64;
+        let clear = self.laws.acts[p].clear;
+        if to > (clear + format::LAL).ceil(format::EXTENT) {
+            self.laws.breaks(p, || format!("zeroes slot {slot} up to {to}, beyond the reach of {clear}"));
+        }
+        let flies = |f: &&Flying| f.process == p && f.slot == slot && f.name == name && f.tell;
+        let hits = |f: &Flying| f.offset < offset + len as u64 && offset < f.offset + f.bytes.with(<[u8]>::len) as u64;
+        if self.flying.iter().filter(flies).any(hits) {
+            self.laws.breaks(p, || format!("zeroes slot {slot} at {from} under a write"));
+        }
+        let file = self.files_of(p, slot).0.and_then(|files| files.get(&name));
+        let whole = |at: &u64| {
+            let block = file.and_then(|f| f.block(offset + at)).unwrap_or_default();
+            group::decode_header(block, from + *at, g.seed()).is_ok()
+        };
+        let blocks = (0..len as u64).step_by(BLOCK);
+        if let Some(at) = blocks.into_iter().find(whole).map(|at| from + at) {
+            self.laws.breaks(p, || format!("zeroes slot {slot} at {at}, where a group begins"));
+        }
     }
 
     /// A block has one content for ever, and what it says of VDL is true.
@@ -211,9 +249,15 @@ impl Disks {
             Job::Free { runs, .. } => self.judge_free(p, slot, runs),
             _ => (),
         }
+        if kind == JobKind::Rejoin && self.zeroed(p, slot).next().is_some() {
+            self.laws.breaks(p, || format!("brings slot {slot} back while it is being zeroed"));
+        }
         if let Job::Super { superblock, .. } = job
             && let Some(end) = superblock.clean
         {
+            if let Some(out) = Slot::ALL.into_iter().find(|s| self.zeroed(p, *s).next().is_some()) {
+                self.laws.breaks(p, || format!("marks its log clean though slot {out} is being zeroed"));
+            }
             if let Some(f) = self.flying.iter().find(|f| f.process == p && f.tell) {
                 let out = f.slot;
                 self.laws.breaks(p, || format!("marks its log clean though slot {out} has a write out"));
