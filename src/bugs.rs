@@ -39,8 +39,6 @@ bugs! {
     RejoinUnderWrite,
     /// A block is written on a slot though it is being zeroed there. `a_block_is_not_written_under_its_zeroing`.
     WriteUnderZeroing,
-    /// A slot rejoins though a part of it is being zeroed. `no_rejoin_under_zeroing`.
-    RejoinUnderZeroing,
     /// A writer zeroes a slot that its successor has claimed. `nothing_is_zeroed_under_a_claim`.
     ZeroUnderClaim,
     /// The clean mark comes though a slot is being zeroed. `no_clean_mark_under_zeroing`.

@@ -349,8 +349,7 @@ impl Writer {
     pub fn rejoin_read(&self, slot: Slot) -> Option<RejoinRead> {
         let s = &self.slots[slot.index()];
         let from = self.vdl_group();
-        let zeroes = s.zeroing.is_some() && !planted(Bug::RejoinUnderZeroing);
-        let drained = (s.busy.is_none() || planted(Bug::RejoinUnderWrite)) && !zeroes;
+        let drained = (s.busy.is_none() || planted(Bug::RejoinUnderWrite)) && s.zeroing.is_none();
         let read = RejoinRead { from, to: s.submitted.max(from), end: self.sealed_end };
         (s.away.is_some() && drained && self.fenced.is_none()).then_some(read)
     }
@@ -364,7 +363,7 @@ impl Writer {
         if planted(Bug::RejoinUnderWrite) {
             s.busy = None;
         }
-        if s.away.is_none() || s.busy.is_some() || s.zeroing.is_some() && !planted(Bug::RejoinUnderZeroing) {
+        if s.away.is_none() || s.busy.is_some() || s.zeroing.is_some() {
             return false;
         }
         let cursor = if planted(Bug::RejoinAtTail) {
@@ -718,6 +717,38 @@ mod tests {
         assert!(!broken(&|w| w.submitted(Slot(0), Lsn(B), Lsn(2 * B))));
         assert!(broken(&|w| w.submitted(Slot(0), Lsn(2 * B), Lsn(3 * B))), "not at the cursor");
         assert!(broken(&|w| (0..2).for_each(|_| w.submitted(Slot(0), Lsn(B), Lsn(2 * B)))), "a write is out");
+    }
+
+    #[test]
+    fn zeroing_stays_clear_of_the_log() {
+        let mut w = writer();
+        let (end, slot) = (group(&mut w, true), Slot(5));
+        assert_eq!(w.next_zeroing(slot, Lsn(B), end + B), None, "what is sealed lies there");
+        assert_eq!(w.next_zeroing(slot, end + B, end + format::LAL), None, "beyond the reach");
+        assert_eq!(w.next_zeroing(slot, end + B, end + B), None, "nothing");
+        let range = (end + B, end + 3 * B);
+        assert_eq!(w.next_zeroing(slot, range.0, range.1), Some(range));
+        w.zeroes(slot, range.0, range.1);
+        assert_eq!(w.next_zeroing(slot, range.1, range.1 + B), None, "one at a time");
+        // The log comes up to it, and no further.
+        (0..4).for_each(|_| {
+            group(&mut w, true);
+        });
+        assert_eq!(w.next_write(slot), Some((Lsn(B), range.0)));
+        assert_eq!(w.next_write(Slot(0)), Some((Lsn(B), w.sealed_end())));
+        assert!(write(&mut w, 5) && w.next_write(slot).is_none() && !w.is_clean());
+        // It outlives the slot's being live, which does not rejoin under it.
+        w.leave(slot, Away::Error);
+        assert_eq!((w.rejoin_read(slot), w.rejoin(slot, Lsn(B)), w.zeroed_to(slot)), (None, false, Lsn(B)));
+        w.zeroed(slot, true);
+        assert!(w.rejoin_read(slot).is_some() && w.zeroed_to(slot) == Lsn(B), "it may be another disk by then");
+        assert!(w.rejoin(slot, Lsn(B)));
+        let range = (w.sealed_end(), w.sealed_end() + B);
+        w.zeroes(slot, range.0, range.1);
+        w.zeroed(slot, true);
+        assert_eq!(w.zeroed_to(slot), range.1);
+        w.forget_space(slot);
+        assert_eq!(w.zeroed_to(slot), w.cursor(slot).unwrap());
     }
 
     #[test]

@@ -170,6 +170,7 @@ struct Inner {
     failure: Mutex<Option<String>>,
     geometry: Geometry,
     reclaims: bool,
+    zero_chunk: u64,
 }
 
 /// Disks, what is in flight to them, and the model.
@@ -199,14 +200,19 @@ impl Stage {
 
     /// One whose writers give space back, frame by frame.
     pub fn reclaiming() -> Stage {
-        Stage::with(0x51, true)
+        Stage::with(0x51, true, 0)
+    }
+
+    /// One whose writers zero space ahead of the log, four blocks at a time.
+    pub fn zeroing() -> Stage {
+        Stage::with(0x51, false, 16 << 10)
     }
 
     pub fn of_volume(id: u128) -> Stage {
-        Stage::with(id, false)
+        Stage::with(id, false, 0)
     }
 
-    fn with(id: u128, reclaims: bool) -> Stage {
+    fn with(id: u128, reclaims: bool, zero_chunk: u64) -> Stage {
         let id = uuid::Uuid::from_u128(id);
         let geometry = Geometry { volume: id, log: id, page_size: PAGE as u32, block_size: 4096, pg_size: PG };
         Stage(Arc::new(Inner {
@@ -218,6 +224,7 @@ impl Stage {
             failure: Mutex::new(None),
             geometry,
             reclaims,
+            zero_chunk,
         }))
     }
 
@@ -333,6 +340,7 @@ impl Stage {
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
         (options.merge_after, options.stall_max) = (Duration::from_millis(300), STALL_MAX);
         (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (self.0.reclaims, format::FRAME, 1);
+        options.zero_chunk = self.0.zero_chunk;
         let (mut parts, engine) = build(opened, fleet.dirs(), disk, clock, &options);
         // Weak: the writer is the stage's, and not the other way round.
         let stage = Arc::downgrade(&self.0);

@@ -171,6 +171,16 @@ impl Writer {
         ensure(!self.is_live(name), "stage: the slot is still live")
     }
 
+    /// What the slot's worker is to zero.
+    pub fn zeroes(&self, name: &str) -> Option<(Lsn, Lsn)> {
+        self.stage.hands(self.process, |h| {
+            h.jobs.iter().filter(|(s, _)| *s == slot(name)).find_map(|(_, job)| match job {
+                job::Job::Zero { from, to, .. } => Some((*from, *to)),
+                _ => None,
+            })
+        })
+    }
+
     /// The slots' workers do what they were given, until nothing is left.
     pub fn jobs(&self) -> Checked {
         self.shared.pump();

@@ -15,6 +15,7 @@ mod recovery;
 mod space;
 mod votes;
 mod writer;
+mod zeroing;
 mod zombies;
 
 #[cfg(quorate_bugs)]
@@ -153,6 +154,10 @@ traces! {
     past::a_clone_shares_no_hole [CloneSharesHole "S1"]
     past::a_moment_is_the_last_stamp [FirstStamp "S1"]
     past::a_rewind_can_be_undone [UndoLost "S1"]
+    zeroing::a_block_is_not_written_under_its_zeroing [WriteUnderZeroing "S1"]
+    zeroing::no_clean_mark_under_zeroing [CleanUnderZeroing "W2"]
+    zeroing::nothing_is_zeroed_beyond_the_reach [ZeroBeyondReach "W1"]
+    zeroing::nothing_is_zeroed_under_a_claim [ZeroUnderClaim "R1"]
 }
 
 /// Every planted bug is seen by the scenario that is there for it, and breaks what it should.

@@ -84,7 +84,9 @@ mod tests {
         let mut zeroing = Zeroing::new(chunk, Lsn(0));
         let mut tail = 0;
         // (bytes, in ms, fast then)
-        for (bytes, ms, fast) in [(chunk, 10, false), (chunk, 1, true), (chunk / 2, 1000, true), (chunk / 2, 1000, false)] {
+        for (bytes, ms, fast) in
+            [(chunk, 10, false), (chunk, 1, true), (chunk / 2, 1000, true), (chunk / 2, 1000, false)]
+        {
             tail += bytes;
             let now = zeroing.seen.1 + Duration::from_millis(ms);
             zeroing.grows(Lsn(tail), now);
