@@ -495,7 +495,7 @@ fn the_bench_tells_each_figure_and_its_floor() {
         let all = json(&out);
         let keys: Vec<_> = all.as_object().unwrap().keys().map(String::as_str).collect();
         let want =
-            ["commit_1", "commit_16", "commit_pipelined_64", "put_8_pages", "read_hot_1", "read_hot_2", "read_cold"];
+            ["read_cold", "read_hot_1", "read_hot_2", "commit_1", "commit_16", "commit_pipelined_64", "put_8_pages"];
         assert_eq!((&keys[..7], keys[7]), (&want[..], "reopen_after_kill"));
         for (key, m) in all.as_object().unwrap() {
             assert!(
@@ -506,6 +506,9 @@ fn the_bench_tells_each_figure_and_its_floor() {
             assert_eq!(m["bytes_written"].is_u64(), key.starts_with("commit") || key.starts_with("put"), "{key}: {m}");
         }
     }
+    let all = json(&ok(&["bench", text(&at), "--seconds", "1", "--json", "--only", "commit_1"]));
+    assert_eq!(all.as_object().unwrap().len(), 1, "{all}");
+    assert!(all["commit_1"]["cpu_us"].as_f64().unwrap() > 0.0, "{all}");
     assert_eq!(ok(&["ls", text(&at)]), "", "it leaves no file");
     let left: Vec<_> = std::fs::read_dir(at.join("az-0")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(

@@ -47,6 +47,10 @@ pub(crate) trait SlotDir: Send + Sync {
         f(&self.read(name, offset, len)?);
         Ok(())
     }
+    /// Nanoseconds that a page read takes here lately; 0 where that is not known.
+    fn pace(&self) -> u64 {
+        0
+    }
     /// Reads as [`SlotDir::read`] does; a directory in memory hands out what it has.
     fn read_shared(&self, name: FileName, offset: u64, most: usize) -> io::Result<std::sync::Arc<Vec<u8>>> {
         self.read(name, offset, most).map(std::sync::Arc::new)

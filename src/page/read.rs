@@ -84,6 +84,18 @@ const NODE: usize = table::FANOUT as usize * 8 + 96;
 /// Reads after which a slot that hung is asked in its turn again.
 const HUNG_READS: u64 = 10_000;
 
+/// A slot that takes so many times as long as the fastest one is slow...
+const SLOW: u64 = 2;
+/// ... and is tried in its turn once in so many reads, so that it is seen when it is slow no more: too seldom for the 99th
+/// percentile.
+const TRIED: u64 = 31;
+
+/// Slots whose reads take much longer than those of the fastest one. Where that is not known of a slot it is none of them.
+fn slow(paces: [u64; SLOTS]) -> SlotSet {
+    let fastest = paces.iter().copied().filter(|pace| *pace > 0).min().unwrap_or(0);
+    Slot::ALL.into_iter().filter(|s| paces[s.index()] > SLOW * fastest).collect()
+}
+
 /// What each slot's copy suffers from, when none is good.
 pub type Faults = Vec<(Slot, SlotFault)>;
 
@@ -340,18 +352,19 @@ impl LogReader {
         Ok(pending)
     }
 
+    /// The slots in the order in which they are asked: by turns, those that are slow or hang behind the others, and those that
+    /// lack something last.
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
-        let last = self.last.load(Ordering::Relaxed);
         let reads = self.turn.fetch_add(1, Ordering::Relaxed);
-        let hung = |s: Slot| self.hung_until[s.index()].load(Ordering::Relaxed) > reads;
-        let last = Slot::ALL.into_iter().filter(|s| hung(*s)).fold(last, |last, s| last | 1 << s.0);
+        let hangs = |s: Slot| self.hung_until[s.index()].load(Ordering::Relaxed) > reads;
+        let pace = |s: Slot| self.dirs[s.index()].as_ref().map_or(0, |dir| dir.pace());
+        let late = if reads.is_multiple_of(TRIED) { SlotSet::NONE } else { slow(Slot::ALL.map(pace)) };
+        let last = self.last.load(Ordering::Relaxed);
+        let rank = Slot::ALL.map(|s| if last >> s.0 & 1 == 1 || hangs(s) { 2 } else { u8::from(late.contains(s)) });
         let turn = (reads % SLOTS as u64) as u8;
-        let from = move |want: bool| {
-            (0..SLOTS as u8)
-                .map(move |i| Slot((i + turn) % SLOTS as u8))
-                .filter(move |s| (last >> s.0 & 1 == 1) == want)
-        };
-        from(false).chain(from(true))
+        (0..3).flat_map(move |wanted| {
+            (0..SLOTS as u8).map(move |i| Slot((i + turn) % SLOTS as u8)).filter(move |s| rank[s.index()] == wanted)
+        })
     }
 
     /// One slot's copy from its segment.
@@ -664,4 +677,21 @@ impl Pages {
 /// A version as a head; none if it frees the page.
 pub fn head_of(v: Version) -> Option<Head> {
     (!v.free).then_some(Head { lsn: v.lsn, base: v.base, depth: v.depth })
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_slow_beside_the_fastest_one() {
+        for (paces, want) in [
+            ([0; SLOTS], SlotSet::NONE),
+            ([60, 61, 70, 110, 0, 120], SlotSet::NONE),
+            ([60, 600, 70, 121, 0, 0], [1, 3].map(Slot).into_iter().collect()),
+            ([0, 0, 0, 0, 0, 600], SlotSet::NONE),
+        ] {
+            assert_eq!(slow(paces), want, "{paces:?}");
+        }
+    }
 }

@@ -365,6 +365,15 @@ enum Bench {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
     },
+    /// Measure how the cost of a commit grows with threads, with the bytes that it changes and with the volume, on volumes of
+    /// its own; then remove them. Takes up to nine GiB of space in all
+    Scale {
+        /// Where: one directory, or three with commas between, one a disk
+        under: common::At,
+        /// How long each is measured
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+    },
     /// Write random pages of a volume of its own again and again, a third of them whole and of the others 200 bytes, and
     /// tell whether it stays flat; then compare every page, before and after a close, verify, and remove it. Takes about
     /// twenty times --live-mib of space in all
@@ -437,6 +446,7 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Bench { what: Some(Bench::Checkpoint { under, pages, every_mib, rounds, seconds }), .. } => {
             bench::checkpoint(&io, &under, &bench::Plan { pages, every: every_mib, rounds, seconds })
         }
+        Verb::Bench { what: Some(Bench::Scale { under, seconds }), .. } => bench::scale(&io, &under, seconds),
         Verb::Bench {
             what: Some(Bench::Churn { under, live_mib: live, times, minutes, every_mib: every, svg }),
             ..

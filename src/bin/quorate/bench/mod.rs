@@ -9,12 +9,14 @@ mod churn;
 mod floor;
 mod group;
 mod heal;
+mod scale;
 mod svg;
 
 pub use checkpoint::{Plan, run as checkpoint};
 pub use child::run as child;
 pub use churn::{Plan as Churn, minutes, run as churn};
 pub use heal::run as heal;
+pub use scale::run as scale;
 
 use crate::common::{At, Fail, Io, close};
 use crate::store::{self, Store};
@@ -454,13 +456,13 @@ fn bare_reads(reads: &mut Reads, seed: u64, until: Instant, side: &mut Side) -> 
 
 /// All that can be measured.
 pub const ALL: [&str; 8] = [
+    "read_cold",
+    "read_hot_1",
+    "read_hot_2",
     "commit_1",
     "commit_16",
     "commit_pipelined_64",
     "put_8_pages",
-    "read_hot_1",
-    "read_hot_2",
-    "read_cold",
     "reopen_after_kill",
 ];
 
