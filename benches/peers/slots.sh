@@ -6,14 +6,18 @@ kind=$1
 shift
 at=$(mktemp -d /tmp/quorate-slots.XXXXXX)
 undo=
+group=/sys/fs/cgroup/blkio/quorate-slots
+child=
 away() {
-    echo $$ >/sys/fs/cgroup/blkio/cgroup.procs 2>/dev/null || true
     for d in "$at"/*; do
         fsfreeze -u "$d" 2>/dev/null || true
+    done
+    [ -z "$child" ] || { kill -9 $child; wait $child; } 2>/dev/null || true
+    for d in "$at"/*; do
         umount "$d" 2>/dev/null || true
     done
     eval "$undo"
-    rmdir /sys/fs/cgroup/blkio/quorate-slots 2>/dev/null || true
+    rmdir "$group" 2>/dev/null || true
     rm -rf "$at"
 }
 trap away EXIT
@@ -49,11 +53,9 @@ else
     where=$at/1,$at/2,$at/3
 fi
 number=$(cat "/sys/block/$(basename "$device")/dev")
-if [ -w /sys/fs/cgroup/blkio ] && mkdir -p /sys/fs/cgroup/blkio/quorate-slots; then
-    group=/sys/fs/cgroup/blkio/quorate-slots
-    set -- "$@" --limit "$group/blkio.throttle.read_iops_device"
-    echo $$ >$group/cgroup.procs
-fi
-# In the background: a signal ends this script though the program hangs in a frozen file system.
-"$@" --at "$where" --hang "$at/hang" --slow "$at/slow" --device "$number" &
-wait $!
+mkdir -p "$group"
+# In the background, and in the group: a signal ends this script though the program hangs in a frozen file system.
+sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" "$@" --at "$where" --hang "$at/hang" --slow "$at/slow" \
+    --device "$number" --group "$group" &
+child=$!
+wait $child

@@ -287,6 +287,11 @@ impl Writer {
         }
     }
 
+    /// It is being zeroed.
+    pub fn is_zeroed(&self, slot: Slot) -> bool {
+        self.slots[slot.index()].zeroing.is_some()
+    }
+
     pub fn zeroed_to(&self, slot: Slot) -> Lsn {
         self.slots[slot.index()].zeroed
     }

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// A log that grows faster, in bytes a second, gets none.
 const FAST: u64 = 48 << 20;
 
+/// A slot that is zeroed for longer has had its turn.
+const TURN: Duration = Duration::from_millis(50);
+
 pub struct Zeroing {
     /// Bytes that are zeroed at once, half as many ahead of the log, so that its writes do not wait for it; more when the
     /// log has come as near as twice as many to where zeroed space ends. A life of a quarter pays nothing for it. 0: none.
@@ -23,11 +26,13 @@ pub struct Zeroing {
     /// The tail when it was looked at last.
     seen: (Lsn, Duration),
     fast: bool,
+    /// When the last zeroing began.
+    begun: Duration,
 }
 
 impl Zeroing {
     pub fn new(chunk: u64, begin: Lsn) -> Zeroing {
-        Zeroing { chunk, refused: SlotSet::NONE, seen: (begin, Duration::ZERO), fast: false }
+        Zeroing { chunk, refused: SlotSet::NONE, seen: (begin, Duration::ZERO), fast: false, begun: Duration::ZERO }
     }
 
     /// The log has come this far.
@@ -50,11 +55,17 @@ impl Engine {
             return;
         }
         for slot in Slot::ALL {
+            // One after the other: a commit needs four slots, and meets five. A slot that hangs is not waited for.
+            let under_way = Slot::ALL.into_iter().any(|s| self.writer.is_zeroed(s));
+            if under_way && now < self.zeroing.begun + TURN {
+                return;
+            }
             if self.zeroing.refused.contains(slot) || self.writer.zeroed_to(slot) >= tail + 2 * chunk {
                 continue;
             }
             let from = self.writer.zeroed_to(slot).max(tail + chunk / 2).ceil(chunk);
             if let Some((from, to)) = self.writer.next_zeroing(slot, from, from + chunk) {
+                self.zeroing.begun = now;
                 self.writer.zeroes(slot, from, to);
                 self.give(slot, Job::Zero { from, to, pg_size: self.geometry.pg_size, epoch: self.number });
             }

@@ -1,12 +1,11 @@
-//! What two ill slots cost: commits while one slot's file system hangs and another one's is frozen for 50 ms at a time, and
-//! cold reads while one slot's device is slowed down. `slots.sh` makes the disks.
+//! What two ill slots cost: commits while one slot's file system hangs and another one's device takes 50 ms for a write, and
+//! cold reads while one slot's device is slow. `slots.sh` makes the disks.
 #![allow(missing_docs, reason = "a program")]
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use quorate::{Options, PageId, Placement, Slot, Volume};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Parser)]
@@ -23,18 +22,18 @@ struct Cli {
     /// Its device, as `major:minor`.
     #[arg(long)]
     device: String,
-    /// Where a limit of reads a second is written to (blkio, cgroup 1); this process is in that group.
+    /// A group of blkio (cgroup 1), in which this process is.
     #[arg(long)]
-    limit: Option<PathBuf>,
-    /// Reads a second that the slow device does.
-    #[arg(long, default_value_t = 200)]
-    reads: u64,
+    group: PathBuf,
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 }
 
+/// Writes and reads a second that the slow device does.
+const SLOW_WRITES: u64 = 20;
+const SLOW_READS: u64 = 200;
 /// Pages of the volume.
 const PAGES: usize = 4096;
 const PAGE: usize = 16 << 10;
@@ -68,7 +67,15 @@ impl Random {
     }
 }
 
-fn commits(volume: &Volume, pages: &[PageId], threads: u64, time: Duration) -> Result<[f64; 2]> {
+/// Threads commit for so long; then `heal` is called, and only then they end: the kernel holds a thread that ends while a
+/// write hangs that it submitted.
+fn commits(
+    volume: &Volume,
+    pages: &[PageId],
+    threads: u64,
+    time: Duration,
+    heal: impl FnOnce() -> Result<()>,
+) -> Result<[f64; 2]> {
     let until = Instant::now() + time;
     let one = |i: u64| {
         let (mut random, mut took) = (Random(i * 7919 + 1), Vec::new());
@@ -82,37 +89,36 @@ fn commits(volume: &Volume, pages: &[PageId], threads: u64, time: Duration) -> R
         }
         Ok(took)
     };
-    let mut all = Vec::new();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|i| scope.spawn(move || one(i))).collect();
-        for thread in threads {
-            all.extend(thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??);
+    let (send, receive) = std::sync::mpsc::channel();
+    let all = std::thread::scope(|scope| {
+        for i in 0..threads {
+            let send = send.clone();
+            scope.spawn(move || send.send(one(i)));
         }
-        anyhow::Ok(())
+        drop(send);
+        let mut all = Vec::new();
+        let mut failed = None;
+        for _ in 0..threads {
+            match receive.recv_timeout(time + Duration::from_secs(30)) {
+                Ok(Ok(took)) => all.extend(took),
+                Ok(Err(e)) => failed = Some(e),
+                Err(e) => failed = Some(e.into()),
+            }
+        }
+        heal()?;
+        failed.map_or(Ok(all), Err)
     })?;
     Ok(quantiles(all))
 }
 
 /// ... while one slot hangs, and one is slow.
 fn ill(cli: &Cli, volume: &Volume, pages: &[PageId], threads: u64, time: Duration) -> Result<[f64; 2]> {
-    let stop = AtomicBool::new(false);
+    limit(cli, "write", SLOW_WRITES)?;
     frozen(&cli.hang, true)?;
-    let measured = std::thread::scope(|scope| {
-        let slow = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                frozen(&cli.slow, true)?;
-                std::thread::sleep(Duration::from_millis(50));
-                frozen(&cli.slow, false)?;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            anyhow::Ok(())
-        });
-        let measured = commits(volume, pages, threads, time);
-        stop.store(true, Ordering::Relaxed);
-        slow.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-        measured
+    let measured = commits(volume, pages, threads, time, || {
+        frozen(&cli.hang, false)?;
+        limit(cli, "write", 0)
     });
-    frozen(&cli.hang, false)?;
     let deadline = Instant::now() + Duration::from_secs(60);
     while volume.health().slots.iter().any(|s| s.away.is_some()) {
         ensure!(Instant::now() < deadline, "the slots are not back within a minute");
@@ -136,20 +142,17 @@ fn reads(at: &Placement, pages: &[PageId], time: Duration, seed: u64) -> Result<
     Ok(quantiles(took))
 }
 
-fn limit(cli: &Cli, reads: u64) -> Result<bool> {
-    let Some(to) = &cli.limit else { return Ok(false) };
-    std::fs::write(to, format!("{} {reads}\n", cli.device)).with_context(|| to.display().to_string())?;
-    Ok(true)
+/// So many reads or writes a second on the slow device; 0: as many as it does.
+fn limit(cli: &Cli, what: &str, a_second: u64) -> Result<()> {
+    let to = cli.group.join(format!("blkio.throttle.{what}_iops_device"));
+    std::fs::write(&to, format!("{} {a_second}\n", cli.device)).with_context(|| to.display().to_string())
 }
 
 fn tell(name: &str, healthy: Vec<[f64; 2]>, ill: Vec<[f64; 2]>) {
     let of = |all: &[[f64; 2]], q: usize| median(all.iter().map(|r| r[q]).collect());
     let ratio = |q: usize| median(healthy.iter().zip(&ill).map(|(h, i)| i[q] / h[q]).collect());
     let (h, i) = ([of(&healthy, 0), of(&healthy, 1)], [of(&ill, 0), of(&ill, 1)]);
-    println!(
-        "| {name} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} |",
-        h[0], h[1], i[0], i[1], ratio(0), ratio(1)
-    );
+    println!("| {name} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} |", h[0], h[1], i[0], i[1], ratio(0), ratio(1));
 }
 
 fn main() -> Result<()> {
@@ -183,7 +186,7 @@ fn main() -> Result<()> {
     for round in 0..=cli.rounds {
         for (i, threads) in [1, 16].into_iter().enumerate() {
             let (healthy, ill) =
-                (commits(&volume, &pages, threads, time)?, ill(&cli, &volume, &pages, threads, time)?);
+                (commits(&volume, &pages, threads, time, || Ok(()))?, ill(&cli, &volume, &pages, threads, time)?);
             // The first one warms up.
             if round > 0 {
                 all[i].0.push(healthy);
@@ -192,10 +195,10 @@ fn main() -> Result<()> {
         }
     }
     let [one, sixteen, mut cold] = all;
-    tell("commit, 1 thread: one slot hangs, one is frozen for 50 ms at a time", one.0, one.1);
+    tell("commit, 1 thread: one slot hangs, one does 20 writes a second", one.0, one.1);
     tell("commit, 16 threads", sixteen.0, sixteen.1);
     volume.close()?;
-    if cli.limit.is_some() {
+    {
         // Whole pages again: a page with changes is read record by record.
         let volume = Volume::open(at.clone(), &options)?;
         for chunk in pages.chunks(32) {
@@ -207,12 +210,12 @@ fn main() -> Result<()> {
         }
         volume.close()?;
         for round in 0..cli.rounds {
-            limit(&cli, 0)?;
+            limit(&cli, "read", 0)?;
             cold.0.push(reads(&at, &pages, time, round as u64)?);
-            limit(&cli, cli.reads)?;
+            limit(&cli, "read", SLOW_READS)?;
             cold.1.push(reads(&at, &pages, time, round as u64)?);
         }
-        limit(&cli, 0)?;
+        limit(&cli, "read", 0)?;
         tell("cold read: one slot's device does 200 reads a second", cold.0, cold.1);
     }
     for dir in &dirs {

@@ -10,6 +10,7 @@ use io_uring::{IoUring, opcode, types};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::LazyLock;
 
 const FILES: usize = 6;
 /// Files that must have it.
@@ -59,7 +60,17 @@ struct Floor {
 
 #[repr(align(4096))]
 struct Aligned([u8; WRITE_MAX as usize]);
-static BYTES: Aligned = Aligned([0xA5; WRITE_MAX as usize]);
+/// Random, for a RAM disk makes others smaller.
+static BYTES: LazyLock<Box<Aligned>> = LazyLock::new(|| {
+    let (mut bytes, mut x) = (Box::new(Aligned([0; WRITE_MAX as usize])), 0x9E37_79B9_7F4A_7C15u64);
+    for byte in &mut bytes.0 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        *byte = x as u8;
+    }
+    bytes
+});
 
 pub fn open(setup: &Setup) -> Result<Box<dyn Peer>> {
     let mut files = Vec::new();
@@ -121,7 +132,9 @@ impl Writer {
                 .offset(file.cursor)
                 .rw_flags(DSYNC)
                 .build()
-                .user_data(i as u64);
+                .user_data(i as u64)
+                // By the kernel's workers, as the volume's: RAM disks would do one after the other in the call that submits.
+                .flags(io_uring::squeue::Flags::ASYNC);
             // SAFETY: the buffer is static, and `Drop` waits for writes before files are closed.
             unsafe { self.ring.submission().push(&entry) }.context("the ring is full")?;
             file.busy = Some(to);
@@ -137,13 +150,18 @@ impl Writer {
         }
         let have = self.files.iter().filter(|f| f.cursor == self.tail).count();
         let want = QUORUM.saturating_sub(have).clamp(1, busy);
-        match self.ring.submit_and_wait(want) {
+        let time = types::Timespec::from(std::time::Duration::from_secs(30));
+        match self.ring.submitter().submit_with_args(want, &types::SubmitArgs::new().timespec(&time)) {
             Err(e) if e.kind() != std::io::ErrorKind::Interrupted => return Err(e.into()),
             _ => (),
         }
         for done in self.ring.completion() {
             let file = &mut self.files[done.user_data() as usize];
             let to = file.busy.take().context("a write that nobody made")?;
+            // Its thread ended before the kernel's worker began: it is written with the next ones.
+            if done.result() == -rustix::io::Errno::CANCELED.raw_os_error() {
+                continue;
+            }
             ensure!(done.result() as u64 == to - file.cursor, "a floor write ended with {}", done.result());
             file.cursor = to;
         }
