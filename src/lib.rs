@@ -76,6 +76,9 @@ pub mod architecture {}
 #[doc = include_str!("format.md")]
 pub mod format {}
 #[cfg(doc)]
+#[doc = include_str!("performance.md")]
+pub mod performance {}
+#[cfg(doc)]
 #[doc = include_str!("testing.md")]
 pub mod testing {}
 

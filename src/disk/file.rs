@@ -316,7 +316,7 @@ impl SlotDir for FileDir {
         let head = (offset % self.block as u64) as usize;
         let whole = (head + len).next_multiple_of(self.block);
         let begun = Instant::now();
-        let read = self.reads.read(&fd, offset - head as u64, whole, &mut |bytes| {
+        self.reads.read(&fd, offset - head as u64, whole, &mut |bytes| {
             // Before it is looked at: that takes as long on every disk.
             let took = begun.elapsed().as_nanos() as u64;
             let pace = self.pace.load(Ordering::Relaxed);
@@ -325,8 +325,7 @@ impl SlotDir for FileDir {
             let bytes = &bytes[..bytes.len().min(len)];
             self.meter.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             f(bytes);
-        });
-        read
+        })
     }
 
     fn pace(&self) -> u64 {
