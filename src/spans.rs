@@ -1,5 +1,5 @@
-//! Where a commit's time goes: the moments between its steps. With the feature `spans` they are kept, for `quorate bench
-//! --spans`; without it nothing here does anything.
+//! Where a commit's time goes: the moments between its steps. With the feature `spans` they are kept, and `quorate bench`
+//! tells them; without it nothing here does anything.
 
 /// What a commit's time is spent on, in order.
 #[cfg(feature = "spans")]

@@ -4,6 +4,7 @@ use crate::disk::bounded::Reads;
 use crate::disk::{SPACE_LEAST, SlotDir};
 use crate::lsn::format;
 use crate::segment::name::FileName;
+use crate::segment::placement;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags, RawDir};
@@ -48,10 +49,6 @@ impl Meter {
         self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
     }
 }
-
-/// Magic numbers of `statfs`.
-const EXT4: u64 = 0xEF53;
-const XFS: u64 = 0x5846_5342;
 
 /// A slot on files.
 pub struct FileDir {
@@ -418,7 +415,7 @@ impl SlotDir for FileDir {
     fn zero(&self, name: FileName, offset: u64, len: usize) -> io::Result<()> {
         let fd = self.open(name, false)?;
         // Where a block is never written in place, or costs no metadata the first time, it would be twice the work.
-        if !matches!(rustix::fs::fstatfs(&fd)?.f_type as u64 & 0xFFFF_FFFF, EXT4 | XFS) {
+        if !matches!(placement::file_system(&fd)?, "ext4" | "xfs") {
             return Err(io::ErrorKind::Unsupported.into());
         }
         // Memory that is never written takes one page, however long it is.

@@ -352,7 +352,7 @@ impl LogReader {
         Ok(pending)
     }
 
-    /// The slots in the order in which they are asked: by turns, those that are slow or hang behind the others, and those that
+    /// The slots in the order in which they are asked: by turns, those that are slow behind the others, and those that hang or
     /// lack something last.
     fn order(&self) -> impl Iterator<Item = Slot> + use<> {
         let reads = self.turn.fetch_add(1, Ordering::Relaxed);

@@ -6,6 +6,7 @@ use crate::volume::health::Holder;
 use rustix::fs::{Mode, OFlags, StatxFlags};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// Where a volume lies.
@@ -298,12 +299,17 @@ const FILE_SYSTEMS: [(u64, &str); 11] = [
     (0x2FC1_2FC1, "zfs"),
 ];
 
+/// What an open file or directory lies on.
+pub(crate) fn file_system(at: impl AsFd) -> rustix::io::Result<&'static str> {
+    let magic = rustix::fs::fstatfs(at)?.f_type as u64 & 0xFFFF_FFFF;
+    Ok(FILE_SYSTEMS.iter().find(|(m, _)| *m == magic).map_or("other", |(_, name)| *name))
+}
+
 pub(crate) fn probe(path: &Path, allow_volatile: bool, allow_remote: bool) -> Result<Probe, OpenError> {
     let sys = |e: rustix::io::Errno| OpenError::Io { path: path.to_path_buf(), source: e.into() };
     let dir =
         rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(sys)?;
-    let magic = rustix::fs::fstatfs(&dir).map_err(sys)?.f_type as u64 & 0xFFFF_FFFF;
-    let kind = FILE_SYSTEMS.iter().find(|(m, _)| *m == magic).map_or("other", |(_, name)| *name);
+    let kind = file_system(&dir).map_err(sys)?;
     let refuse = |kind, why| Err(OpenError::FileSystem { path: path.to_path_buf(), kind, why });
     let volatile = matches!(kind, "tmpfs" | "ramfs");
     if volatile && !allow_volatile {

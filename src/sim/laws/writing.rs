@@ -92,8 +92,8 @@ impl Disks {
             let block = file.and_then(|f| f.block(offset + at)).unwrap_or_default();
             group::decode_header(block, from + *at, g.seed()).is_ok()
         };
-        let blocks = (0..len as u64).step_by(BLOCK);
-        if let Some(at) = blocks.into_iter().find(whole).map(|at| from + at) {
+        let mut blocks = (0..len as u64).step_by(BLOCK);
+        if let Some(at) = blocks.find(whole).map(|at| from + at) {
             self.laws.breaks(p, || format!("zeroes slot {slot} at {at}, where a group begins"));
         }
     }

@@ -51,7 +51,12 @@ impl Engine {
         let tail = self.front.tail();
         self.zeroing.grows(tail, now);
         let chunk = self.zeroing.chunk;
-        if chunk == 0 || self.zeroing.fast || self.closing || tail < self.writer.begin() + chunk / 4 {
+        if chunk == 0
+            || self.zeroing.fast
+            || self.closing
+            || self.tickets.is_over()
+            || tail < self.writer.begin() + chunk / 4
+        {
             return;
         }
         for slot in Slot::ALL {

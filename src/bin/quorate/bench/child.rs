@@ -117,11 +117,5 @@ pub fn reopen(io: &Io, at: &At, pages: &[PageId], time: Duration) -> Result<Meas
         volume.read(pages[round as usize % pages.len()])?;
         crate::common::close(volume);
     }
-    Ok(Measured {
-        volume: side,
-        floor: None,
-        bytes_written: None,
-        #[cfg(feature = "spans")]
-        spans: Vec::new(),
-    })
+    Ok(Measured::without_writes(side, None))
 }

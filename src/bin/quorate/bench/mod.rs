@@ -120,6 +120,17 @@ fn steps(spans: &[[Duration; quorate::spans::STEPS.len()]]) -> Vec<(&'static str
 }
 
 impl Measured {
+    /// Of what writes nothing that is counted.
+    fn without_writes(volume: Side, floor: Option<Side>) -> Measured {
+        Measured {
+            volume,
+            floor,
+            bytes_written: None,
+            #[cfg(feature = "spans")]
+            spans: Vec::new(),
+        }
+    }
+
     fn facts(&self) -> Value {
         let floor = self.floor.as_ref();
         json!({
@@ -406,13 +417,7 @@ fn read_hot(b: &mut Bench<'_>, at: &At, records: &[Lsn], time: Duration, threads
         group::some_threads(threads, side, |i, side| bare_reads(&mut Reads::new(at, &health, records)?, i, until, side))
     };
     let (volume, floor) = interleave(time, hot, bare)?;
-    Ok(Measured {
-        volume,
-        floor: Some(floor),
-        bytes_written: None,
-        #[cfg(feature = "spans")]
-        spans: Vec::new(),
-    })
+    Ok(Measured::without_writes(volume, Some(floor)))
 }
 
 /// Reads of pages that are in no cache: the handle's is as small as it gets, and the pages are 64 times that. Each page
@@ -434,13 +439,7 @@ fn read_cold(io: &Io, b: &mut Bench<'_>, at: &At, records: &[Lsn], time: Duratio
     };
     let mut reads = Reads::new(at, &b.volume.health(), records)?;
     let (volume, floor) = interleave(time, cold, |until, side| bare_reads(&mut reads, 5, until, side))?;
-    Ok(Measured {
-        volume,
-        floor: Some(floor),
-        bytes_written: None,
-        #[cfg(feature = "spans")]
-        spans: Vec::new(),
-    })
+    Ok(Measured::without_writes(volume, Some(floor)))
 }
 
 fn bare_reads(reads: &mut Reads, seed: u64, until: Instant, side: &mut Side) -> Result<(), Fail> {

@@ -1,7 +1,6 @@
 //! `quorate bench scale`: how the cost of a commit grows with threads, with the size of what it changes, and with the volume.
 //!
-//! Each row is a volume of its own, so that none pays for what another one wrote. Threads and sizes are gone through in
-//! turns, some rounds of each, and what is told are medians of the rounds.
+//! Each row is a volume of its own, so that none pays for what another one wrote; what is told are medians of its rounds.
 
 use crate::bench::heal::Places;
 use crate::bench::{PATCH, Random, Side, cpu, group};
@@ -99,28 +98,16 @@ pub fn run(io: &Io, under: &At, seconds: u64) -> Result<(), Fail> {
         let (a, b, c, d) = ("p50 us", "p99 us", "per s", "cpu us");
         io.say(Value::Null, format_args!("{:<24}{a:>11}{b:>11}{c:>12}{d:>11}", ""))?;
     }
-    let threads = THREADS.map(|n| (format!("{n} threads, {PATCH} bytes"), n, PATCH));
-    let sizes = SIZES.map(|bytes| (format!("1 thread, {bytes} bytes"), 1, bytes));
-    for (what, threads, bytes) in threads.into_iter().chain(sizes) {
+    let threads = THREADS.map(|n| (format!("{n} threads, {PATCH} bytes"), PAGES, n, PATCH));
+    let sizes = SIZES.map(|bytes| (format!("1 thread, {bytes} bytes"), PAGES, 1, bytes));
+    let volumes = VOLUMES.map(|mib| (format!("1 thread, {mib} MiB of pages"), (mib << 20) / PAGE, 1, PATCH));
+    for (what, pages, threads, bytes) in threads.into_iter().chain(sizes).chain(volumes) {
         let mut row = Row { what, rounds: Vec::new() };
         let (_places, at) = Places::make(under)?;
-        let (volume, pages) = made(io, &at, PAGES)?;
+        let (volume, pages) = made(io, &at, pages)?;
         // The first one warms up.
         for round in 0..=ROUNDS {
             let side = commits(&volume, &pages, threads, bytes, time)?;
-            if round > 0 {
-                row.rounds.push(side);
-            }
-        }
-        close(volume);
-        row.tell(io)?;
-    }
-    for mib in VOLUMES {
-        let mut row = Row { what: format!("1 thread, {mib} MiB of pages"), rounds: Vec::new() };
-        let (_places, at) = Places::make(under)?;
-        let (volume, pages) = made(io, &at, (mib << 20) / PAGE)?;
-        for round in 0..=ROUNDS {
-            let side = commits(&volume, &pages, 1, PATCH, time)?;
             if round > 0 {
                 row.rounds.push(side);
             }
