@@ -7,4 +7,5 @@ pub(crate) mod manifest;
 pub(crate) mod overlay;
 pub(crate) mod pending;
 pub(crate) mod read;
+pub(crate) mod stale;
 pub(crate) mod table;

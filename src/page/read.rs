@@ -10,6 +10,7 @@ use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
 use crate::page::heads::Heads;
 use crate::page::overlay::{Layer, Version};
 use crate::page::pending::{self, Pending};
+use crate::page::stale::{Replaced, Stale};
 use crate::page::table::{self, Entry, Root};
 use crate::reclaim::freed::Freed;
 use crate::segment::name::FileName;
@@ -431,8 +432,17 @@ pub struct Head {
     pub lsn: Lsn,
     /// The image below it; none where it is not known.
     pub base: Lsn,
-    /// Deltas above the image; from the table, [`table::DEPTH_TOLD`] means at least so many.
+    /// Deltas above the image.
     pub depth: u8,
+    /// ... at least: the table tells no more than [`table::DEPTH_TOLD`].
+    pub deeper: bool,
+}
+
+impl Head {
+    /// A page's image.
+    pub fn image(lsn: Lsn) -> Head {
+        Head { lsn, base: lsn, depth: 0, deeper: false }
+    }
 }
 
 /// Where versions are found: the layers over the table.
@@ -457,10 +467,14 @@ struct ByLength;
 
 /// A page's version or a node, by the address of its record.
 #[derive(Clone)]
-struct Cached {
-    bytes: Bytes,
+pub struct Cached {
+    pub bytes: Bytes,
     /// The record for which this one stands, if reclaiming wrote it; 0 else.
-    was: Lsn,
+    pub was: Lsn,
+    /// The image below it, if that is known.
+    pub base: Lsn,
+    /// Deltas above the image.
+    pub depth: u8,
 }
 
 impl Weighter<Lsn, Cached> for ByLength {
@@ -479,6 +493,7 @@ pub struct Pages {
     /// see little of their disks.
     from_slots: AtomicU64,
     cache: PageCache,
+    pub stale: Stale,
     map: ArcSwap<Map>,
 }
 
@@ -503,7 +518,7 @@ impl Pages {
             ),
             Err(_) => unreachable!("both sizes are given"),
         };
-        Pages { reader, front, from_slots: AtomicU64::new(0), cache, map: ArcSwap::from_pointee(map) }
+        Pages { reader, front, from_slots: AtomicU64::new(0), cache, stale: Stale::default(), map: ArcSwap::from_pointee(map) }
     }
 
     pub fn map(&self) -> Arc<Map> {
@@ -525,18 +540,38 @@ impl Pages {
         self.cache.weight()
     }
 
-    /// A version that was just appended over a cached one.
-    pub fn insert(&self, lsn: Lsn, bytes: Bytes) {
-        self.insert_for(lsn, bytes, Lsn::NONE);
+    /// Keeps a version of a page.
+    pub fn keep(&self, lsn: Lsn, cached: Cached) {
+        self.cache.insert(lsn, cached);
     }
 
-    /// ... which stands for the record at `was`.
-    pub fn insert_for(&self, lsn: Lsn, bytes: Bytes, was: Lsn) {
-        self.cache.insert(lsn, Cached { bytes, was });
+    /// Keeps a node of the table.
+    pub fn keep_node(&self, lsn: Lsn, bytes: Bytes) {
+        self.keep(lsn, Cached { bytes, was: Lsn::NONE, base: Lsn::NONE, depth: 0 });
     }
 
-    pub fn cached(&self, lsn: Lsn) -> Option<Bytes> {
-        self.cache.get(&lsn).map(|c| c.bytes)
+    pub fn cached(&self, lsn: Lsn) -> Option<Cached> {
+        self.cache.get(&lsn)
+    }
+
+    /// The head with what the cache knows of its chain, and the table does not tell.
+    pub fn informed(&self, head: Head) -> Head {
+        match self.cache.get(&head.lsn).filter(|_| head.deeper || head.base.is_none()) {
+            Some(Cached { base, depth, .. }) => Head { base, depth, deeper: false, ..head },
+            None => head,
+        }
+    }
+
+    /// Without reading it.
+    pub fn is_cached(&self, lsn: Lsn) -> bool {
+        self.cache.contains_key(&lsn)
+    }
+
+    /// Drops cached versions whose successors are durable, at most so many, but for those that a view may read.
+    pub fn drop_stale(&self, vdl: Lsn, most: usize, needed: impl Fn(&Replaced) -> bool) {
+        for replaced in self.stale.take(vdl, most).iter().filter(|r| !needed(r)) {
+            self.cache.remove(&replaced.old);
+        }
     }
 
     /// The version that the record at `head` is, by which users know it: its own address, or that of the record for which
@@ -569,7 +604,9 @@ impl Pages {
                 entry
             }
         };
-        Ok((!entry.is_empty()).then_some(Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth() }))
+        let deeper = entry.depth() >= table::DEPTH_TOLD;
+        let head = Head { lsn: entry.lsn(), base: Lsn::NONE, depth: entry.depth(), deeper };
+        Ok((!entry.is_empty()).then_some(head))
     }
 
     /// The page's entry in the table.
@@ -590,13 +627,13 @@ impl Pages {
     /// A node of the table, through the cache.
     pub fn node(&self, page: PageId, lsn: Lsn) -> Result<Bytes, ReadError> {
         if let Some(node) = self.cached(lsn) {
-            return Ok(node);
+            return Ok(node.bytes);
         }
         let record = self.record(page, lsn, NODE)?;
         if record.fields.kind != Kind::Table || !table::is_node(&record.payload) {
             return Err(ReadError::Corrupt { page, lsn, what: "it is no node of the page table" });
         }
-        self.insert(lsn, record.payload.clone());
+        self.keep_node(lsn, record.payload.clone());
         Ok(record.payload)
     }
 
@@ -620,27 +657,27 @@ impl Pages {
         if let Some(cached) = self.cache.get(&head) {
             return Ok((cached.bytes, known(cached.was)));
         }
-        let mut was = Lsn::NONE;
+        let (mut was, mut depth) = (Lsn::NONE, 0);
         let page_size = self.reader.geometry.page_size as usize;
         let corrupt = |lsn, what| ReadError::Corrupt { page, lsn, what };
         let mut deltas: Vec<Owned> = Vec::new();
         let mut at = head;
-        let image = loop {
+        let (image, base) = loop {
             if at != head
-                && let Some(bytes) = self.cached(at)
+                && let Some(Cached { bytes, base, .. }) = self.cached(at)
             {
-                break bytes;
+                break (bytes, base);
             }
             let record = self.record(page, at, page_size + 96)?;
             if at == head {
-                was = record.fields.was;
+                (was, depth) = (record.fields.was, record.fields.depth);
             }
             if record.fields.page != page.0 {
                 return Err(corrupt(at, "it is of another page"));
             }
             match record.fields.kind {
-                Kind::Image if record.payload.is_empty() => break Bytes::from(vec![0; page_size]),
-                Kind::Image if record.payload.len() == page_size => break record.payload,
+                Kind::Image if record.payload.is_empty() => break (vec![0; page_size].into(), at),
+                Kind::Image if record.payload.len() == page_size => break (record.payload, at),
                 Kind::Image => return Err(corrupt(at, "its image has another length than a page")),
                 Kind::Delta => {
                     let next = record.fields.prev;
@@ -669,14 +706,14 @@ impl Pages {
             }
             page.freeze()
         };
-        self.insert_for(head, bytes.clone(), was);
+        self.keep(head, Cached { bytes: bytes.clone(), was, base, depth });
         Ok((bytes, known(was)))
     }
 }
 
 /// A version as a head; none if it frees the page.
 pub fn head_of(v: Version) -> Option<Head> {
-    (!v.free).then_some(Head { lsn: v.lsn, base: v.base, depth: v.depth })
+    (!v.free).then_some(Head { lsn: v.lsn, base: v.base, depth: v.depth, deeper: false })
 }
 
 #[cfg(all(test, not(quorate_loom)))]

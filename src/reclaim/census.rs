@@ -93,15 +93,15 @@ impl Census {
         self.samples.retain(|extent, _| !freed.holds(*extent));
     }
 
-    /// The extent that should be sampled next, if one should. `progress` counts what may have made something dead: bytes
-    /// appended, and pages freed.
-    pub fn due(&self, stocks: &[Stock], progress: u64) -> Option<Stock> {
+    /// The extent that should be sampled next, if one should, where so much is live in all. `progress` counts what may have
+    /// made something dead: bytes appended, and pages freed.
+    pub fn due(&self, stocks: &[Stock], live: u64, progress: u64) -> Option<Stock> {
         let age =
             |s: &&Stock| self.samples.get(&s.run.from).map_or(u64::MAX, |sample| progress.saturating_sub(sample.at));
         let oldest = stocks.iter().max_by_key(age)?;
-        let kept: u64 = stocks.iter().map(|s| s.bytes).sum();
-        // Between two samples of an extent as much happens as there is: meanwhile it is known of most of what dies.
-        let spacing = kept.max(oldest.run.to - oldest.run.from);
+        // Between two samples of an extent all that is live may have died once. As much as is kept would be too rare: that
+        // grows as fast as the log, as long as nothing is given back.
+        let spacing = live.max(oldest.run.to - oldest.run.from);
         (age(&oldest) >= spacing).then_some(*oldest)
     }
 
@@ -174,15 +174,15 @@ mod tests {
         let stocks: Vec<Stock> = (0..16).map(|extent| stock(extent, E)).collect();
         let mut census = Census::default();
         for i in 0..16 {
-            let due = census.due(&stocks, 1000 * E).unwrap();
+            let due = census.due(&stocks, 16 * E, 1000 * E).unwrap();
             census.record(due.run.from, 100, 50, (1000 - i) * E);
         }
         // Spacing is sixteen extents here: the last one was sampled almost so long ago.
-        assert_eq!(census.due(&stocks, 1000 * E), None);
-        assert!(census.due(&stocks, 1001 * E).is_some());
+        assert_eq!(census.due(&stocks, 16 * E, 1000 * E), None);
+        assert!(census.due(&stocks, 16 * E, 1001 * E).is_some());
         (0..16).for_each(|e| census.record(Lsn(e * E), 100, 50, 1000 * E));
-        assert_eq!(census.due(&stocks, 1015 * E), None);
-        assert!(census.due(&stocks, 1016 * E).is_some());
+        assert_eq!(census.due(&stocks, 16 * E, 1015 * E), None);
+        assert!(census.due(&stocks, 16 * E, 1016 * E).is_some());
         assert_eq!(census.sum(&stocks), Sum { kept: 16 * E, live: 8 * E });
     }
 

@@ -5,7 +5,8 @@ use crate::log::append::{Leaves, Locked, Refused, Reservation};
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Version;
-use crate::page::read::{Head, Map, head_of};
+use crate::page::read::{Cached, Head, Map, head_of};
+use crate::page::stale::Replaced;
 use crate::spans::{self, At};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Content, What};
@@ -28,6 +29,15 @@ pub(crate) fn left(tail: Lsn) -> u64 {
 }
 /// Deltas above an image, after which an image is appended instead, if the page is cached.
 const DEPTH_TARGET: u8 = 8;
+/// ... of small ones: so many take no more than a quarter of an image.
+const DEPTH_SMALL: u8 = 16;
+
+/// See [`DEPTH_TARGET`]; of a page to which deltas of so many bytes come.
+fn depth_target(page_size: u64, delta: usize) -> u8 {
+    let all = u64::from(DEPTH_SMALL) * record::encoded_len(delta, true);
+    if all <= page_size / 4 { DEPTH_SMALL } else { DEPTH_TARGET }
+}
+
 /// ... whether it is cached or not: the page is read first. No chain is longer.
 const DEPTH_MAX: u8 = 32;
 const _: () = assert!(crate::page::read::CHAIN_MAX >= DEPTH_MAX as usize);
@@ -47,8 +57,8 @@ pub(crate) struct Prepared {
     reservation: Reservation,
     planned: Vec<Planned>,
     cpl: Cpl,
-    /// Cached pages that only deltas changed: the version before, and the records that made the new one.
-    patched: Vec<Patched>,
+    /// Cached pages: the version before, and the records that made the new one.
+    changed: Vec<Changed>,
 }
 
 /// A page as an MTR leaves it.
@@ -64,7 +74,7 @@ impl Folded {
     }
 }
 
-struct Patched {
+struct Changed {
     page: u64,
     before: Lsn,
     records: Vec<usize>,
@@ -85,6 +95,11 @@ impl Prepared {
     /// Address of record `i`.
     pub fn lsn(&self, i: usize) -> Lsn {
         self.reservation.records[i].0
+    }
+
+    /// Of record `i`.
+    pub fn fields(&self, i: usize) -> Fields {
+        self.planned[i].fields
     }
 }
 
@@ -179,7 +194,8 @@ impl Shared {
         let touched = content.changes.iter().map(|c| c.page).chain(content.expected.iter().map(|e| e.0));
         for page in touched {
             if let std::collections::hash_map::Entry::Vacant(entry) = heads.entry(page) {
-                entry.insert(self.reads.pages.head(map, page, Lsn::MAX)?);
+                let head = self.reads.pages.head(map, page, Lsn::MAX)?;
+                entry.insert(head.map(|head| self.reads.pages.informed(head)));
             }
         }
         let (images, freed) = (self.images_for_deep(content, &heads)?, content.freed());
@@ -208,7 +224,7 @@ impl Shared {
         }
         for (page, moved) in &content.moved {
             if let (Some(base), Some(head)) = (moved.base, heads.get_mut(page)) {
-                *head = Some(Head { lsn: base, base, depth: 0 });
+                *head = Some(Head::image(base));
             }
         }
         let mut planned = Vec::with_capacity(content.changes.len());
@@ -284,12 +300,11 @@ impl Shared {
         for (page, depths) in content.depths() {
             let head = heads.get(&page).copied().flatten();
             let below = head.filter(|_| depths.below > 0);
-            // The table tells depths up to 7 only: from there on the chain's length is not known.
-            let unknown = below.is_some_and(|h| h.base.is_none() && h.depth >= crate::page::table::DEPTH_TOLD);
+            let unknown = below.is_some_and(|h| h.deeper);
             let over_head = below.map_or(0, |h| usize::from(h.depth)) + depths.below;
             let must = unknown || over_head.max(depths.own) >= usize::from(DEPTH_MAX);
-            let wanted = below.is_some_and(|h| h.depth >= DEPTH_TARGET);
             let size = u64::from(self.geometry.page_size);
+            let wanted = below.is_some_and(|h| h.depth >= depth_target(size, depths.largest));
             if !must && (!wanted || spare < size) {
                 continue;
             }
@@ -302,7 +317,7 @@ impl Shared {
                     return Err(NotAppended::Again);
                 }
                 let image = match self.reads.pages.cached(head.lsn) {
-                    Some(image) => image,
+                    Some(cached) => cached.bytes,
                     None if must => self.reads.pages.version(page, head.lsn)?,
                     None => continue,
                 };
@@ -337,7 +352,7 @@ impl Shared {
         })?;
         // Of each page its newest record, and what it leaves.
         let mut newest: HashMap<u64, (Lsn, Option<Head>)> = HashMap::new();
-        let mut patched: Vec<Patched> = Vec::new();
+        let mut changed: Vec<Changed> = Vec::new();
         for (i, p) in planned.iter_mut().enumerate() {
             let fields = &mut p.fields;
             if !matches!(fields.kind, Kind::Image | Kind::Delta | Kind::Free) {
@@ -349,26 +364,20 @@ impl Shared {
                 None => heads.get(&PageId(page)).copied().flatten(),
             };
             fields.prev = before.map_or(Lsn::NONE, |h| h.lsn);
-            let mine = patched.iter().position(|p| p.page == page);
+            match changed.iter_mut().find(|c| c.page == page) {
+                Some(mine) => mine.records.push(i),
+                None if !fields.prev.is_none() && self.reads.pages.is_cached(fields.prev) => {
+                    changed.push(Changed { page, before: fields.prev, records: vec![i] });
+                }
+                None => (),
+            }
             let head = match (fields.kind, before) {
                 (Kind::Delta, Some(h)) => {
                     fields.base = if h.depth == 0 { h.lsn } else { h.base };
                     fields.depth = h.depth.saturating_add(1);
-                    match mine {
-                        Some(mine) => patched[mine].records.push(i),
-                        None if self.reads.pages.cached(h.lsn).is_some() => {
-                            patched.push(Patched { page, before: h.lsn, records: vec![i] });
-                        }
-                        None => (),
-                    }
-                    Some(Head { lsn, base: fields.base, depth: fields.depth })
+                    Some(Head { lsn, base: fields.base, depth: fields.depth, deeper: false })
                 }
-                (kind, _) => {
-                    if let Some(mine) = mine {
-                        patched.swap_remove(mine);
-                    }
-                    (kind == Kind::Image).then_some(Head { lsn, base: lsn, depth: 0 })
-                }
+                (kind, _) => (kind == Kind::Image).then_some(Head::image(lsn)),
             };
             newest.insert(page, (lsn, head));
         }
@@ -378,14 +387,14 @@ impl Shared {
             if planted(Bug::MoveUntold) && told.is_some_and(|p| !p.fields.was.is_none()) {
                 continue;
             }
-            let freed = Head { lsn, base: Lsn::NONE, depth: 0 };
+            let freed = Head { base: Lsn::NONE, ..Head::image(lsn) };
             let h = head.unwrap_or(freed);
             let version = Version { lsn: h.lsn, base: h.base, depth: h.depth, free: head.is_none() };
             map.current.push(PageId(page), version, append.vdl(), &pins);
         }
         let cpl = Cpl { wall_us: self.clock.wall_us(), vdl: reservation.vdl };
         self.rewinding.stamped(cpl.wall_us);
-        Ok(Prepared { reservation, planned, cpl, patched })
+        Ok(Prepared { reservation, planned, cpl, changed })
     }
 
     /// Gives addresses to records of the table, a manifest or a filler: an MTR of their own.
@@ -402,36 +411,48 @@ impl Shared {
 
     /// Encodes and publishes. Returns the MTR's end.
     pub fn finish(&self, prepared: Prepared) -> Lsn {
-        let Prepared { reservation, planned, cpl, patched } = prepared;
+        let Prepared { reservation, planned, cpl, changed } = prepared;
         let (end, last) = (reservation.end, planned.len() - 1);
         spans::mark(At::Placed);
         for (i, p) in planned.iter().enumerate() {
             self.front.fill(&reservation, i, &p.fields, (i == last).then_some(cpl), &p.payload);
         }
-        let after = |p: &Patched| {
-            p.records.last().map_or((Lsn::NONE, Lsn::NONE), |i| (reservation.records[*i].0, planned[*i].fields.was))
-        };
-        let patched: Vec<(Patched, (Lsn, Lsn))> = patched
-            .into_iter()
-            .map(|p| {
-                let after = after(&p);
-                (p, after)
-            })
-            .collect();
+        let at: Vec<Lsn> = changed.iter().filter_map(|c| Some(reservation.records[*c.records.last()?].0)).collect();
         self.front.publish(reservation);
         spans::mark(At::Encoded);
         self.appended.fetch_max(end.0, Ordering::SeqCst);
-        // A cached page stays cached: its new version is made now, from the old one.
-        for (p, (after, was)) in patched {
-            let Some(image) = self.reads.pages.cached(p.before) else { continue };
-            let mut page = image.to_vec();
-            for i in p.records {
-                let at = planned[i].fields.offset as usize;
-                page[at..at + planned[i].payload.len()].copy_from_slice(&planned[i].payload);
-            }
-            self.reads.pages.insert_for(after, page.into(), was);
-        }
+        self.cache_changed(&changed, &at, &planned);
         end
+    }
+
+    /// A cached page stays cached: its new version is made now, from the old one, which nobody reads once the new one is
+    /// durable.
+    fn cache_changed(&self, changed: &[Changed], at: &[Lsn], planned: &[Planned]) {
+        let pages = &self.reads.pages;
+        let mut replaced = Vec::with_capacity(changed.len());
+        for (Changed { before, records, .. }, new) in changed.iter().zip(at) {
+            replaced.push(Replaced { old: *before, new: *new });
+            let changes: Vec<&Planned> = records.iter().map(|i| &planned[*i]).collect();
+            let Some(last) = changes.last().map(|c| c.fields).filter(|f| f.kind != Kind::Free) else { continue };
+            // From the last image on, or else over the version before.
+            let image = changes.iter().rposition(|c| c.fields.kind != Kind::Delta);
+            let mut page = match image.map(|i| changes[i]) {
+                Some(image) if image.payload.is_empty() => vec![0; self.geometry.page_size as usize],
+                Some(image) => image.payload.to_vec(),
+                None => match pages.cached(*before) {
+                    Some(cached) => cached.bytes.to_vec(),
+                    None => continue,
+                },
+            };
+            for delta in &changes[image.map_or(0, |i| i + 1)..] {
+                let at = delta.fields.offset as usize;
+                page[at..at + delta.payload.len()].copy_from_slice(&delta.payload);
+            }
+            let base = if last.kind == Kind::Image { *new } else { last.base };
+            pages.keep(*new, Cached { bytes: page.into(), was: last.was, base, depth: last.depth });
+        }
+        pages.drop_stale(self.tickets.vdl(), replaced.len() + 1, |r| self.reads.views.lock().any_between(r.old, r.new));
+        pages.stale.add(replaced);
     }
 
     /// Appends with waiting: for the ring, for space, for other threads' fills. Returns the MTR's end.

@@ -314,7 +314,7 @@ impl Checkpoint {
         }
         let Some(lsns) = append(shared, records)? else { return Ok(Step::Wait) };
         for ((leaf, payload), lsn) in made.into_iter().zip(&lsns.0) {
-            pages.insert(*lsn, payload);
+            pages.keep_node(*lsn, payload);
             let upper = leaf / FANOUT;
             if !self.uppers.contains_key(&upper) {
                 let old = self.root.top.get(upper as usize).copied().filter(|l| !l.is_none());
@@ -349,7 +349,7 @@ impl Checkpoint {
         let records = batch.iter().map(|(i, payload)| (node_fields(1, *i), payload.clone())).collect();
         let Some(lsns) = append(shared, records)? else { return Ok(Step::Wait) };
         for ((i, payload), lsn) in batch.into_iter().zip(&lsns.0) {
-            shared.reads.pages.insert(*lsn, payload);
+            shared.reads.pages.keep_node(*lsn, payload);
             let at = i as usize;
             if self.root.top.len() <= at {
                 self.root.top.resize(at + 1, Lsn::NONE);

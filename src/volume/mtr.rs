@@ -59,6 +59,8 @@ pub(crate) struct Moved {
 pub(crate) struct Depths {
     /// Over the version before it.
     pub below: usize,
+    /// ... and the bytes of the largest.
+    pub largest: usize,
     /// Over a whole page of its own, the most.
     pub own: usize,
     /// Its last version stands on a whole page of its own.
@@ -80,7 +82,7 @@ impl Content {
                     d.now += 1;
                     d.own = d.own.max(d.now);
                 }
-                What::Patch { .. } => d.below += 1,
+                What::Patch { ref bytes, .. } => (d.below, d.largest) = (d.below + 1, d.largest.max(bytes.len())),
                 What::Free => d.freed = true,
             }
         }

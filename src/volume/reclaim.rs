@@ -390,24 +390,28 @@ impl Shared {
             stocks.retain(|s| !past.holds(s.run));
             past.emptied.len() + r.queue.waiting().count() >= past::EMPTIED_MAX
         };
-        let due = r.census.due(&stocks, progress);
-        if let Some(stock) = due {
-            r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
-            let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
-            r.census.record(stock.run.from, of, live, progress);
-            // Only with all samples at hand the worst is known, and how far it is behind.
-            if r.census.due(&stocks, progress).is_some() {
-                return Ok(Step::More);
-            }
-        }
-        let sum = r.census.sum(&stocks);
         // What is not sampled counts as live.
         let rest = freed::bytes_in(&kept, Lsn::NONE, redo.floor(unit)).saturating_sub(all);
         // As many images as there were pages at redo, and their deltas, are all that can be live below. How many of the
         // changes that are pending made a page is not known, but how many ids there are.
         let pages = self.pages_at_checkpoint.load(Ordering::Relaxed) + self.reads.pages.map().root.pending.changes();
         let pages = pages.min(self.alloc.lock().next()) * (page_size + CHAIN);
-        r.told = Sum { kept: sum.kept + rest, live: (sum.live + rest).min(pages) };
+        let count = |census: &Census| {
+            let sum = census.sum(&stocks);
+            (sum, Sum { kept: sum.kept + rest, live: (sum.live + rest).min(pages) })
+        };
+        let live = count(&r.census).1.live;
+        if let Some(stock) = r.census.due(&stocks, live, progress) {
+            r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
+            r.census.record(stock.run.from, of, live, progress);
+            // Only with all samples at hand the worst is known, and how far it is behind.
+            if r.census.due(&stocks, live, progress).is_some() {
+                return Ok(Step::More);
+            }
+        }
+        let (sum, told) = count(&r.census);
+        r.told = told;
         // A limit counts extents: parts of one would not come below it.
         if !narrow && self.options.extents_max() == format::EXTENTS_MAX {
             let better = census::unit(unit, r.told.live, self.options.reclaim_unit);

@@ -12,6 +12,7 @@ use crate::volume::shared::Shared;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -117,6 +118,11 @@ impl Views {
     /// The read points of open views, in order.
     pub fn pins(&self) -> Vec<Lsn> {
         self.open.keys().copied().collect()
+    }
+
+    /// One reads above the first and not above the second.
+    pub fn any_between(&self, old: Lsn, new: Lsn) -> bool {
+        old < new && self.open.range((Bound::Excluded(old), Bound::Included(new))).next().is_some()
     }
 
     fn add(&mut self, pinned: &Arc<Pinned>) {

@@ -5,9 +5,10 @@ use super::sampling::{in_parallel, is_of_page};
 use super::{LEAST_DEAD_NARROW, NARROW_FOR, Reclaim, Step};
 use crate::bugs::{Bug, planted};
 use crate::core::history::Entry;
-use crate::log::record::{self, Kind};
+use crate::log::record::{self, Fields, Kind};
 use crate::lsn::{Lsn, PageId, format};
-use crate::page::read::{Head, Owned, Part};
+use crate::page::read::{Cached, Head, Owned, Part};
+use crate::page::stale::Replaced;
 use crate::reclaim::freed::{self, Run};
 use crate::reclaim::moves::{self, Chain, Link, Move};
 use crate::volume::append::{NotAppended, Prepared, TABLE_ROOM};
@@ -228,7 +229,7 @@ impl Shared {
             if e.seen.len() >= SEEN_MAX {
                 e.seen.clear();
             }
-            if e.seen.insert(page) {
+            if e.seen.insert(page) && !self.has_left(page, e.run) {
                 e.pages.push(page);
             }
         }
@@ -306,21 +307,31 @@ impl Shared {
         }
     }
 
+    /// It is known without reading that nothing of the page lies in the extent: of most pages, where most of it is dead.
+    fn has_left(&self, page: PageId, extent: Run) -> bool {
+        let pages = &self.reads.pages;
+        let head = pages.newest(page, Lsn::MAX);
+        head.is_ok_and(|head| head.is_none_or(|head| clears(pages.informed(head), extent)))
+    }
+
     /// The page's chain, as far as it matters for an extent; none if the page is no more. Records that are in `part` are not
     /// read again, and where nothing of the page can lie in the extent nothing is read.
     pub(super) fn chain(&self, page: PageId, extent: Run, part: Option<&Part>) -> Result<Option<Found>, ReadError> {
         let pages = &self.reads.pages;
-        let Some(head) = pages.newest(page, Lsn::MAX)? else { return Ok(None) };
+        let Some(head) = pages.newest(page, Lsn::MAX)?.map(|head| pages.informed(head)) else { return Ok(None) };
         let mut found = Found { head, was: head.lsn, chain: Chain { deltas: Vec::new(), image: head.lsn } };
         if head.lsn >= self.front.published() {
             return Ok(Some(found));
         }
-        let within = |lsn: Lsn| extent.from <= lsn && lsn < extent.to;
-        if head.depth == 0 && !within(head.lsn) {
+        if clears(head, extent) {
+            found.chain.image = if head.depth == 0 { head.lsn } else { head.base };
             return Ok(Some(found));
         }
-        if !head.base.is_none() && head.base >= extent.to {
-            found.chain.image = head.base;
+        let within = |lsn: Lsn| extent.from <= lsn && lsn < extent.to;
+        // Where the image lies there the deltas do not matter.
+        if let Some(cached) = pages.cached(head.lsn).filter(|cached| within(cached.base)) {
+            found.chain.image = cached.base;
+            found.was = if cached.was.is_none() { head.lsn } else { cached.was };
             return Ok(Some(found));
         }
         let (mut at, mut base, mut any) = (head.lsn, head.base, false);
@@ -370,15 +381,24 @@ impl Shared {
     fn finish_moved(&self, prepared: Prepared, content: &Content) {
         let mut last: HashMap<PageId, usize> = HashMap::new();
         last.extend(content.changes.iter().enumerate().map(|(i, c)| (c.page, i)));
-        let new: HashMap<PageId, Lsn> = last.into_iter().map(|(page, i)| (page, prepared.lsn(i))).collect();
+        let of = |(page, i)| (page, (prepared.lsn(i), prepared.fields(i)));
+        let new: HashMap<PageId, (Lsn, Fields)> = last.into_iter().map(of).collect();
         self.finish(prepared);
         for (page, head) in &content.expected {
             let was = content.moved.get(page).map_or(Lsn::NONE, |m| m.was);
-            if let (Some(bytes), Some(lsn)) = (self.reads.pages.cached(*head), new.get(page)) {
-                self.reads.pages.insert_for(*lsn, bytes, was);
+            if let (Some(Cached { bytes, .. }), Some((lsn, now))) = (self.reads.pages.cached(*head), new.get(page)) {
+                let base = if now.kind == Kind::Image { *lsn } else { now.base };
+                self.reads.pages.keep(*lsn, Cached { bytes, was, base, depth: now.depth });
+                self.reads.pages.stale.add([Replaced { old: *head, new: *lsn }]);
             }
         }
     }
+}
+
+/// Nothing of the page lies in the extent, as far as its head tells.
+fn clears(head: Head, extent: Run) -> bool {
+    let outside = |lsn: Lsn| lsn < extent.from || extent.to <= lsn;
+    head.depth == 0 && outside(head.lsn) || !head.base.is_none() && head.base >= extent.to
 }
 
 pub(super) struct Found {
