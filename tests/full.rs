@@ -246,6 +246,34 @@ fn closing_and_opening_beside_a_hung_az() {
     volume.close().unwrap();
 }
 
+/// The kernel lets no thread end that submitted a write to io_uring, as long as that write hangs.
+#[test]
+fn threads_that_committed_end_beside_a_hung_az() {
+    for io_uring in [true, false] {
+        let Some(mut disks) = Disks::new([64, 64, 64]) else { return };
+        let volume = Volume::create(disks.at(), &options().io_uring(io_uring)).unwrap();
+        put(&volume, PageId::ROOT, 1).unwrap().wait().unwrap();
+        if !disks.mounts[1].freeze() {
+            return;
+        }
+        let (send, ended) = std::sync::mpsc::channel();
+        let volume = std::sync::Arc::new(volume);
+        for n in 2..6 {
+            let (volume, send) = (volume.clone(), send.clone());
+            // One that waits until the other one has ended.
+            std::thread::spawn(move || {
+                let commits = std::thread::spawn(move || put(&volume, PageId::ROOT, n).unwrap().wait().unwrap());
+                commits.join().unwrap();
+                send.send(()).unwrap();
+            });
+        }
+        let ends = (2..6).filter(|_| ended.recv_timeout(Duration::from_secs(10)).is_ok()).count();
+        disks.mounts[1].thaw();
+        assert_eq!(ends, 4, "io_uring {io_uring}: a thread waits for the disk that hangs");
+        std::sync::Arc::into_inner(volume).map(Volume::close);
+    }
+}
+
 #[test]
 fn two_hung_azs_end_in_unknown_and_nothing_above_vdl_is_seen() {
     for io_uring in [true, false] {

@@ -4,8 +4,8 @@
 //! Every write is marked asynchronous: a kernel worker of its own does it. Without the mark a write may be done in the
 //! call that submits it (RAM disks), six after each other; or it waits in the kernel for ever: seen on Linux 6.18, where
 //! two writes to a frozen file system hung in workers, and the writes to four healthy disks behind them got none.
-//! A thread that submitted and then exits has its unstarted requests cancelled by the kernel: such a write never began,
-//! and is submitted again.
+//! A thread of the ring's own submits: the kernel's workers belong to whoever submitted, and a user's thread that did so
+//! could not end before the last write of theirs, on a disk that hangs never (`io_wq_put_and_exit`).
 #![allow(unsafe_code)]
 
 use crate::disk::file::FileDir;
@@ -14,13 +14,14 @@ use crate::lsn::{SLOTS, Slot};
 use crate::segment::name::FileName;
 use io_uring::squeue::Flags;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, opcode};
+use io_uring::{EnterFlags, IoUring, opcode};
 use memmap2::MmapMut;
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 const RWF_DSYNC: i32 = 2;
@@ -39,6 +40,7 @@ struct InFlight {
 /// The ring, and what the kernel reads from.
 pub struct Uring {
     ring: Arc<IoUring>,
+    submitter: Submitter,
     pg_size: u64,
     in_flight: [Option<InFlight>; SLOTS],
     failed: Vec<Done>,
@@ -46,7 +48,62 @@ pub struct Uring {
 
 /// Waits for completions, and wakes who waits. Shared by threads.
 #[derive(Clone)]
-pub struct Waiter(Arc<IoUring>);
+pub struct Waiter {
+    ring: Arc<IoUring>,
+    submitter: Submitter,
+}
+
+/// The thread that submits what others have queued. It sleeps until it is told.
+#[derive(Clone)]
+struct Submitter {
+    order: Arc<Order>,
+    thread: Thread,
+}
+
+#[derive(Default)]
+struct Order {
+    submit: AtomicBool,
+    end: AtomicBool,
+}
+
+/// What the kernel refused to take is offered again so soon.
+const AGAIN: Duration = Duration::from_millis(1);
+
+impl Submitter {
+    fn start(ring: Arc<IoUring>) -> io::Result<Submitter> {
+        let order = Arc::<Order>::default();
+        let mine = order.clone();
+        let builder = std::thread::Builder::new().name("quorate-submit".into()).stack_size(128 << 10);
+        // Never joined: the kernel holds it as long as one of its writes hangs.
+        let handle = builder.spawn(move || {
+            loop {
+                // Before what is asked of it is done: what is queued meanwhile is asked for again.
+                if mine.submit.swap(false, Ordering::SeqCst) {
+                    if ring.submit().is_err() {
+                        mine.submit.store(true, Ordering::SeqCst);
+                        std::thread::park_timeout(AGAIN);
+                    }
+                } else if mine.end.load(Ordering::SeqCst) {
+                    return;
+                } else {
+                    std::thread::park();
+                }
+            }
+        })?;
+        Ok(Submitter { order, thread: handle.thread().clone() })
+    }
+
+    fn submit(&self) {
+        if !self.order.submit.swap(true, Ordering::SeqCst) {
+            self.thread.unpark();
+        }
+    }
+
+    fn end(&self) {
+        self.order.end.store(true, Ordering::SeqCst);
+        self.thread.unpark();
+    }
+}
 
 impl Uring {
     /// An error if the kernel has no io_uring or denies it.
@@ -55,11 +112,13 @@ impl Uring {
         if !ring.params().is_feature_ext_arg() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(Uring { ring: Arc::new(ring), pg_size, in_flight: [const { None }; SLOTS], failed: Vec::new() })
+        let ring = Arc::new(ring);
+        let submitter = Submitter::start(ring.clone())?;
+        Ok(Uring { ring, submitter, pg_size, in_flight: [const { None }; SLOTS], failed: Vec::new() })
     }
 
     pub fn waiter(&self) -> Waiter {
-        Waiter(self.ring.clone())
+        Waiter { ring: self.ring.clone(), submitter: self.submitter.clone() }
     }
 
     /// Queues a write.
@@ -98,8 +157,7 @@ impl Uring {
         if unsafe { self.ring.submission_shared().is_empty() } {
             return;
         }
-        // An interrupted or refused submission stays queued, and goes with the next.
-        let _ = self.ring.submit();
+        self.submitter.submit();
     }
 
     /// Collects what has ended; a short or cancelled write goes on.
@@ -150,10 +208,12 @@ impl Drop for Uring {
         for _ in 0..20 {
             self.reap(&mut done);
             if self.in_flight.iter().all(Option::is_none) {
+                self.submitter.end();
                 return;
             }
             self.waiter().wait(1, Duration::from_millis(50));
         }
+        self.submitter.end();
         // A write hangs: the kernel may still read its frame, so frame, descriptor and ring are left to the process.
         std::mem::forget(self.ring.clone());
         self.in_flight.iter_mut().for_each(|f| std::mem::forget(f.take()));
@@ -165,16 +225,18 @@ impl Waiter {
     pub fn wait(&self, completions: usize, most: Duration) {
         let time = Timespec::from(most);
         let args = SubmitArgs::new().timespec(&time);
+        let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         // It returns early by time, signal or nudge: whoever waits looks again.
-        let _ = self.0.submitter().submit_with_args(completions, &args);
+        // SAFETY: nothing is submitted, and the flags say what the argument is; it lives until the call returns.
+        let _ = unsafe { self.ring.submitter().enter(0, completions as u32, flags.bits(), Some(&args)) };
     }
 
     /// Wakes who waits. The caller holds the engine's lock.
     pub fn nudge(&self) {
         let entry = opcode::Nop::new().build().user_data(NUDGE);
         // SAFETY: the engine's lock makes this the only user of the submission queue; a nop refers to no memory.
-        if unsafe { self.0.submission_shared().push(&entry) }.is_ok() {
-            let _ = self.0.submit();
+        if unsafe { self.ring.submission_shared().push(&entry) }.is_ok() {
+            self.submitter.submit();
         }
     }
 }

@@ -518,7 +518,14 @@ impl Pages {
             ),
             Err(_) => unreachable!("both sizes are given"),
         };
-        Pages { reader, front, from_slots: AtomicU64::new(0), cache, stale: Stale::default(), map: ArcSwap::from_pointee(map) }
+        Pages {
+            reader,
+            front,
+            from_slots: AtomicU64::new(0),
+            cache,
+            stale: Stale::default(),
+            map: ArcSwap::from_pointee(map),
+        }
     }
 
     pub fn map(&self) -> Arc<Map> {
