@@ -47,6 +47,12 @@ mod sync;
 #[cfg(not(quorate_loom))]
 mod volume;
 
+/// What loom models of the disks.
+#[cfg(quorate_loom)]
+mod disk {
+    pub(crate) mod desk;
+}
+
 /// What loom models of the pages.
 #[cfg(quorate_loom)]
 mod page {

@@ -6,6 +6,7 @@
 //! even where it would see the right bytes; a thread that nobody wakes is a deadlock, which loom reports: under loom no
 //! wait has a timeout that could hide it.
 
+use crate::disk::desk::Desk;
 use crate::log::append::{Front, Reservation, Sealed};
 use crate::log::group;
 use crate::log::record::{self, Cpl, Fields, Kind};
@@ -13,7 +14,7 @@ use crate::log::ring::Frame;
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::heads::Heads;
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::volume::tickets::{Ended, Parked, Status, Tickets, Waiter};
 use crate::volume::wake::{Background, Progress};
 use loom::thread;
@@ -331,63 +332,34 @@ fn a_task_is_woken_once_or_told_at_once() {
     });
 }
 
-/// Leading, as `Shared::wait_decided` and `Shared::lead` hand it on: one thread drives the engine for all who wait; when it
-/// leaves, one of them takes its place. Here the engine is a counter that each turn of a leader moves by one step.
+/// What is handed to the ring's thread is submitted, by whichever turn of it: here the eventfd is a thread's parking.
 #[test]
-fn somebody_always_leads() {
-    struct Model {
-        tickets: Tickets,
-        leading: AtomicBool,
-        steps: AtomicU64,
-    }
-
-    impl Model {
-        fn lead(&self, end: Lsn) -> bool {
-            if self.leading.swap(true, Ordering::SeqCst) {
-                return false;
-            }
-            while self.tickets.vdl() < end {
-                let step = self.steps.fetch_add(8, Ordering::Relaxed);
-                self.tickets.advance(Lsn(step + 8));
-            }
-            // A swap where `Shared::lead` has a store: loom would let a failed swap of the other thread, which read what
-            // stood before the store, count as newer than it.
-            self.leading.swap(false, Ordering::SeqCst);
-            self.tickets.wake_a_thread();
-            true
-        }
-
-        fn wait(&self, end: Lsn) {
-            let parked = Arc::new(Parked::new());
-            while self.tickets.vdl() < end {
-                if self.lead(end) {
-                    continue;
-                }
-                let Some(key) = self.tickets.register(end, Waiter::Thread(parked.clone())) else { return };
-                // The leader may have left between the attempt and the registration.
-                if !self.leading.load(Ordering::SeqCst) {
-                    self.tickets.forget(key);
-                    continue;
-                }
-                parked.park(EVER);
-                self.tickets.forget(key);
-            }
-        }
-    }
-
+fn what_is_handed_over_is_taken() {
     loom::model(|| {
-        let model = Arc::new(Model {
-            tickets: Tickets::new(Lsn(8)),
-            leading: AtomicBool::new(false),
-            steps: AtomicU64::new(8),
-        });
-        let other = {
-            let model = model.clone();
-            thread::spawn(move || model.wait(Lsn(24)))
+        let (desk, bell) = (Arc::new(Desk::new()), Arc::new(Parked::new()));
+        let hand_over = |what: u64| {
+            let (desk, bell) = (desk.clone(), bell.clone());
+            move || {
+                desk.hand_over(what);
+                if desk.is_to_ring() {
+                    bell.unpark();
+                }
+            }
         };
-        model.wait(Lsn(16));
+        let other = thread::spawn(hand_over(1));
+        let mut taken = 0;
+        // The first turn hands itself more, as the engine does that the ring's thread runs, and does not ring.
+        let more = hand_over(2);
+        desk.is_to_ring();
+        more();
+        loop {
+            taken += desk.take().into_iter().sum::<u64>();
+            if taken == 3 {
+                break;
+            }
+            bell.park(EVER);
+        }
         other.join().unwrap();
-        assert!(model.tickets.vdl() >= Lsn(24));
     });
 }
 

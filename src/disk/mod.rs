@@ -3,6 +3,8 @@
 //! `file` and `worker` (with `uring` where there is one) do it on real files; the simulator has its own.
 
 pub(crate) mod bounded;
+#[cfg(feature = "io-uring")]
+pub(crate) mod desk;
 pub(crate) mod file;
 pub(crate) mod job;
 pub(crate) mod real;
@@ -154,6 +156,8 @@ pub(crate) trait Disk: Send {
     fn look(&mut self, quorum: Lsn) -> Option<Look>;
     /// Sends off what was taken.
     fn submit(&mut self);
+    /// VCL moves when so many more writes have ended: fewer need not be brought one by one.
+    fn needs(&mut self, _completions: usize) {}
     /// Collects what has ended.
     fn reap(&mut self, done: &mut Vec<Done>);
 }

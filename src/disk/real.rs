@@ -1,4 +1,4 @@
-//! The writer's disk on real files: log writes through io_uring, or by a second thread a slot; jobs by the workers.
+//! The writer's disk on real files: log writes through io_uring by a thread of the ring's own, or by a second thread a slot; jobs by the workers.
 
 use crate::core::writer::Look;
 use crate::disk::file::{self, FileDir};
@@ -60,11 +60,13 @@ pub struct RealDisk {
     pub workers: Arc<Workers>,
     writes: Writes,
     watch: Option<Watch>,
+    /// Writes to files that could not be opened.
+    failed: Vec<Done>,
 }
 
 impl RealDisk {
     pub fn new(workers: Arc<Workers>, writes: Writes, watch: Option<Watch>) -> RealDisk {
-        RealDisk { workers, writes, watch }
+        RealDisk { workers, writes, watch, failed: Vec::new() }
     }
 }
 
@@ -81,7 +83,10 @@ impl Disk for RealDisk {
             Writes::Uring(uring) => {
                 let dir = self.workers.dir(write.slot);
                 dir.meter.wrote(1, write.to - write.from);
-                uring.write(dir, write);
+                let slot = write.slot;
+                if let Err(e) = uring.write(dir, write) {
+                    self.failed.push(Done::Wrote { slot, result: Err(e) });
+                }
             }
         }
     }
@@ -118,11 +123,17 @@ impl Disk for RealDisk {
         }
     }
 
-    fn reap(&mut self, done: &mut Vec<Done>) {
-        self.workers.completions.take(done);
+    fn needs(&mut self, completions: usize) {
         #[cfg(feature = "io-uring")]
         if let Writes::Uring(uring) = &mut self.writes {
-            uring.reap(done);
+            uring.needs(completions);
         }
+        #[cfg(not(feature = "io-uring"))]
+        let _ = completions;
+    }
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        self.workers.completions.take(done);
+        done.append(&mut self.failed);
     }
 }

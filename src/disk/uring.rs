@@ -1,33 +1,37 @@
 //! Log writes through io_uring: O_DIRECT from the ring's frames, durable by `RWF_DSYNC`.
 //!
-//! Submitting and reaping happen under the engine's lock, from whichever thread holds it; waiting happens outside of it.
+//! One thread has the ring. Whoever holds the engine's lock hands writes over and rings; the thread submits them, waits for as
+//! many completions as move VCL, brings them, and runs the engine. A thread of its own, because the kernel's workers
+//! belong to whoever submits: a user's thread that did so could not end while a write of its hangs (`io_wq_put_and_exit`).
 //! Every write is marked asynchronous: a kernel worker of its own does it. Without the mark a write may be done in the
 //! call that submits it (RAM disks), six after each other; or it waits in the kernel for ever: seen on Linux 6.18, where
 //! two writes to a frozen file system hung in workers, and the writes to four healthy disks behind them got none.
-//! A thread of the ring's own submits: the kernel's workers belong to whoever submitted, and a user's thread that did so
-//! could not end before the last write of theirs, on a disk that hangs never (`io_wq_put_and_exit`).
 #![allow(unsafe_code)]
 
+use crate::disk::desk::Desk;
 use crate::disk::file::FileDir;
+use crate::disk::worker::Completions;
 use crate::disk::{Done, LogWrite};
 use crate::lsn::{SLOTS, Slot};
 use crate::segment::name::FileName;
 use io_uring::squeue::Flags;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, opcode};
+use io_uring::{IoUring, opcode};
 use memmap2::MmapMut;
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use zerocopy::IntoBytes;
 
 const RWF_DSYNC: i32 = 2;
 const ENTRIES: u32 = 32;
-/// The completion that only wakes a waiter.
-const NUDGE: u64 = u64::MAX;
+/// The completion that says that something was handed over.
+const BELL: u64 = u64::MAX;
+/// While writes are on their way it looks up so often, whatever was waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 struct InFlight {
     write: LogWrite,
@@ -37,103 +41,134 @@ struct InFlight {
     done: usize,
 }
 
-/// The ring, and what the kernel reads from.
+/// Log writes by a thread that has the ring: it submits what is handed to it, and brings what has ended.
 pub struct Uring {
-    ring: Arc<IoUring>,
-    submitter: Submitter,
+    shared: Arc<Shared>,
     pg_size: u64,
-    in_flight: [Option<InFlight>; SLOTS],
-    failed: Vec<Done>,
 }
 
-/// Waits for completions, and wakes who waits. Shared by threads.
-#[derive(Clone)]
-pub struct Waiter {
-    ring: Arc<IoUring>,
-    submitter: Submitter,
-}
-
-/// The thread that submits what others have queued. It sleeps until it is told.
-#[derive(Clone)]
-struct Submitter {
-    order: Arc<Order>,
-    thread: Thread,
-}
-
-#[derive(Default)]
-struct Order {
-    submit: AtomicBool,
+/// What others share with the ring's thread.
+struct Shared {
+    desk: Desk<InFlight>,
+    /// An eventfd, of which the ring reads.
+    bell: OwnedFd,
+    /// So many completions together are worth waking up for.
+    needed: AtomicUsize,
     end: AtomicBool,
 }
 
-/// What the kernel refused to take is offered again so soon.
-const AGAIN: Duration = Duration::from_millis(1);
-
-impl Submitter {
-    fn start(ring: Arc<IoUring>) -> io::Result<Submitter> {
-        let order = Arc::<Order>::default();
-        let mine = order.clone();
-        let builder = std::thread::Builder::new().name("quorate-submit".into()).stack_size(128 << 10);
-        // Never joined: the kernel holds it as long as one of its writes hangs.
-        let handle = builder.spawn(move || {
-            loop {
-                // Before what is asked of it is done: what is queued meanwhile is asked for again.
-                if mine.submit.swap(false, Ordering::SeqCst) {
-                    if ring.submit().is_err() {
-                        mine.submit.store(true, Ordering::SeqCst);
-                        std::thread::park_timeout(AGAIN);
-                    }
-                } else if mine.end.load(Ordering::SeqCst) {
-                    return;
-                } else {
-                    std::thread::park();
-                }
-            }
-        })?;
-        Ok(Submitter { order, thread: handle.thread().clone() })
-    }
-
-    fn submit(&self) {
-        if !self.order.submit.swap(true, Ordering::SeqCst) {
-            self.thread.unpark();
+impl Shared {
+    fn ring(&self) {
+        if self.desk.is_to_ring() {
+            // It cannot fail: the count never comes near its end.
+            let _ = rustix::io::write(&self.bell, 1u64.as_bytes());
         }
-    }
-
-    fn end(&self) {
-        self.order.end.store(true, Ordering::SeqCst);
-        self.thread.unpark();
     }
 }
 
 impl Uring {
     /// An error if the kernel has no io_uring or denies it.
-    pub fn new(pg_size: u64) -> io::Result<Uring> {
+    pub fn new(pg_size: u64, completions: Arc<Completions>) -> io::Result<Uring> {
         let ring = IoUring::builder().dontfork().build(ENTRIES)?;
         if !ring.params().is_feature_ext_arg() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let ring = Arc::new(ring);
-        let submitter = Submitter::start(ring.clone())?;
-        Ok(Uring { ring, submitter, pg_size, in_flight: [const { None }; SLOTS], failed: Vec::new() })
+        let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        let (needed, end) = (AtomicUsize::new(1), AtomicBool::new(false));
+        let shared = Arc::new(Shared { desk: Desk::new(), bell, needed, end });
+        let in_flight = [const { None }; SLOTS];
+        let (mine, word) = (shared.clone(), Box::new([0; 8]));
+        let run = Run { ring, shared: mine, completions, in_flight, word, listens: false };
+        // Never joined: the kernel holds it as long as one of its writes hangs.
+        std::thread::Builder::new().name("quorate-io".into()).stack_size(512 << 10).spawn(move || run.run())?;
+        Ok(Uring { shared, pg_size })
     }
 
-    pub fn waiter(&self) -> Waiter {
-        Waiter { ring: self.ring.clone(), submitter: self.submitter.clone() }
+    /// VCL moves when so many more writes have ended.
+    pub fn needs(&mut self, completions: usize) {
+        self.shared.needed.store(completions, Ordering::Relaxed);
     }
 
     /// Queues a write.
-    pub fn write(&mut self, dir: &FileDir, write: LogWrite) {
+    pub fn write(&mut self, dir: &FileDir, write: LogWrite) -> io::Result<()> {
         let (name, offset) = FileName::segment_of(write.from, self.pg_size);
-        let slot = write.slot;
-        match dir.open(name, false) {
-            Ok(fd) => {
-                let i = slot.index();
+        let fd = dir.open(name, false)?;
+        self.shared.desk.hand_over(InFlight { write, fd, offset, done: 0 });
+        Ok(())
+    }
+
+    pub fn submit(&mut self) {
+        if !self.shared.desk.is_empty() {
+            self.shared.ring();
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.shared.end.store(true, Ordering::SeqCst);
+        self.shared.ring();
+    }
+}
+
+/// The ring's thread, with all that the kernel reads from and writes to.
+struct Run {
+    ring: IoUring,
+    shared: Arc<Shared>,
+    completions: Arc<Completions>,
+    in_flight: [Option<InFlight>; SLOTS],
+    /// What is read of the bell.
+    word: Box<[u8; 8]>,
+    listens: bool,
+}
+
+/// A write that hangs is waited for so long at the end.
+const END: Duration = Duration::from_secs(1);
+
+impl Run {
+    fn run(mut self) {
+        let mut ends: Option<Instant> = None;
+        loop {
+            for write in self.shared.desk.take() {
+                let i = write.write.slot.index();
                 assert!(self.in_flight[i].is_none(), "one write a slot at a time");
-                self.in_flight[i] = Some(InFlight { write, fd, offset, done: 0 });
+                self.in_flight[i] = Some(write);
                 self.push(i);
             }
-            Err(e) => self.failed.push(Done::Wrote { slot, result: Err(e) }),
+            let busy = self.in_flight.iter().flatten().count();
+            if self.shared.end.load(Ordering::SeqCst) {
+                let ends = *ends.get_or_insert_with(|| Instant::now() + END);
+                if busy == 0 || Instant::now() > ends {
+                    break;
+                }
+            }
+            self.listen();
+            let needed = self.shared.needed.load(Ordering::Relaxed).clamp(1, busy.max(1));
+            let time = Timespec::from(LOOK);
+            let args = if busy > 0 { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
+            // Interrupted, refused or out of time: what is queued stays queued, and goes with the next.
+            let _ = self.ring.submitter().submit_with_args(needed, &args);
+            let done = self.reap();
+            if !done.is_empty() {
+                // What comes of it is taken next, without ringing.
+                self.shared.desk.is_to_ring();
+                self.completions.bring(done);
+            }
         }
+        // A write may hang, and the bell is read: what the kernel may still use is left to the process.
+        let Run { ring, in_flight, word, .. } = self;
+        std::mem::forget((in_flight, word));
+        drop(ring);
+    }
+
+    fn listen(&mut self) {
+        if std::mem::replace(&mut self.listens, true) {
+            return;
+        }
+        let entry = opcode::Read::new(Fd(self.shared.bell.as_raw_fd()), self.word.as_mut_ptr(), 8).build();
+        // SAFETY: the word lives in a box of its own until this thread ends, and then for good.
+        let pushed = unsafe { self.ring.submission().push(&entry.user_data(BELL)) };
+        assert!(pushed.is_ok(), "six writes and a bell fit the queue");
     }
 
     fn push(&mut self, slot: usize) {
@@ -146,100 +181,47 @@ impl Uring {
             .build()
             .user_data(slot as u64)
             .flags(Flags::ASYNC);
-        // SAFETY: the engine's lock makes this the only user of the submission queue. The frame (a published, sealed
-        // range that nobody writes) and the descriptor live in `in_flight` until the completion is reaped.
-        let pushed = unsafe { self.ring.submission_shared().push(&entry) };
-        assert!(pushed.is_ok(), "six writes and a nudge fit the queue");
-    }
-
-    pub fn submit(&mut self) {
-        // SAFETY: the engine's lock makes this the only user of the submission queue.
-        if unsafe { self.ring.submission_shared().is_empty() } {
-            return;
-        }
-        self.submitter.submit();
+        // SAFETY: the frame (a published, sealed range that nobody writes) and the descriptor live in `in_flight` until the
+        // completion is reaped.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        assert!(pushed.is_ok(), "six writes and a bell fit the queue");
     }
 
     /// Collects what has ended; a short or cancelled write goes on.
-    pub fn reap(&mut self, done: &mut Vec<Done>) {
-        done.append(&mut self.failed);
-        let mut again = [false; SLOTS];
-        {
-            // SAFETY: the engine's lock makes this the only user of the completion queue.
-            let completions = unsafe { self.ring.completion_shared() };
-            for c in completions {
-                if c.user_data() == NUDGE {
-                    continue;
-                }
-                let i = c.user_data() as usize;
-                let Some(f) = &mut self.in_flight[i] else { continue };
-                let len = (f.write.to - f.write.from) as usize;
-                let result = match c.result() {
-                    0 => Err(io::ErrorKind::WriteZero.into()),
-                    n if n > 0 => {
-                        f.done += n as usize;
-                        Ok(())
-                    }
-                    e if -e == ECANCELED || -e == EINTR || -e == EAGAIN => Ok(()),
-                    e => Err(io::Error::from_raw_os_error(-e)),
-                };
-                if result.is_ok() && f.done < len {
-                    again[i] = true;
-                    continue;
-                }
-                self.in_flight[i] = None;
-                done.push(Done::Wrote { slot: Slot(i as u8), result });
+    fn reap(&mut self) -> Vec<Done> {
+        let (mut done, mut again) = (Vec::new(), [false; SLOTS]);
+        for c in self.ring.completion() {
+            if c.user_data() == BELL {
+                self.listens = false;
+                continue;
             }
+            let i = c.user_data() as usize;
+            let Some(f) = &mut self.in_flight[i] else { continue };
+            let len = (f.write.to - f.write.from) as usize;
+            let result = match c.result() {
+                0 => Err(io::ErrorKind::WriteZero.into()),
+                n if n > 0 => {
+                    f.done += n as usize;
+                    Ok(())
+                }
+                e if -e == ECANCELED || -e == EINTR || -e == EAGAIN => Ok(()),
+                e => Err(io::Error::from_raw_os_error(-e)),
+            };
+            if result.is_ok() && f.done < len {
+                again[i] = true;
+                continue;
+            }
+            self.in_flight[i] = None;
+            done.push(Done::Wrote { slot: Slot(i as u8), result });
         }
-        for slot in (0..SLOTS).filter(|i| again[*i]) {
-            self.push(slot);
-        }
-        self.submit();
+        (0..SLOTS).filter(|i| again[*i]).for_each(|slot| self.push(slot));
+        done
     }
 }
 
 const ECANCELED: i32 = rustix::io::Errno::CANCELED.raw_os_error();
 const EINTR: i32 = rustix::io::Errno::INTR.raw_os_error();
 const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
-
-impl Drop for Uring {
-    fn drop(&mut self) {
-        let mut done = Vec::new();
-        for _ in 0..20 {
-            self.reap(&mut done);
-            if self.in_flight.iter().all(Option::is_none) {
-                self.submitter.end();
-                return;
-            }
-            self.waiter().wait(1, Duration::from_millis(50));
-        }
-        self.submitter.end();
-        // A write hangs: the kernel may still read its frame, so frame, descriptor and ring are left to the process.
-        std::mem::forget(self.ring.clone());
-        self.in_flight.iter_mut().for_each(|f| std::mem::forget(f.take()));
-    }
-}
-
-impl Waiter {
-    /// Waits until so many completions have come since the last reaping, for so long at most.
-    pub fn wait(&self, completions: usize, most: Duration) {
-        let time = Timespec::from(most);
-        let args = SubmitArgs::new().timespec(&time);
-        let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
-        // It returns early by time, signal or nudge: whoever waits looks again.
-        // SAFETY: nothing is submitted, and the flags say what the argument is; it lives until the call returns.
-        let _ = unsafe { self.ring.submitter().enter(0, completions as u32, flags.bits(), Some(&args)) };
-    }
-
-    /// Wakes who waits. The caller holds the engine's lock.
-    pub fn nudge(&self) {
-        let entry = opcode::Nop::new().build().user_data(NUDGE);
-        // SAFETY: the engine's lock makes this the only user of the submission queue; a nop refers to no memory.
-        if unsafe { self.ring.submission_shared().push(&entry) }.is_ok() {
-            self.submitter.submit();
-        }
-    }
-}
 
 /// Rings for page reads that no read uses now; all slots take from here. The one that was used last goes first: its
 /// buffer is in the processor's caches, and the kernel remembers a thread's last ring.

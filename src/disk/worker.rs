@@ -35,6 +35,14 @@ impl Completions {
         }
     }
 
+    /// Several at once.
+    pub fn bring(&self, mut done: Vec<Done>) {
+        self.done.lock().append(&mut done);
+        if let Some(hook) = self.hook.get() {
+            hook();
+        }
+    }
+
     pub fn take(&self, into: &mut Vec<Done>) {
         into.append(&mut self.done.lock());
     }

@@ -141,9 +141,6 @@ impl Alone {
         // The one before was closed, or is forgotten.
         parts.earlier_gone = Box::new(|| true);
         parts.driver = Some(hand.clone());
-        #[cfg(feature = "io-uring")]
-        let shared = Arc::new(Shared::new(parts, engine, None));
-        #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
         let _ = hand.shared.set(Arc::downgrade(&shared));
         shared.engine().tidy(previous);

@@ -229,9 +229,6 @@ impl Sim {
             build(opened, fleet.dirs(), disk, clock, &Sim::options(self.temper.reclaims, self.temper.runs));
         let world = self.world.clone();
         parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
-        #[cfg(feature = "io-uring")]
-        let shared = Arc::new(Shared::new(parts, engine, None));
-        #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
         shared.engine().tidy(previous);
         for page in 0..30 {

@@ -490,9 +490,9 @@ impl Shared {
                     self.pressure.appended(end - begin);
                     self.front.wait_published(end, self.options.stall_max);
                     self.last_commit_us.store(self.clock.now().as_micros() as u64, Ordering::Relaxed);
-                    // While a group is on its way the next one fills, and whoever reaps that, or waits for this, sends it
+                    // While a group is on its way the next one fills, and whoever brings that, or waits for this, sends it
                     // off: else a fast disk would get a write for each small commit.
-                    if self.idle.load(Ordering::SeqCst) || !self.someone_reaps() {
+                    if self.idle.load(Ordering::SeqCst) || self.is_driven() {
                         self.pump_soon();
                     }
                     self.background.wake();

@@ -56,12 +56,6 @@ impl Shared {
             self.begin_checkpoint();
         }
         let checkpoint = self.drive_checkpoint();
-        let waited_for = self.tickets.any();
-        if busy || waited_for || checkpoint {
-            // Nobody else may be waiting for what is on its way.
-            let most = if checkpoint { CHECKPOINT } else { SOON };
-            self.lead(self.tickets.vdl() + 1, now + most);
-        }
         if self.tickets.is_over() {
             return None;
         }
@@ -74,7 +68,6 @@ impl Shared {
         due.push(reclaim);
         due.push(views);
         due.push(checkpoint.then_some(CHECKPOINT));
-        due.push((waited_for).then_some(Duration::from_millis(1)));
         due.push(busy.then_some(SOON));
         due.into_iter().flatten().min().map(|d| d.max(Duration::from_millis(1)))
     }

@@ -137,10 +137,7 @@ impl Shared {
             if let Some(result) = closing.step(self) {
                 return result;
             }
-            let soon = self.clock.now() + Duration::from_millis(2);
-            if !self.lead(self.tickets.vdl() + 1, soon) {
-                self.wait_for_word(turn, Duration::from_millis(2));
-            }
+            self.wait_for_word(turn, Duration::from_millis(2));
         }
     }
 }

@@ -98,7 +98,8 @@ impl Future for Commit {
         }
         if self.decided().is_none() {
             self.key = self.shared.tickets.register(self.end, Waiter::Task(context.waker().clone()));
-            self.shared.background.wake_now();
+            // As a thread that waits does.
+            self.shared.pump_soon();
             if self.shared.drive() && self.decided().is_none() {
                 // Nobody else lets the simulated world go on.
                 context.waker().wake_by_ref();

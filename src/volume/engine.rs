@@ -158,19 +158,6 @@ pub struct Engine {
     closing: bool,
 }
 
-/// What a pump did.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Pumped {
-    /// VDL moved, or the writer ended.
-    pub decided: bool,
-    /// More completions that are needed before VCL can move.
-    pub needed: usize,
-    /// Log writes that are outstanding.
-    pub busy: usize,
-    /// Four slots could take a group at once.
-    pub idle: bool,
-}
-
 impl Engine {
     #[expect(clippy::too_many_arguments, reason = "built once, by the two ways of opening")]
     pub fn new(
@@ -234,10 +221,8 @@ impl Engine {
     }
 
     /// Takes in what came back, and sends off what can go. Never blocks.
-    pub fn pump(&mut self, now: Duration) -> Pumped {
+    pub fn pump(&mut self, now: Duration) -> bool {
         self.now = now;
-        let before = self.tickets.vdl();
-        let ended = self.tickets.is_over();
         loop {
             let mut moved = self.take_in(now);
             moved |= self.look(now);
@@ -255,16 +240,11 @@ impl Engine {
         self.space(now);
         self.zero_ahead(now);
         self.disk.submit();
-        let busy = Slot::ALL.into_iter().filter(|s| self.writer.busy(*s).is_some()).count();
         let at_end = |s: &Slot| self.writer.cursor(*s).is_some_and(|c| c > self.writer.vcl());
         let ahead = Slot::ALL.iter().filter(|s| at_end(s)).count();
-        let decided = self.tickets.vdl() > before || !ended && self.tickets.is_over();
-        Pumped {
-            decided,
-            needed: WRITE_QUORUM.saturating_sub(ahead).clamp(1, busy.max(1)),
-            busy,
-            idle: self.writer.wants_group(),
-        }
+        let idle = self.writer.wants_group();
+        self.disk.needs(if idle { 1 } else { WRITE_QUORUM.saturating_sub(ahead).max(1) });
+        idle
     }
 
     fn take_in(&mut self, now: Duration) -> bool {

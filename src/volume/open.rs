@@ -206,11 +206,6 @@ impl Handle {
         let previous = opened.recovered.choice.decision.number;
         let recovery_bytes = opened.recovered.bytes_read;
         let (writes, io) = writes(&workers, options, opened.geometry.pg_size)?;
-        #[cfg(feature = "io-uring")]
-        let waiter = match &writes {
-            Writes::Uring(uring) => Some(uring.waiter()),
-            Writes::Threads(_) => None,
-        };
         let weak = Arc::new(std::sync::OnceLock::<std::sync::Weak<Shared>>::new());
         let (bell, events) = (weak.clone(), watch.as_ref());
         let ring = move || {
@@ -226,9 +221,6 @@ impl Handle {
         let number = parts.number;
         let lock_of = azs.clone();
         parts.earlier_gone = Box::new(move || !placement::is_held_below(&lock_of, number));
-        #[cfg(feature = "io-uring")]
-        let shared = Arc::new(Shared::new(parts, engine, waiter));
-        #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
         let _ = weak.set(Arc::downgrade(&shared));
         let weak = Arc::downgrade(&shared);
@@ -392,7 +384,7 @@ pub(crate) fn start(azs: &Azs, options: &Options) -> Result<Arc<Workers>, OpenEr
 fn writes(workers: &Workers, options: &Options, pg_size: u64) -> Result<(Writes, &'static str), OpenError> {
     #[cfg(feature = "io-uring")]
     if options.io_uring
-        && let Ok(uring) = crate::disk::uring::Uring::new(pg_size)
+        && let Ok(uring) = crate::disk::uring::Uring::new(pg_size, workers.completions.clone())
     {
         return Ok((Writes::Uring(Box::new(uring)), "io_uring"));
     }

@@ -12,7 +12,7 @@ use crate::segment::superblock::Geometry;
 use crate::sync::Arc;
 use crate::volume::alloc::Alloc;
 use crate::volume::checkpoint::Checkpoint;
-use crate::volume::engine::{Engine, Pumped};
+use crate::volume::engine::Engine;
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::options::Options;
 use crate::volume::page::Page;
@@ -81,11 +81,6 @@ pub(crate) struct Shared {
     /// What is to be merged and given back once every earlier process is gone.
     pub merge: Mutex<Option<(Lsn, Lsn)>>,
     pub earlier_gone: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Waits for io_uring's completions; none where other threads bring them.
-    #[cfg(feature = "io-uring")]
-    pub waiter: Option<crate::disk::uring::Waiter>,
-    /// A thread waits for completions outside of the lock.
-    pub leading: AtomicBool,
     /// Four slots had nothing to write when the engine ran last: an append can be sent off at once.
     pub idle: AtomicBool,
     /// Nothing comes back by moving pages: what is left to that is for frees.
@@ -196,11 +191,7 @@ pub(crate) struct Parts {
 }
 
 impl Shared {
-    pub fn new(
-        parts: Parts,
-        engine: Engine,
-        #[cfg(feature = "io-uring")] waiter: Option<crate::disk::uring::Waiter>,
-    ) -> Shared {
+    pub fn new(parts: Parts, engine: Engine) -> Shared {
         let (begin, kept) = (engine.writer.begin(), engine.freeing.kept.clone());
         Shared {
             geometry: parts.geometry,
@@ -220,9 +211,6 @@ impl Shared {
             clock: parts.clock,
             merge: Mutex::new(parts.merge),
             earlier_gone: parts.earlier_gone,
-            #[cfg(feature = "io-uring")]
-            waiter,
-            leading: AtomicBool::new(false),
             idle: AtomicBool::new(true),
             nothing_moves: AtomicBool::new(false),
             kept: RwLock::new(kept),
@@ -254,6 +242,14 @@ impl Shared {
 
     #[cfg(not(feature = "sim"))]
     pub fn drive(&self) -> bool {
+        false
+    }
+
+    /// The volume is a simulated one: nobody else lets its world go on.
+    pub fn is_driven(&self) -> bool {
+        #[cfg(feature = "sim")]
+        return self.driver.is_some();
+        #[cfg(not(feature = "sim"))]
         false
     }
 
@@ -307,17 +303,12 @@ impl Shared {
     }
 
     /// Runs the engine once.
-    pub fn pump(&self) -> Pumped {
-        self.pump_as(false)
-    }
-
-    pub fn pump_as(&self, leader: bool) -> Pumped {
+    pub fn pump(&self) {
         loop {
-            let pumped = self.run_engine(&mut self.engine.lock(), leader);
+            self.run_engine(&mut self.engine.lock());
             // Somebody had something for the engine while it was locked, and did not wait.
             if !self.wanted.swap(false, Ordering::SeqCst) {
-                self.after_pump();
-                return pumped;
+                return self.after_pump();
             }
         }
     }
@@ -329,28 +320,16 @@ impl Shared {
         while self.wanted.load(Ordering::SeqCst) {
             let Some(mut engine) = self.engine.try_lock() else { return };
             self.wanted.store(false, Ordering::SeqCst);
-            self.run_engine(&mut engine, false);
+            self.run_engine(&mut engine);
         }
         self.after_pump();
     }
 
-    fn run_engine(&self, engine: &mut Engine, leader: bool) -> Pumped {
+    fn run_engine(&self, engine: &mut Engine) {
         self.hand_over_wounds(engine);
-        let pumped = engine.pump(self.clock.now());
+        let idle = engine.pump(self.clock.now());
         self.reads.pages.reader.ask_only_last(engine.asked_last());
-        self.idle.store(pumped.idle, Ordering::SeqCst);
-        #[cfg(not(feature = "io-uring"))]
-        let _ = leader;
-        // A leader that waits outside of the lock does not see what was reaped here.
-        #[cfg(feature = "io-uring")]
-        if pumped.decided
-            && !leader
-            && self.leading.load(Ordering::SeqCst)
-            && let Some(waiter) = &self.waiter
-        {
-            waiter.nudge();
-        }
-        pumped
+        self.idle.store(idle, Ordering::SeqCst);
     }
 
     /// Bad copies that readers met.
@@ -409,7 +388,7 @@ impl Shared {
         }
     }
 
-    /// Waits until VDL reaches `end`, the volume ends, or so long. Drives the engine where nobody else does.
+    /// Waits until VDL reaches `end`, the volume ends, or so long.
     pub fn wait_decided(&self, end: Lsn, most: Duration) {
         let deadline = self.clock.now() + most;
         let parked = Arc::new(crate::volume::tickets::Parked::new());
@@ -418,75 +397,19 @@ impl Shared {
             if self.tickets.vdl() >= end || self.tickets.is_over() || now >= deadline {
                 return;
             }
-            if self.drive() || self.lead(end, deadline) {
+            if self.drive() {
                 continue;
             }
             let Some(key) = self.tickets.register(end, crate::volume::tickets::Waiter::Thread(parked.clone())) else {
                 return;
             };
-            // The leader may have left between the attempt and the registration.
-            if self.can_lead() {
-                self.tickets.forget(key);
-                continue;
-            }
-            // The leader may sleep over what came just before it did: what can go on goes on now.
+            // The engine may have gone idle just before the append was published: what can go on goes on now.
             self.pump_soon();
             if self.tickets.vdl() < end {
                 parked.park(deadline - now);
             }
             self.tickets.forget(key);
         }
-    }
-
-    /// Completions are waited for by leaders, not brought by threads of their own.
-    pub fn someone_reaps(&self) -> bool {
-        #[cfg(feature = "io-uring")]
-        return self.waiter.is_some();
-        #[cfg(not(feature = "io-uring"))]
-        false
-    }
-
-    #[cfg(feature = "io-uring")]
-    fn can_lead(&self) -> bool {
-        self.waiter.is_some() && !self.leading.load(Ordering::SeqCst)
-    }
-
-    #[cfg(not(feature = "io-uring"))]
-    fn can_lead(&self) -> bool {
-        false
-    }
-
-    /// Waits for completions in place of a thread of our own, until `end` is decided. False: somebody else does.
-    #[cfg(feature = "io-uring")]
-    pub fn lead(&self, end: Lsn, deadline: Duration) -> bool {
-        let Some(waiter) = &self.waiter else { return false };
-        if self.leading.swap(true, Ordering::SeqCst) {
-            return false;
-        }
-        loop {
-            let pumped = self.pump_as(true);
-            let now = self.clock.now();
-            if self.tickets.vdl() >= end || self.tickets.is_over() || now >= deadline {
-                break;
-            }
-            if pumped.busy == 0 {
-                // Nothing is on its way: space, a look or a slot's worker is waited for, and they tell.
-                let turn = self.progress.turn();
-                self.background.wake();
-                self.progress.wait(turn, (deadline - now).min(Duration::from_millis(5)));
-                continue;
-            }
-            waiter.wait(pumped.needed, (deadline - now).min(Duration::from_millis(100)));
-        }
-        self.leading.store(false, Ordering::SeqCst);
-        self.tickets.wake_a_thread();
-        self.background.wake();
-        true
-    }
-
-    #[cfg(not(feature = "io-uring"))]
-    pub fn lead(&self, _end: Lsn, _deadline: Duration) -> bool {
-        false
     }
 
     /// Memory that the volume takes and may take, in bytes: ring, cache, overlay.

@@ -169,20 +169,8 @@ impl Tickets {
         woken.into_values().for_each(Waiter::wake);
     }
 
-    /// Wakes one waiting thread, so that it drives the engine.
-    pub fn wake_a_thread(&self) {
-        let state = self.state.lock();
-        let thread = state.waiters.values().find_map(|w| match w {
-            Waiter::Thread(parked) => Some(parked.clone()),
-            Waiter::Task(_) => None,
-        });
-        drop(state);
-        if let Some(parked) = thread {
-            parked.unpark();
-        }
-    }
-
     /// Somebody waits.
+    #[cfg(test)]
     pub fn any(&self) -> bool {
         !self.state.lock().waiters.is_empty()
     }

@@ -346,9 +346,6 @@ impl Stage {
         let stage = Arc::downgrade(&self.0);
         let alone = move |alive: &[bool]| alive.iter().enumerate().all(|(p, alive)| p == process || !alive);
         parts.earlier_gone = Box::new(move || stage.upgrade().is_some_and(|s| alone(&s.disks.lock().alive)));
-        #[cfg(feature = "io-uring")]
-        let shared = Arc::new(Shared::new(parts, engine, None));
-        #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
         shared.engine().tidy(previous);
         // A trace has what it has: more copies than it says would hide what it shows. `Writer::heal` lets it go on.

@@ -125,9 +125,6 @@ impl Stagehand {
         let (mut parts, engine) = build(opened, dirs, Box::new(disk), clock, &scene.options);
         parts.earlier_gone = Box::new(move || world.lock().is_alone(process));
         parts.driver = Some(self.clone());
-        #[cfg(feature = "io-uring")]
-        let shared = Arc::new(Shared::new(parts, engine, None));
-        #[cfg(not(feature = "io-uring"))]
         let shared = Arc::new(Shared::new(parts, engine));
         shared.engine().tidy(previous);
         shared.pump();
