@@ -156,8 +156,8 @@ pub(crate) trait Disk: Send {
     fn look(&mut self, quorum: Lsn) -> Option<Look>;
     /// Sends off what was taken.
     fn submit(&mut self);
-    /// VCL moves when so many more writes have ended: fewer need not be brought one by one.
-    fn needs(&mut self, _completions: usize) {}
+    /// VCL moves when so many more writes to beyond it have ended: fewer need not be brought one by one.
+    fn needs(&mut self, _completions: usize, _vcl: Lsn) {}
     /// Collects what has ended.
     fn reap(&mut self, done: &mut Vec<Done>);
 }

@@ -123,13 +123,13 @@ impl Disk for RealDisk {
         }
     }
 
-    fn needs(&mut self, completions: usize) {
+    fn needs(&mut self, completions: usize, vcl: Lsn) {
         #[cfg(feature = "io-uring")]
         if let Writes::Uring(uring) = &mut self.writes {
-            uring.needs(completions);
+            uring.needs(completions, vcl);
         }
         #[cfg(not(feature = "io-uring"))]
-        let _ = completions;
+        let _ = (completions, vcl);
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {

@@ -12,7 +12,7 @@ use crate::disk::desk::Desk;
 use crate::disk::file::FileDir;
 use crate::disk::worker::Completions;
 use crate::disk::{Done, LogWrite};
-use crate::lsn::{SLOTS, Slot};
+use crate::lsn::{Lsn, SLOTS, Slot};
 use crate::segment::name::FileName;
 use io_uring::squeue::Flags;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
@@ -32,6 +32,8 @@ const ENTRIES: u32 = 32;
 const BELL: u64 = u64::MAX;
 /// While writes are on their way it looks up so often, whatever was waited for.
 const LOOK: Duration = Duration::from_millis(100);
+/// ... or so soon, where it waits for some that it need not wait for.
+const SOON: Duration = Duration::from_millis(1);
 
 struct InFlight {
     write: LogWrite,
@@ -39,6 +41,7 @@ struct InFlight {
     offset: u64,
     /// Bytes that earlier, short writes have done.
     done: usize,
+    begun: Instant,
 }
 
 /// Log writes by a thread that has the ring: it submits what is handed to it, and brings what has ended.
@@ -52,8 +55,9 @@ struct Shared {
     desk: Desk<InFlight>,
     /// An eventfd, of which the ring reads.
     bell: OwnedFd,
-    /// So many completions together are worth waking up for.
+    /// So many completions of writes to beyond VCL are worth waking up for.
     needed: AtomicUsize,
+    vcl: AtomicU64,
     end: AtomicBool,
 }
 
@@ -74,8 +78,8 @@ impl Uring {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-        let (needed, end) = (AtomicUsize::new(1), AtomicBool::new(false));
-        let shared = Arc::new(Shared { desk: Desk::new(), bell, needed, end });
+        let (needed, vcl, end) = (AtomicUsize::new(1), AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { desk: Desk::new(), bell, needed, vcl, end });
         let in_flight = [const { None }; SLOTS];
         let (mine, word) = (shared.clone(), Box::new([0; 8]));
         let run = Run { ring, shared: mine, completions, in_flight, word, listens: false };
@@ -84,16 +88,17 @@ impl Uring {
         Ok(Uring { shared, pg_size })
     }
 
-    /// VCL moves when so many more writes have ended.
-    pub fn needs(&mut self, completions: usize) {
+    /// See [`Disk::needs`](crate::disk::Disk::needs).
+    pub fn needs(&mut self, completions: usize, vcl: Lsn) {
         self.shared.needed.store(completions, Ordering::Relaxed);
+        self.shared.vcl.store(vcl.0, Ordering::Relaxed);
     }
 
     /// Queues a write.
     pub fn write(&mut self, dir: &FileDir, write: LogWrite) -> io::Result<()> {
         let (name, offset) = FileName::segment_of(write.from, self.pg_size);
         let fd = dir.open(name, false)?;
-        self.shared.desk.hand_over(InFlight { write, fd, offset, done: 0 });
+        self.shared.desk.hand_over(InFlight { write, fd, offset, done: 0, begun: Instant::now() });
         Ok(())
     }
 
@@ -143,8 +148,9 @@ impl Run {
                 }
             }
             self.listen();
-            let needed = self.shared.needed.load(Ordering::Relaxed).clamp(1, busy.max(1));
-            let time = Timespec::from(LOOK);
+            let late = self.late();
+            let needed = (self.shared.needed.load(Ordering::Relaxed) + late).clamp(1, busy.max(1));
+            let time = Timespec::from(if late > 0 { SOON } else { LOOK });
             let args = if busy > 0 { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
             // Interrupted, refused or out of time: what is queued stays queued, and goes with the next.
             let _ = self.ring.submitter().submit_with_args(needed, &args);
@@ -159,6 +165,16 @@ impl Run {
         let Run { ring, in_flight, word, .. } = self;
         std::mem::forget((in_flight, word));
         drop(ring);
+    }
+
+    /// Writes of what four other slots have already, that will end before those of what comes behind: they are worth no
+    /// waking up of their own. None that has been out for longer, and none where nothing else is waited for.
+    fn late(&self) -> usize {
+        if self.shared.needed.load(Ordering::Relaxed) < 2 {
+            return 0;
+        }
+        let vcl = Lsn(self.shared.vcl.load(Ordering::Relaxed));
+        self.in_flight.iter().flatten().filter(|f| f.write.to <= vcl && f.begun.elapsed() < SOON).count()
     }
 
     fn listen(&mut self) {

@@ -243,7 +243,8 @@ impl Engine {
         let at_end = |s: &Slot| self.writer.cursor(*s).is_some_and(|c| c > self.writer.vcl());
         let ahead = Slot::ALL.iter().filter(|s| at_end(s)).count();
         let idle = self.writer.wants_group();
-        self.disk.needs(if idle { 1 } else { WRITE_QUORUM.saturating_sub(ahead).max(1) });
+        let needed = if idle { 1 } else { WRITE_QUORUM.saturating_sub(ahead).max(1) };
+        self.disk.needs(needed, self.writer.vcl());
         idle
     }
 
