@@ -6,9 +6,12 @@
 //! well come to others.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
+mod long_log;
+
+use long_log::{fill_one, long_log, options};
+use quorate::PageId;
 use quorate::fuzzing::alone::Alone;
 use quorate::fuzzing::bench::{self, Appender};
-use quorate::{Options, PageId, Volume};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hint::black_box;
@@ -48,10 +51,6 @@ fn append() {
     measured(&mut || (0..1000).for_each(|_| appender.append(black_box(&payload))));
 }
 
-fn options() -> Options {
-    Options::default().pg_size(64 << 20).allow_volatile(true)
-}
-
 /// A volume of so many pages, which are in the table.
 fn with_pages(pages: usize) -> (Alone, Vec<PageId>) {
     let alone = Alone::new(options());
@@ -59,14 +58,6 @@ fn with_pages(pages: usize) -> (Alone, Vec<PageId>) {
     let ids = (0..pages).map(|_| fill_one(&volume)).collect();
     volume.close().unwrap();
     (alone, ids)
-}
-
-fn fill_one(volume: &Volume) -> PageId {
-    let mut mtr = volume.begin();
-    let page = mtr.alloc().unwrap();
-    mtr.put(page, vec![1; PAGE]);
-    mtr.commit().unwrap().wait().unwrap();
-    page
 }
 
 fn commit() {
@@ -108,18 +99,6 @@ fn lookup() {
     let (volume, _background) = alone.open();
     // A page that does not exist: two nodes of the table and no page.
     measured(&mut || (0..1000).for_each(|_| assert!(volume.read(black_box(PageId(1500))).is_err())));
-}
-
-/// 16 MiB of log above the last checkpoint.
-fn long_log() -> Alone {
-    let (alone, _) = with_pages(0);
-    let (volume, _background) = alone.open();
-    for _ in 0..1000 {
-        fill_one(&volume);
-    }
-    // Not closed clean: as a killed process leaves it.
-    std::mem::forget(volume);
-    alone
 }
 
 fn scan() {

@@ -1,7 +1,10 @@
 //! What single steps cost, in memory: `cargo bench --features fuzzing`. For whole volumes on disks see `quorate bench`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+mod long_log;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use long_log::long_log;
 use quorate::fuzzing::bench::{self, Appender};
 use quorate::{Options, PageId, Volume};
 use std::hint::black_box;
@@ -76,5 +79,26 @@ fn read(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, encode, append, commit, read);
+/// 16 MiB of log, read by an open that follows a kill, and copied to a blank slot.
+fn recover_and_repair(c: &mut Criterion) {
+    let alone = long_log();
+    let mut group = c.benchmark_group("16 MiB of log");
+    group.throughput(Throughput::Bytes(16 << 20)).sample_size(10);
+    group.bench_function("scan", |b| b.iter(|| black_box(alone.scan())));
+    group.bench_function("copy", |b| {
+        let opened = || {
+            let alone = long_log();
+            alone.blank(5);
+            let (volume, background) = alone.open();
+            (alone, volume, background)
+        };
+        b.iter_batched_ref(
+            opened,
+            |(_, _, background)| assert!(background.heal(100_000), "it does not heal"),
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+criterion_group!(benches, encode, append, commit, read, recover_and_repair);
 criterion_main!(benches);

@@ -44,6 +44,29 @@ fn churn_does_not_grow_the_volume_and_every_page_stays() {
     assert!(found.is_clean(), "{:?} {:?}", found.differences, found.unreadable);
 }
 
+/// Small patches of cached pages: of what dies only images are told, and most of what is kept is dead all the same.
+#[test]
+fn patches_alone_do_not_grow_the_volume() {
+    let temp = common::dir();
+    common::make_azs(temp.path());
+    let options = options().cache_bytes(12 << 20);
+    let mut churn = Churn::new(common::placement(temp.path()), &options, 1024);
+    let mut worst = 0.0;
+    for round in 0..24 {
+        let tail = churn.volume.health().tail;
+        while churn.volume.health().tail < tail + (8 << 20) {
+            churn.patch(256);
+        }
+        let space = churn.volume.health().space;
+        let live = 1024 * (PAGE as u64 + 16 * 300);
+        let over = space.allocated as f64 / (1.35 * live as f64 + (space.pinned + space.reserve) as f64);
+        worst = if round < 8 { 0.0 } else { f64::max(worst, over) };
+        println!("SPACE {over:.2} {space:?}");
+    }
+    churn.check(&churn.volume);
+    assert!(worst < 1.15, "{worst:.2} times what is promised");
+}
+
 #[test]
 fn what_is_freed_comes_back_and_groups_go() {
     let temp = common::dir();

@@ -183,6 +183,9 @@ mod tests {
         (0..16).for_each(|e| census.record(Lsn(e * E), 100, 50, 1000 * E));
         assert_eq!(census.due(&stocks, 16 * E, 1015 * E), None);
         assert!(census.due(&stocks, 16 * E, 1016 * E).is_some());
+        // Where little of it is live it is asked as often as that may have died, however much is kept.
+        assert_eq!(census.due(&stocks, 4 * E, 1003 * E), None);
+        assert!(census.due(&stocks, 4 * E, 1004 * E).is_some());
         assert_eq!(census.sum(&stocks), Sum { kept: 16 * E, live: 8 * E });
     }
 

@@ -68,6 +68,23 @@ impl Churn {
         last.unwrap().wait().unwrap();
     }
 
+    /// So many commits, each a small patch.
+    #[allow(dead_code, reason = "not every test patches alone")]
+    pub fn patch(&mut self, commits: usize) {
+        for _ in 0..commits {
+            self.turn += 1;
+            let i = self.random.below(self.pages.len() as u64) as usize;
+            let (page, now) = &mut self.pages[i];
+            let at = self.random.below(PAGE as u64 - 200) as usize;
+            let bytes = self.turn.to_le_bytes().repeat(25);
+            now[at..at + 200].copy_from_slice(&bytes);
+            let mut mtr = self.volume.begin();
+            mtr.patch(*page, at as u32, &bytes);
+            drop(mtr.commit().unwrap());
+        }
+        self.volume.sync().wait().unwrap();
+    }
+
     /// Frees all but the first pages.
     pub fn keep(&mut self, first: usize) {
         let gone: Vec<PageId> = self.pages.drain(first..).map(|(page, _)| page).collect();
