@@ -101,8 +101,8 @@ fn an_idle_volume_sleeps() {
     for i in 0..COMMITS {
         common::patch(&volume, PageId::ROOT, i * 8, &i.to_le_bytes());
     }
-    // The filler that speaks for the last commit. The kernel's own workers for io_uring (`iou-wrk`), of which it keeps one for
-    // each thread that submitted, look every five seconds whether they should end: that is not ours to stop.
+    // The filler that speaks for the last commit. The kernel's own worker for io_uring (`iou-wrk`), of which it keeps one for the
+    // ring's thread, looks every five seconds whether it should end: that is not ours to stop.
     std::thread::sleep(Duration::from_secs(3));
     let before = switches();
     std::thread::sleep(Duration::from_secs(10));

@@ -30,9 +30,9 @@ const RWF_DSYNC: i32 = 2;
 const ENTRIES: u32 = 32;
 /// The completion that says that something was handed over.
 const BELL: u64 = u64::MAX;
-/// While writes are on their way it looks up so often, whatever was waited for.
+/// Several writes are waited for at a time for so long.
 const LOOK: Duration = Duration::from_millis(100);
-/// ... or so soon, where it waits for some that it need not wait for.
+/// ... or for so long, where some are among them that it need not wait for.
 const SOON: Duration = Duration::from_millis(1);
 
 struct InFlight {
@@ -151,9 +151,13 @@ impl Run {
             let late = self.late();
             let needed = (self.shared.needed.load(Ordering::Relaxed) + late).clamp(1, busy.max(1));
             let time = Timespec::from(if late > 0 { SOON } else { LOOK });
-            let args = if busy > 0 { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
-            // Interrupted, refused or out of time: what is queued stays queued, and goes with the next.
-            let _ = self.ring.submitter().submit_with_args(needed, &args);
+            // One completion more, or a ring, ends the wait by itself.
+            let args = if needed > 1 { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
+            // What was not taken stays queued, and goes with the next.
+            match self.ring.submitter().submit_with_args(needed, &args) {
+                Err(e) if !matches!(e.raw_os_error(), Some(EINTR) | Some(ETIME)) => std::thread::sleep(SOON),
+                _ => (),
+            }
             let done = self.reap();
             if !done.is_empty() {
                 // What comes of it is taken next, without ringing.
@@ -161,10 +165,11 @@ impl Run {
                 self.completions.bring(done);
             }
         }
-        // A write may hang, and the bell is read: what the kernel may still use is left to the process.
-        let Run { ring, in_flight, word, .. } = self;
-        std::mem::forget((in_flight, word));
-        drop(ring);
+        // Where a write hangs, or the bell is read, what the kernel may still use is left to the process.
+        let Run { ring, in_flight, word, listens, .. } = self;
+        if listens || in_flight.iter().any(Option::is_some) {
+            std::mem::forget((ring, in_flight, word));
+        }
     }
 
     /// Writes of what four other slots have already, that will end before those of what comes behind: they are worth no

@@ -569,11 +569,6 @@ impl Pages {
         }
     }
 
-    /// Without reading it.
-    pub fn is_cached(&self, lsn: Lsn) -> bool {
-        self.cache.contains_key(&lsn)
-    }
-
     /// Drops cached versions whose successors are durable, at most so many, but for those that a view may read.
     pub fn drop_stale(&self, vdl: Lsn, most: usize, needed: impl Fn(&Replaced) -> bool) {
         for replaced in self.stale.take(vdl, most).iter().filter(|r| !needed(r)) {

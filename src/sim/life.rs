@@ -473,7 +473,7 @@ mod tests {
     /// What a long soak found. They live other lives once the world draws otherwise; the traces stay what they are.
     #[test]
     fn seeds_that_once_broke() {
-        let within = [700000017656, 700000036216, 700000133091, 700000135959];
+        let within = [700483, 700000017656, 700000036216, 700000133091, 700000135959];
         let within = within.into_iter().chain([730000011953, 730000040329, 730000042366, 730000042771]);
         let beyond = [710000000375, 710000019704, 710000026400, 710000047243];
         let beyond = beyond.into_iter().chain([710000061698, 710000062098, 710000099968, 710000134910]);

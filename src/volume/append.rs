@@ -57,7 +57,7 @@ pub(crate) struct Prepared {
     reservation: Reservation,
     planned: Vec<Planned>,
     cpl: Cpl,
-    /// Cached pages: the version before, and the records that made the new one.
+    /// Pages that were there: the version before, and the records that made the new one.
     changed: Vec<Changed>,
 }
 
@@ -366,7 +366,7 @@ impl Shared {
             fields.prev = before.map_or(Lsn::NONE, |h| h.lsn);
             match changed.iter_mut().find(|c| c.page == page) {
                 Some(mine) => mine.records.push(i),
-                None if !fields.prev.is_none() && self.reads.pages.is_cached(fields.prev) => {
+                None if !fields.prev.is_none() => {
                     changed.push(Changed { page, before: fields.prev, records: vec![i] });
                 }
                 None => (),
@@ -431,6 +431,7 @@ impl Shared {
         let pages = &self.reads.pages;
         let mut replaced = Vec::with_capacity(changed.len());
         for (Changed { before, records, .. }, new) in changed.iter().zip(at) {
+            let Some(old) = pages.cached(*before) else { continue };
             replaced.push(Replaced { old: *before, new: *new });
             let changes: Vec<&Planned> = records.iter().map(|i| &planned[*i]).collect();
             let Some(last) = changes.last().map(|c| c.fields).filter(|f| f.kind != Kind::Free) else { continue };
@@ -439,10 +440,7 @@ impl Shared {
             let mut page = match image.map(|i| changes[i]) {
                 Some(image) if image.payload.is_empty() => vec![0; self.geometry.page_size as usize],
                 Some(image) => image.payload.to_vec(),
-                None => match pages.cached(*before) {
-                    Some(cached) => cached.bytes.to_vec(),
-                    None => continue,
-                },
+                None => old.bytes.to_vec(),
             };
             for delta in &changes[image.map_or(0, |i| i + 1)..] {
                 let at = delta.fields.offset as usize;

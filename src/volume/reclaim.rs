@@ -34,6 +34,8 @@ const LEAST_DEAD_ASKED: u64 = 32;
 const LEAST_DEAD_NARROW: u64 = 6;
 /// While commits are made it rests so many times as long as a step took.
 const REST: u32 = 3;
+/// ... and appends no more when so much is not durable yet.
+const BESIDE: u64 = 128 << 10;
 /// What could not be read, or moved on, is tried again then.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Extents that are emptied wait for a checkpoint: at most so many, by an eighth of what is live; smaller parts of a small
@@ -72,6 +74,8 @@ pub struct Reclaim {
     /// The progress then.
     stuck_at: u64,
     rests_until: Duration,
+    /// Commits are made, and do not wait for it: what it appends is not to hold them up for long.
+    beside: bool,
     /// Nothing was to be done at this progress.
     idle_at: Option<u64>,
     /// ... or could be had by whoever asked.
@@ -271,9 +275,11 @@ impl Shared {
         self.pressure.set(left);
         let behind = left == 0;
         let busy = busy && !behind;
+        reclaim.beside = busy;
         let mut step = self.reclaim_step(&mut reclaim);
         for _ in 1..STEPS {
-            if !matches!(step, Ok(Step::More)) || self.clock.now() > now + TURN {
+            let full = busy && self.front.tail() > self.tickets.vdl() + BESIDE;
+            if full || !matches!(step, Ok(Step::More)) || self.clock.now() > now + TURN {
                 break;
             }
             step = self.reclaim_step(&mut reclaim);

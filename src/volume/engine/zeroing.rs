@@ -7,7 +7,7 @@
 
 use super::Engine;
 use crate::disk::job::Job;
-use crate::lsn::{Lsn, Slot, SlotSet};
+use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
 use std::io;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 const FAST: u64 = 48 << 20;
 
 /// A slot that is zeroed for longer has had its turn.
-const TURN: Duration = Duration::from_millis(50);
+const TURN: Duration = Duration::from_millis(10);
 
 pub struct Zeroing {
     /// Bytes that are zeroed at once, half as many ahead of the log, so that its writes do not wait for it; more when the
@@ -26,13 +26,19 @@ pub struct Zeroing {
     /// The tail when it was looked at last.
     seen: (Lsn, Duration),
     fast: bool,
-    /// When the last zeroing began.
-    begun: Duration,
+    /// When each slot's last one began.
+    begun: [Duration; SLOTS],
 }
 
 impl Zeroing {
     pub fn new(chunk: u64, begin: Lsn) -> Zeroing {
-        Zeroing { chunk, refused: SlotSet::NONE, seen: (begin, Duration::ZERO), fast: false, begun: Duration::ZERO }
+        Zeroing {
+            chunk,
+            refused: SlotSet::NONE,
+            seen: (begin, Duration::ZERO),
+            fast: false,
+            begun: [Duration::ZERO; SLOTS],
+        }
     }
 
     /// The log has come this far.
@@ -61,8 +67,8 @@ impl Engine {
         }
         for slot in Slot::ALL {
             // One after the other: a commit needs four slots, and meets five. A slot that hangs is not waited for.
-            let under_way = Slot::ALL.into_iter().any(|s| self.writer.is_zeroed(s));
-            if under_way && now < self.zeroing.begun + TURN {
+            let under_way = |s: &Slot| self.writer.is_zeroed(*s) && now < self.zeroing.begun[s.index()] + TURN;
+            if Slot::ALL.iter().any(under_way) {
                 return;
             }
             if self.zeroing.refused.contains(slot) || self.writer.zeroed_to(slot) >= tail + 2 * chunk {
@@ -70,7 +76,7 @@ impl Engine {
             }
             let from = self.writer.zeroed_to(slot).max(tail + chunk / 2).ceil(chunk);
             if let Some((from, to)) = self.writer.next_zeroing(slot, from, from + chunk) {
-                self.zeroing.begun = now;
+                self.zeroing.begun[slot.index()] = now;
                 self.writer.zeroes(slot, from, to);
                 self.give(slot, Job::Zero { from, to, pg_size: self.geometry.pg_size, epoch: self.number });
             }

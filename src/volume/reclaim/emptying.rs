@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 
 /// Content of one MTR.
 const BATCH_BYTES: usize = 512 << 10;
-/// ... where there may be little room.
+/// ... where there may be little room, and where commits would wait behind it: of six copies.
 const BATCH_NARROW: usize = 128 << 10;
 /// Pages looked at in one step, for each thread that does: many, so that no thread waits long for the slowest.
 const PAGES_A_READER: usize = 16;
@@ -124,7 +124,7 @@ impl Shared {
     /// Goes on with emptying an extent.
     pub(super) fn go_on(&self, r: &mut Reclaim, mut e: Emptying) -> Result<Step, WriteError> {
         let narrow = e.run.to - e.run.from <= format::FRAME;
-        let most = if narrow { BATCH_NARROW } else { BATCH_BYTES };
+        let most = if narrow || r.beside { BATCH_NARROW } else { BATCH_BYTES };
         // Half a frame gives nothing back: none of it is moved before all of it is known to fit.
         let gathers = narrow && !(e.pages.is_empty() && e.parts.is_empty());
         if !gathers && !e.fits {
@@ -185,7 +185,7 @@ impl Shared {
         }
         if !e.pages.is_empty() {
             // Somebody waits for what comes back first.
-            let bytes = if r.asked || most < BATCH_BYTES { most } else { PLANNED_BYTES };
+            let bytes = if r.asked || narrow { most } else { PLANNED_BYTES };
             let few = PAGES_A_READER * self.options.reclaim_readers;
             let now = (bytes / self.geometry.page_size as usize).clamp(1, few).min(e.pages.len());
             let pages = e.pages.split_off(e.pages.len() - now);
