@@ -252,7 +252,8 @@ impl Sim {
             let dir = SimDir { world: self.world.clone(), process: running.process, slot };
             while let Some(at) = kept.first().map(|e| e.begin).filter(|at| *at < end) {
                 let (name, offset) = FileName::segment_of(at, PG);
-                let room = (format::FRAME - at.0 % format::FRAME) as usize;
+                // Sectors behind it may be bad: nobody has written there yet.
+                let room = (format::FRAME - at.0 % format::FRAME).min(end - at) as usize;
                 let mut verified = Ok(None);
                 let look = |bytes: &[u8]| verified = group::verify(bytes, at, seed, |_| ()).map(Some);
                 dir.look(name, offset, room, look).map_err(|e| format!("slot {slot}: {e}"))?;

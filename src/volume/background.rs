@@ -8,7 +8,7 @@ use crate::lsn::Lsn;
 use crate::volume::append::NotAppended;
 use crate::volume::checkpoint::{Checkpoint, Step};
 use crate::volume::error::WriteError;
-use crate::volume::shared::Shared;
+use crate::volume::shared::{AGAIN, Shared};
 use crate::volume::wake::SOON;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -69,6 +69,8 @@ impl Shared {
         due.push(views);
         due.push(checkpoint.then_some(CHECKPOINT));
         due.push(busy.then_some(SOON));
+        // A task that waits runs no engine.
+        due.push(self.tickets.any().then_some(AGAIN));
         due.into_iter().flatten().min().map(|d| d.max(Duration::from_millis(1)))
     }
 

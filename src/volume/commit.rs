@@ -98,8 +98,9 @@ impl Future for Commit {
         }
         if self.decided().is_none() {
             self.key = self.shared.tickets.register(self.end, Waiter::Task(context.waker().clone()));
-            // As a thread that waits does.
+            // As a thread that waits does, now and again.
             self.shared.pump_soon();
+            self.shared.background.wake();
             if self.shared.drive() && self.decided().is_none() {
                 // Nobody else lets the simulated world go on.
                 context.waker().wake_by_ref();

@@ -190,6 +190,9 @@ pub(crate) struct Parts {
     pub driver: Option<Arc<dyn Driver>>,
 }
 
+/// Who waits runs the engine again after so long: what waits for time, as a look that failed, is not told of by anybody.
+pub(crate) const AGAIN: Duration = Duration::from_millis(100);
+
 impl Shared {
     pub fn new(parts: Parts, engine: Engine) -> Shared {
         let (begin, kept) = (engine.writer.begin(), engine.freeing.kept.clone());
@@ -406,7 +409,7 @@ impl Shared {
             // The engine may have gone idle just before the append was published: what can go on goes on now.
             self.pump_soon();
             if self.tickets.vdl() < end {
-                parked.park(deadline - now);
+                parked.park((deadline - now).min(AGAIN));
             }
             self.tickets.forget(key);
         }

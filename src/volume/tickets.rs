@@ -170,7 +170,6 @@ impl Tickets {
     }
 
     /// Somebody waits.
-    #[cfg(test)]
     pub fn any(&self) -> bool {
         !self.state.lock().waiters.is_empty()
     }
