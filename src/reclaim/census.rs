@@ -95,14 +95,16 @@ impl Census {
 
     /// The extent that should be sampled next, if one should, where so much is live in all. `progress` counts what may have
     /// made something dead: bytes appended, and pages freed.
+    ///
+    /// One that was never sampled is due, as old as it is: were it always the first, a log that grows faster than samples
+    /// are taken would be sampled at its end alone, where nothing is dead yet.
     pub fn due(&self, stocks: &[Stock], live: u64, progress: u64) -> Option<Stock> {
-        let age =
-            |s: &&Stock| self.samples.get(&s.run.from).map_or(u64::MAX, |sample| progress.saturating_sub(sample.at));
-        let oldest = stocks.iter().max_by_key(age)?;
+        let at = |s: &Stock| self.samples.get(&s.run.from).map(|sample| sample.at);
         // Between two samples of an extent all that is live may have died once. As much as is kept would be too rare: that
         // grows as fast as the log, as long as nothing is given back.
-        let spacing = live.max(oldest.run.to - oldest.run.from);
-        (age(&oldest) >= spacing).then_some(*oldest)
+        let spacing = |s: &Stock| live.max(s.run.to - s.run.from);
+        let due = |s: &&Stock| at(s).is_none_or(|at| progress.saturating_sub(at) >= spacing(s));
+        stocks.iter().filter(due).min_by_key(|s| at(s).unwrap_or(s.run.from.0)).copied()
     }
 
     fn live_of(&self, stock: &Stock) -> u64 {
@@ -142,8 +144,8 @@ impl Census {
 #[cfg(all(test, not(quorate_loom)))]
 mod tests {
     use super::*;
-
     use crate::lsn::format;
+    use std::collections::BTreeSet;
 
     const E: u64 = format::EXTENT;
 
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_sampled_is_due_first_then_what_is_old() {
+    fn what_was_never_sampled_is_due_and_the_oldest_is_first() {
         let stocks: Vec<Stock> = (0..16).map(|extent| stock(extent, E)).collect();
         let mut census = Census::default();
         for i in 0..16 {
@@ -187,6 +189,16 @@ mod tests {
         assert_eq!(census.due(&stocks, 4 * E, 1003 * E), None);
         assert!(census.due(&stocks, 4 * E, 1004 * E).is_some());
         assert_eq!(census.sum(&stocks), Sum { kept: 16 * E, live: 8 * E });
+        // An extent for each sample is appended: those that are old have their turn all the same.
+        let mut all: Vec<Stock> = stocks;
+        let mut asked = BTreeSet::new();
+        for tail in 1000..1040 {
+            all.push(stock(tail, E));
+            let due = census.due(&all, 4 * E, tail * E).unwrap();
+            census.record(due.run.from, 100, 50, tail * E);
+            asked.insert(due.run.from.0 / E);
+        }
+        assert!((0..16).all(|e| asked.contains(&e)), "{asked:?}");
     }
 
     #[test]

@@ -44,6 +44,8 @@ const EMPTIED_MAX: u64 = 8;
 const EMPTIED_SMALL: u64 = 4;
 /// What the chain of a page takes beside an image, about.
 const CHAIN: u64 = 512;
+/// So many samples are taken before the worst extent of those that are known is emptied.
+const LOOKS: usize = 16;
 /// Steps of one turn, and the time after which a turn ends.
 const STEPS: usize = 16;
 const TURN: Duration = Duration::from_millis(5);
@@ -84,6 +86,8 @@ pub struct Reclaim {
     unit: u64,
     /// Draws the frames that are sampled.
     turn: u64,
+    /// Samples since an extent was last looked for.
+    looked: usize,
     appended: Lsn,
     told: Sum,
     /// Log written to empty extents, and bytes given back, since the volume was opened.
@@ -411,15 +415,19 @@ impl Shared {
             r.turn = r.turn.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             let (of, live) = self.sample(&kept, stock, r.turn >> 20).unwrap_or((1, 1));
             r.census.record(stock.run.from, of, live, progress);
-            // Only with all samples at hand the worst is known, and how far it is behind.
-            if r.census.due(&stocks, live, progress).is_some() {
-                return Ok(Step::More);
-            }
+            r.looked += 1;
         }
+        // With all samples at hand the worst is known, and how far it is behind. But who waits for all of them where the log
+        // grows faster than they are taken waits for ever.
+        let more = r.census.due(&stocks, live, progress).is_some();
+        if more && r.looked < LOOKS {
+            return Ok(Step::More);
+        }
+        r.looked = 0;
         let (sum, told) = count(&r.census);
         r.told = told;
-        // A limit counts extents: parts of one would not come below it.
-        if !narrow && self.options.extents_max() == format::EXTENTS_MAX {
+        // A limit counts extents: parts of one would not come below it. What is live must be known: a new census knows nothing.
+        if !narrow && !more && self.options.extents_max() == format::EXTENTS_MAX {
             let better = census::unit(unit, r.told.live, self.options.reclaim_unit);
             if better != unit {
                 (r.unit, r.census) = (better, Census::default());
@@ -446,6 +454,7 @@ impl Shared {
                 r.emptying = Some(Emptying::new(stock.run, r.census.dead_share(&stock), &kept));
                 Ok(Step::More)
             }
+            None if more && !full => Ok(Step::More),
             None if r.queue.waiting().next().is_none() => {
                 let asked = std::mem::replace(&mut r.asked, false);
                 (r.idle_at, r.nothing_at) = (Some(progress), if asked { Some(progress) } else { r.nothing_at });

@@ -141,6 +141,7 @@ traces! {
     space::the_table_knows_where_pages_went [MoveUntold "S1"]
     space::nodes_of_the_table_move_as_well [NodesStay "S1"]
     space::what_one_slot_kept_is_punched_later [OldDebtsForgotten "G1"]
+    space::a_log_that_outruns_its_samples_is_reclaimed []
     space::a_sample_decides_nothing [SampleTrusted "S1"]
     space::who_writes_meanwhile_wins [MoveOverwrites "S1"]
     past::a_snapshot_pins_its_table [SnapshotUnpinned "S1"]

@@ -334,3 +334,20 @@ pub fn who_writes_meanwhile_wins() -> Checked {
     w.forget_cached();
     w.check_newest()
 }
+
+/// A frame is appended for each sample that is taken.
+/// Rule: what is emptied is chosen by the samples that there are.
+pub fn a_log_that_outruns_its_samples_is_reclaimed() -> Checked {
+    let (_stage, w) = old_page_in_a_dead_frame()?;
+    for turn in 1..TURNS {
+        dead_frames(&w, 1)?;
+        if turn % 8 == 0 {
+            w.checkpoint("ABCDEF")?;
+        }
+        w.shared.step_of_reclaim().map_err(|e| format!("stage: {e}"))?;
+        if w.shared.space().pinned > 0 {
+            return Ok(());
+        }
+    }
+    Err(format!("space: nothing is emptied of {:?}", w.shared.space()))
+}
