@@ -2,8 +2,8 @@
 //! the same, and what lies below them is skipped.
 
 use crate::lsn::{Lsn, PageId};
-use crate::page::read::{Head, Map, Pages};
 use crate::page::table::{self, FANOUT};
+use crate::page::version::{Head, Map, Pages};
 use crate::volume::error::ReadError;
 use bytes::Bytes;
 use std::collections::BTreeSet;

@@ -9,3 +9,4 @@ pub(crate) mod pending;
 pub(crate) mod read;
 pub(crate) mod stale;
 pub(crate) mod table;
+pub(crate) mod version;

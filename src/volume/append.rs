@@ -5,8 +5,8 @@ use crate::log::append::{Leaves, Locked, Refused, Reservation};
 use crate::log::record::{self, Cpl, Fields, Kind};
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Version;
-use crate::page::read::{Cached, Head, Map, head_of};
 use crate::page::stale::Replaced;
+use crate::page::version::{Cached, Head, Map, head_of};
 use crate::spans::{self, At};
 use crate::volume::error::{ReadError, WriteError};
 use crate::volume::mtr::{Content, What};
@@ -40,7 +40,7 @@ fn depth_target(page_size: u64, delta: usize) -> u8 {
 
 /// ... whether it is cached or not: the page is read first. No chain is longer.
 const DEPTH_MAX: u8 = 32;
-const _: () = assert!(crate::page::read::CHAIN_MAX >= DEPTH_MAX as usize);
+const _: () = assert!(crate::page::version::CHAIN_MAX >= DEPTH_MAX as usize);
 
 /// Bytes of images that an MTR of patches may get because they are cached: small patches of many pages must fit an MTR.
 const FOLDED_MAX: u64 = format::MTR_MAX / 4;

@@ -7,7 +7,7 @@ use crate::disk::{Fleet, job};
 use crate::history::error::HistoryError;
 use crate::history::past::Window;
 use crate::lsn::{Lsn, SLOTS, Slot};
-use crate::page::read::Map;
+use crate::page::version::Map;
 use crate::segment::name::FileName;
 use crate::segment::placement::{Azs, Placement};
 use crate::segment::share;

@@ -6,7 +6,7 @@ use crate::history::past::Past;
 use crate::log::append::Front;
 use crate::lsn::{Lsn, PageId, format};
 use crate::page::overlay::Layer;
-use crate::page::read::Map;
+use crate::page::version::Map;
 use crate::reclaim::freed::Freed;
 use crate::segment::superblock::Geometry;
 use crate::sync::Arc;

@@ -3,8 +3,8 @@
 
 use crate::history::diff::{self, State};
 use crate::lsn::{Lsn, PageId};
-use crate::page::read::{Map, Pages};
 use crate::page::table;
+use crate::page::version::{Map, Pages};
 use crate::volume::error::ReadError;
 use crate::volume::open::Handle;
 use crate::volume::page::Page;
