@@ -226,6 +226,9 @@ bugs! {
     ManifestUnnamed,
     /// What becomes owed while a look is under way is given back by that look. `what_is_named_during_a_look_waits`.
     FreedByOldLook,
+    /// A slot whose directory is found to be another one counts among those that name a manifest, as what was written went to the one
+    /// before. `a_slot_that_is_another_one_names_nothing`.
+    SwappedNames,
     /// An open gives back what a manifest says that no superblock names. `nothing_goes_before_it_is_named`.
     FreedUnnamed,
     /// A rewind that is given up takes with it the one before, which is in the log and not named yet.

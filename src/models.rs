@@ -336,7 +336,8 @@ fn a_task_is_woken_once_or_told_at_once() {
 #[test]
 fn what_is_handed_over_is_taken() {
     loom::model(|| {
-        let (desk, bell) = (Arc::new(Desk::new()), Arc::new(Parked::new()));
+        let (desk, bell) = (Arc::new(Desk::new(())), Arc::new(Parked::new()));
+        desk.come();
         let hand_over = |what: u64| {
             let (desk, bell) = (desk.clone(), bell.clone());
             move || {
@@ -360,6 +361,37 @@ fn what_is_handed_over_is_taken() {
             bell.park(EVER);
         }
         other.join().unwrap();
+    });
+}
+
+/// The ring's thread leaves while something is handed over: it stays for it, or another one is started. Here its waiting
+/// is over at once, each time, and whoever rings is the other one.
+#[test]
+fn what_comes_while_the_owner_leaves_is_taken() {
+    loom::model(|| {
+        let desk = Arc::new(Desk::new(7));
+        let taken = Arc::new(AtomicU64::new(0));
+        fn own(desk: &Desk<u64, u32>, taken: &AtomicU64, mut owns: Option<u32>) {
+            while let Some(ring) = owns {
+                taken.fetch_add(desk.take().into_iter().sum::<u64>(), Ordering::SeqCst);
+                owns = desk.leave(ring);
+            }
+        }
+        let first = desk.come();
+        let other = {
+            let (desk, taken) = (desk.clone(), taken.clone());
+            thread::spawn(move || {
+                for what in [1, 2] {
+                    desk.hand_over(what);
+                    if desk.is_to_ring() && desk.has_no_owner() {
+                        own(&desk, &taken, desk.come());
+                    }
+                }
+            })
+        };
+        own(&desk, &taken, first);
+        other.join().unwrap();
+        assert_eq!(taken.load(Ordering::SeqCst), 3);
     });
 }
 

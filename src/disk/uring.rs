@@ -52,21 +52,58 @@ pub struct Uring {
 
 /// What others share with the ring's thread.
 struct Shared {
-    desk: Desk<InFlight>,
+    desk: Desk<InFlight, Ring>,
     /// An eventfd, of which the ring reads.
     bell: OwnedFd,
     /// So many completions of writes to beyond VCL are worth waking up for.
     needed: AtomicUsize,
     vcl: AtomicU64,
     end: AtomicBool,
+    completions: Arc<Completions>,
 }
 
 impl Shared {
-    fn ring(&self) {
-        if self.desk.is_to_ring() {
-            // It cannot fail: the count never comes near its end.
-            let _ = rustix::io::write(&self.bell, 1u64.as_bytes());
+    fn ring(self: &Arc<Shared>) {
+        if !self.desk.is_to_ring() {
+            return;
         }
+        if self.desk.has_no_owner() {
+            // Who has written and waits asks again, ten times a second, and stalls are bounded.
+            if self.start().is_err() {
+                self.desk.was_not_rung();
+            }
+            return;
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // It cannot fail: the count never comes near its end.
+        let _ = rustix::io::write(&self.bell, 1u64.as_bytes());
+    }
+
+    /// The ring's thread goes, and leaves nothing in the kernel. It gets the ring back where something comes.
+    fn leave(&self, mut ring: Ring) -> Option<Ring> {
+        self.wake();
+        while ring.listens {
+            match ring.ring.submit_and_wait(1) {
+                Err(e) if e.raw_os_error() != Some(EINTR) => return Some(ring),
+                _ => debug_assert!(ring.reap().is_empty(), "nothing is in flight"),
+            }
+        }
+        self.desk.leave(ring)
+    }
+
+    fn start(self: &Arc<Shared>) -> io::Result<()> {
+        let shared = self.clone();
+        let run = move || {
+            if let Some(ring) = shared.desk.come() {
+                Run { ring, shared }.run();
+            }
+        };
+        // Never joined: the kernel holds it as long as one of its writes hangs.
+        std::thread::Builder::new().name("quorate-io".into()).stack_size(512 << 10).spawn(run)?;
+        Ok(())
     }
 }
 
@@ -79,12 +116,9 @@ impl Uring {
         }
         let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
         let (needed, vcl, end) = (AtomicUsize::new(1), AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { desk: Desk::new(), bell, needed, vcl, end });
-        let in_flight = [const { None }; SLOTS];
-        let (mine, word) = (shared.clone(), Box::new([0; 8]));
-        let run = Run { ring, shared: mine, completions, in_flight, word, listens: false };
-        // Never joined: the kernel holds it as long as one of its writes hangs.
-        std::thread::Builder::new().name("quorate-io".into()).stack_size(512 << 10).spawn(move || run.run())?;
+        let ring = Ring { ring, in_flight: [const { None }; SLOTS], word: Box::new([0; 8]), listens: false };
+        let shared = Arc::new(Shared { desk: Desk::new(ring), bell, needed, vcl, end, completions });
+        shared.start()?;
         Ok(Uring { shared, pg_size })
     }
 
@@ -116,19 +150,26 @@ impl Drop for Uring {
     }
 }
 
-/// The ring's thread, with all that the kernel reads from and writes to.
-struct Run {
+/// The ring, with all that the kernel reads from and writes to.
+struct Ring {
     ring: IoUring,
-    shared: Arc<Shared>,
-    completions: Arc<Completions>,
     in_flight: [Option<InFlight>; SLOTS],
     /// What is read of the bell.
     word: Box<[u8; 8]>,
     listens: bool,
 }
 
+/// The ring's thread.
+struct Run {
+    ring: Ring,
+    shared: Arc<Shared>,
+}
+
 /// A write that hangs is waited for so long at the end.
 const END: Duration = Duration::from_secs(1);
+/// Without a write for so long the thread ends: the kernel keeps a worker for it, which looks every five seconds whether it
+/// is still needed, and ends with the thread alone.
+const IDLE: Duration = Duration::from_secs(1);
 
 impl Run {
     fn run(mut self) {
@@ -136,39 +177,50 @@ impl Run {
         loop {
             for write in self.shared.desk.take() {
                 let i = write.write.slot.index();
-                assert!(self.in_flight[i].is_none(), "one write a slot at a time");
-                self.in_flight[i] = Some(write);
-                self.push(i);
+                assert!(self.ring.in_flight[i].is_none(), "one write a slot at a time");
+                self.ring.in_flight[i] = Some(write);
+                self.ring.push(i);
             }
-            let busy = self.in_flight.iter().flatten().count();
+            let busy = self.ring.in_flight.iter().flatten().count();
             if self.shared.end.load(Ordering::SeqCst) {
                 let ends = *ends.get_or_insert_with(|| Instant::now() + END);
                 if busy == 0 || Instant::now() > ends {
                     break;
                 }
             }
-            self.listen();
+            self.ring.listen(&self.shared.bell);
             let late = self.late();
             let needed = (self.shared.needed.load(Ordering::Relaxed) + late).clamp(1, busy.max(1));
-            let time = Timespec::from(if late > 0 { SOON } else { LOOK });
+            let idle = busy == 0;
+            let time = Timespec::from(match late {
+                _ if idle => IDLE,
+                0 => LOOK,
+                _ => SOON,
+            });
             // One completion more, or a ring, ends the wait by itself.
-            let args = if needed > 1 { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
+            let args = if idle || needed > 1 { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
             // What was not taken stays queued, and goes with the next.
-            match self.ring.submitter().submit_with_args(needed, &args) {
+            match self.ring.ring.submitter().submit_with_args(needed, &args) {
                 Err(e) if !matches!(e.raw_os_error(), Some(EINTR) | Some(ETIME)) => std::thread::sleep(SOON),
                 _ => (),
             }
-            let done = self.reap();
+            let done = self.ring.reap();
             if !done.is_empty() {
                 // What comes of it is taken next, without ringing.
                 self.shared.desk.is_to_ring();
-                self.completions.bring(done);
+                self.shared.completions.bring(done);
+            } else if idle && self.ring.listens {
+                // Nobody rang.
+                let Run { ring, shared } = self;
+                match shared.leave(ring) {
+                    Some(ring) => self = Run { ring, shared },
+                    None => return,
+                }
             }
         }
         // Where a write hangs, or the bell is read, what the kernel may still use is left to the process.
-        let Run { ring, in_flight, word, listens, .. } = self;
-        if listens || in_flight.iter().any(Option::is_some) {
-            std::mem::forget((ring, in_flight, word));
+        if self.ring.is_used() {
+            std::mem::forget(self.ring);
         }
     }
 
@@ -179,14 +231,22 @@ impl Run {
             return 0;
         }
         let vcl = Lsn(self.shared.vcl.load(Ordering::Relaxed));
-        self.in_flight.iter().flatten().filter(|f| f.write.to <= vcl && f.begun.elapsed() < SOON).count()
+        let writes = self.ring.in_flight.iter().flatten();
+        writes.filter(|f| f.write.to <= vcl && f.begun.elapsed() < SOON).count()
+    }
+}
+
+impl Ring {
+    fn is_used(&self) -> bool {
+        self.listens || self.in_flight.iter().any(Option::is_some)
     }
 
-    fn listen(&mut self) {
+    /// Reads of the bell, if it does not yet.
+    fn listen(&mut self, bell: &OwnedFd) {
         if std::mem::replace(&mut self.listens, true) {
             return;
         }
-        let entry = opcode::Read::new(Fd(self.shared.bell.as_raw_fd()), self.word.as_mut_ptr(), 8).build();
+        let entry = opcode::Read::new(Fd(bell.as_raw_fd()), self.word.as_mut_ptr(), 8).build();
         // SAFETY: the word lives in a box of its own until this thread ends, and then for good.
         let pushed = unsafe { self.ring.submission().push(&entry.user_data(BELL)) };
         assert!(pushed.is_ok(), "six writes and a bell fit the queue");

@@ -377,7 +377,8 @@ impl Engine {
     /// The slot no longer counts.
     fn leave(&mut self, slot: Slot, why: Away) {
         // What was written to a directory that is another one now is nobody's: it may have been one then.
-        if let Some(round) = self.round.as_mut().filter(|_| why == Away::Absent) {
+        let swapped = why == Away::Absent && !planted(Bug::SwappedNames);
+        if let Some(round) = self.round.as_mut().filter(|_| swapped) {
             (round.waiting, round.written) = (round.waiting.without(slot), round.written.without(slot));
         }
         if self.writer.away(slot).is_none() {

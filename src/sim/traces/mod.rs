@@ -151,6 +151,7 @@ traces! {
     past::what_the_log_says_of_the_past_holds [ManifestUnnamed "S1"]
     past::nothing_goes_before_it_is_named [FreedUnnamed "S6"]
     space::what_is_named_during_a_look_waits [FreedByOldLook "S6"]
+    space::a_slot_that_is_another_one_names_nothing [SwappedNames "S6"]
     past::a_rewind_outlives_the_next_ones_end [GiveUpForgets "S1"]
     past::a_clone_shares_no_hole [CloneSharesHole "S1"]
     past::a_moment_is_the_last_stamp [FirstStamp "S1"]

@@ -151,6 +151,36 @@ pub fn what_is_named_during_a_look_waits() -> Checked {
     ensure(!there(), "G1: it is not punched by the next look")
 }
 
+/// Four superblocks name a manifest, of which one was written to a directory that has another one in its place meanwhile; and so
+/// with one that is still in a worker's hand then.
+/// Rule: a slot that is found to be another one is none of the four.
+pub fn a_slot_that_is_another_one_names_nothing() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    let round = || w.shared.engine().round();
+    for (first, then) in [("CEF", "EF"), ("CDEF", "EF")] {
+        w.idle(first);
+        w.shared.engine().begin_round(None, None);
+        w.jobs()?;
+        ensure(round().is_none(), "stage: four have it, or cannot")?;
+        let now = w.shared.clock.now();
+        ensure(w.shared.engine().hold(slot("D"), now).is_ok(), "stage: D is needed")?;
+        w.idle(then);
+        w.jobs()?;
+        ensure(round().is_none(), "S6: three slots that are there name a manifest")?;
+        w.idle("");
+        w.jobs()?;
+        ensure(round() == Some(true), "stage: the round comes to no end")?;
+        w.shared.engine().let_go(slot("D"), now);
+        w.tick(200)?;
+        w.land_on("ABCDEF")?;
+        ensure(w.is_live("D"), "stage: D is not back")?;
+    }
+    Ok(())
+}
+
 /// What the next manifest gives back first, which is in the log and not named yet.
 pub fn named_next(w: &Writer) -> Checked<Run> {
     w.checkpoint("ABCDEF")?;
@@ -237,7 +267,11 @@ pub fn nodes_of_the_table_move_as_well() -> Checked {
         w.append(pages)?;
         w.land_on("ABCDEF")?;
     }
-    // Their frame lives, and does not move; the leaf lies in the next one.
+    // Their frame lives to its end, where pages of another leaf lie, and does not move; the leaf lies in the next one.
+    let others: Vec<(u64, u8)> = (90_000..90_020).map(|page| (page, page as u8)).collect();
+    w.append(&others)?;
+    w.land_on("ABCDEF")?;
+    ensure(w.shared.front.tail() > Lsn(format::FRAME), "stage: the frame is not full")?;
     dead_frames(&w, 1)?;
     w.checkpoint("ABCDEF")?;
     dead_frames(&w, 3)?;
