@@ -1,4 +1,5 @@
-//! The writer's disk on real files: log writes through io_uring by a thread of the ring's own, or by a second thread a slot; jobs by the workers.
+//! The writer's disk on real files: log writes through io_uring by a thread of the ring's own, or by a second thread a
+//! slot; jobs by the workers.
 
 use crate::core::writer::Look;
 use crate::disk::file::{self, FileDir};

@@ -220,7 +220,8 @@ impl Engine {
         }
     }
 
-    /// Takes in what came back, and sends off what can go. Never blocks.
+    /// Takes in what came back, and sends off what can go. Never blocks. True if a group that is sealed now would go at
+    /// once: four slots have nothing left to write.
     pub fn pump(&mut self, now: Duration) -> bool {
         self.now = now;
         loop {

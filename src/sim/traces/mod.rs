@@ -4,7 +4,8 @@
 //! Each names the bugs ([`crate::bugs`]) that take its rule out, and what then breaks: with `--cfg quorate_bugs` the last
 //! test here plays it with each of them. Slots are A to F; "x: A" reads "x is on A alone".
 //!
-//! Traces without a test: 20 (a backtrack is not built). What is left of 17 is in the names of files, and has no switch.
+//! Trace 20 is in [`past`] (`a_rewind_is_replayed`, `a_close_names_a_rewind`). What is left of 17 is in the names of files,
+//! and has no switch.
 
 mod counting;
 mod healing;
