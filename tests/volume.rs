@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test says where")]
 
 use quorate::{Options, PageId, Volume};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn dir() -> tempfile::TempDir {
@@ -130,4 +131,40 @@ fn a_ticket_for_nothing_new_has_survived() {
         let volume = Volume::open(dir.path(), &Options::default()).unwrap();
         assert!(volume.outcome(empty).unwrap() && volume.outcome(one).unwrap());
     }
+}
+
+/// More readers than processors: each is put off now and then between two steps of a read, for several commits' time.
+#[test]
+fn what_is_read_of_a_hot_page_never_grows_older() {
+    let dir = dir();
+    let volume = Volume::create(dir.path(), &Options::default()).unwrap();
+    patch(&volume, &0u64.to_le_bytes());
+    let (done, volume) = (AtomicBool::new(false), &volume);
+    let reads = std::thread::scope(|scope| {
+        let read = || {
+            let (mut newest, mut reads) = (0, 0u64);
+            while !done.load(Ordering::Relaxed) {
+                let page = volume.read(PageId::ROOT).unwrap();
+                let n = u64::from_le_bytes(page[..8].try_into().unwrap());
+                assert!(n >= newest, "{n} after {newest}");
+                (newest, reads) = (n, reads + 1);
+            }
+            reads
+        };
+        let readers: Vec<_> = (0..8).map(|_| scope.spawn(read)).collect();
+        let begun = Instant::now();
+        let mut n = 0u64;
+        while begun.elapsed() < Duration::from_secs(3) && !readers.iter().any(|r| r.is_finished()) {
+            n += 1;
+            let mut mtr = volume.begin();
+            mtr.patch(PageId::ROOT, 0, &n.to_le_bytes()[..]);
+            let ticket = mtr.commit().unwrap();
+            if n.is_multiple_of(8) {
+                ticket.wait().unwrap();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        readers.into_iter().map(|r| r.join().unwrap()).sum::<u64>()
+    });
+    assert!(reads > 1000, "{reads}");
 }

@@ -71,6 +71,27 @@ pub struct FileDir {
 struct Files {
     open: HashMap<FileName, (Arc<OwnedFd>, u64), foldhash::fast::FixedState>,
     clock: u64,
+    /// How often something was taken out because it may not be what it was.
+    cleared: u64,
+}
+
+impl Files {
+    fn get(&mut self, name: FileName) -> Option<Arc<OwnedFd>> {
+        self.clock += 1;
+        let (fd, used) = self.open.get_mut(&name)?;
+        *used = self.clock;
+        Some(fd.clone())
+    }
+
+    fn clear(&mut self) {
+        self.open.clear();
+        self.cleared += 1;
+    }
+
+    fn forget(&mut self, name: FileName) {
+        self.open.remove(&name);
+        self.cleared += 1;
+    }
 }
 
 impl FileDir {
@@ -95,14 +116,24 @@ impl FileDir {
 
     /// The file, opened for reading and writing past the page cache. The descriptor stays open while it is held.
     pub fn open(&self, name: FileName, create: bool) -> io::Result<Arc<OwnedFd>> {
-        let mut files = self.files.lock();
-        files.clock += 1;
-        let clock = files.clock;
-        if let Some((fd, used)) = files.open.get_mut(&name) {
-            *used = clock;
-            return Ok(fd.clone());
-        }
+        let cleared = {
+            let mut files = self.files.lock();
+            if let Some(fd) = files.get(name) {
+                return Ok(fd);
+            }
+            files.cleared
+        };
+        // A disk may hang: the lock is not held meanwhile, and who has the file open goes on.
         let fd = Arc::new(self.open_new(name, create)?);
+        let mut files = self.files.lock();
+        if files.cleared != cleared {
+            // It may be another file by now, or none: whoever asks next opens it.
+            return Ok(fd);
+        }
+        if let Some(fd) = files.get(name) {
+            return Ok(fd);
+        }
+        let clock = files.clock;
         if files.open.len() >= FILES_MAX
             && let Some(oldest) = files.open.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name)
         {
@@ -462,7 +493,7 @@ impl SlotDir for FileDir {
     }
 
     fn read_anew(&self) {
-        self.files.lock().open.clear();
+        self.files.lock().clear();
     }
 
     fn reopen(&self) {
@@ -472,7 +503,7 @@ impl SlotDir for FileDir {
 
     fn remove(&self, name: FileName) -> io::Result<()> {
         self.meter.wrote(1, 0);
-        self.files.lock().open.remove(&name);
+        self.files.lock().forget(name);
         let dir = match self.directory() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,

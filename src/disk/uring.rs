@@ -82,16 +82,26 @@ impl Shared {
         let _ = rustix::io::write(&self.bell, 1u64.as_bytes());
     }
 
-    /// The ring's thread goes, and leaves nothing in the kernel. It gets the ring back where something comes.
-    fn leave(&self, mut ring: Ring) -> Option<Ring> {
+    /// Nothing of the ring is left in the kernel, of which no write is in flight: the bell's read ends.
+    fn quiet(&self, ring: &mut Ring) -> io::Result<()> {
         self.wake();
         while ring.listens {
             match ring.ring.submit_and_wait(1) {
-                Err(e) if e.raw_os_error() != Some(EINTR) => return Some(ring),
-                _ => debug_assert!(ring.reap().is_empty(), "nothing is in flight"),
+                Err(e) if e.raw_os_error() != Some(EINTR) => return Err(e),
+                _ => (),
             }
+            let done = ring.reap();
+            debug_assert!(done.is_empty(), "nothing is in flight");
         }
-        self.desk.leave(ring)
+        Ok(())
+    }
+
+    /// The ring's thread goes. It gets the ring back where something comes.
+    fn leave(&self, mut ring: Ring) -> Option<Ring> {
+        match self.quiet(&mut ring) {
+            Ok(()) => self.desk.leave(ring),
+            Err(_) => Some(ring),
+        }
     }
 
     fn start(self: &Arc<Shared>) -> io::Result<()> {
@@ -182,13 +192,15 @@ impl Run {
                 self.ring.push(i);
             }
             let busy = self.ring.in_flight.iter().flatten().count();
-            if self.shared.end.load(Ordering::SeqCst) {
+            let ending = self.shared.end.load(Ordering::SeqCst);
+            if ending {
                 let ends = *ends.get_or_insert_with(|| Instant::now() + END);
                 if busy == 0 || Instant::now() > ends {
                     break;
                 }
+            } else {
+                self.ring.listen(&self.shared.bell);
             }
-            self.ring.listen(&self.shared.bell);
             let late = self.late();
             let needed = (self.shared.needed.load(Ordering::Relaxed) + late).clamp(1, busy.max(1));
             let idle = busy == 0;
@@ -197,8 +209,9 @@ impl Run {
                 0 => LOOK,
                 _ => SOON,
             });
-            // One completion more, or a ring, ends the wait by itself.
-            let args = if idle || needed > 1 { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
+            // One completion more ends the wait by itself; so does a ring, where it waits for one.
+            let timed = idle || ending || needed > 1;
+            let args = if timed { SubmitArgs::new().timespec(&time) } else { SubmitArgs::new() };
             // What was not taken stays queued, and goes with the next.
             match self.ring.ring.submitter().submit_with_args(needed, &args) {
                 Err(e) if !matches!(e.raw_os_error(), Some(EINTR) | Some(ETIME)) => std::thread::sleep(SOON),
@@ -219,7 +232,8 @@ impl Run {
             }
         }
         // Where a write hangs, or the bell is read, what the kernel may still use is left to the process.
-        if self.ring.is_used() {
+        let hangs = self.ring.in_flight.iter().any(Option::is_some);
+        if hangs || self.shared.quiet(&mut self.ring).is_err() {
             std::mem::forget(self.ring);
         }
     }
@@ -237,10 +251,6 @@ impl Run {
 }
 
 impl Ring {
-    fn is_used(&self) -> bool {
-        self.listens || self.in_flight.iter().any(Option::is_some)
-    }
-
     /// Reads of the bell, if it does not yet.
     fn listen(&mut self, bell: &OwnedFd) {
         if std::mem::replace(&mut self.listens, true) {

@@ -24,7 +24,7 @@ impl State<'_> {
     }
 
     fn head(&self, page: PageId) -> Result<Option<Head>, ReadError> {
-        self.pages.head(self.map, page, self.at)
+        self.pages.head(self.map, page, || self.at)
     }
 
     /// What stands in a node; nothing where there is none.

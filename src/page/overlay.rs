@@ -65,9 +65,13 @@ impl Layer {
         self.find(page, |v| v.last().copied())
     }
 
-    /// The newest version whose record lies below `at`.
-    pub fn below(&self, page: PageId, at: Lsn) -> Option<Version> {
-        self.find(page, |v| v.iter().rev().find(|v| v.lsn < at).copied())
+    /// The newest version whose record lies below `at`, which is asked for while no version comes or goes: of a read point from
+    /// before, that no pin holds, the version may be gone for a newer one.
+    pub fn below(&self, page: PageId, at: impl FnOnce() -> Lsn) -> Option<Version> {
+        self.find(page, |v| {
+            let at = at();
+            v.iter().rev().find(|v| v.lsn < at).copied()
+        })
     }
 
     fn find(&self, page: PageId, which: impl FnOnce(&Versions) -> Option<Version>) -> Option<Version> {
@@ -171,10 +175,10 @@ mod tests {
         layer.push(p, v(10), Lsn(5), &[]);
         layer.push(p, v(20), Lsn(15), &[]);
         layer.push(p, v(30), Lsn(25), &[Lsn(18)]);
-        assert_eq!(layer.below(p, Lsn(18)), Some(v(10)));
+        assert_eq!(layer.below(p, || Lsn(18)), Some(v(10)));
         layer.push(p, v(40), Lsn(35), &[]);
         assert_eq!(
-            (layer.below(p, Lsn(18)), layer.below(p, Lsn(35)), layer.newest(p)),
+            (layer.below(p, || Lsn(18)), layer.below(p, || Lsn(35)), layer.newest(p)),
             (None, Some(v(30)), Some(v(40)))
         );
         layer.cut(Lsn(35));
@@ -197,7 +201,7 @@ mod tests {
                 for page in 0..4 {
                     for at in pins.iter().copied().chain([Lsn(vdl), Lsn::MAX]) {
                         let want = model.range((page, 0)..(page, at.0)).next_back().map(|((_, l), ())| Lsn(*l));
-                        prop_assert_eq!(layer.below(PageId(page), at).map(|v| v.lsn), want);
+                        prop_assert_eq!(layer.below(PageId(page), || at).map(|v| v.lsn), want);
                     }
                 }
             }

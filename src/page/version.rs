@@ -177,14 +177,15 @@ impl Pages {
     }
 
     /// [`Pages::head`] in the newest map.
-    pub fn newest(&self, page: PageId, at: Lsn) -> Result<Option<Head>, ReadError> {
+    pub fn newest(&self, page: PageId, at: impl Fn() -> Lsn) -> Result<Option<Head>, ReadError> {
         self.head(&self.map.load(), page, at)
     }
 
-    /// The page's newest record below `at`; none if the page does not exist there.
-    pub fn head(&self, map: &Map, page: PageId, at: Lsn) -> Result<Option<Head>, ReadError> {
+    /// The page's newest record below `at`; none if the page does not exist there. What `at` says may grow, if no pin holds it: see
+    /// [`Layer::below`].
+    pub fn head(&self, map: &Map, page: PageId, at: impl Fn() -> Lsn) -> Result<Option<Head>, ReadError> {
         let layers = [Some(&map.current), map.frozen.as_ref()];
-        if let Some(v) = layers.into_iter().flatten().find_map(|l| l.below(page, at)) {
+        if let Some(v) = layers.into_iter().flatten().find_map(|l| l.below(page, &at)) {
             return Ok(head_of(v));
         }
         let kept = map.heads.get(page).filter(|_| self.from_slots.load(Ordering::Relaxed) == 0);

@@ -194,7 +194,7 @@ impl Shared {
         let touched = content.changes.iter().map(|c| c.page).chain(content.expected.iter().map(|e| e.0));
         for page in touched {
             if let std::collections::hash_map::Entry::Vacant(entry) = heads.entry(page) {
-                let head = self.reads.pages.head(map, page, Lsn::MAX)?;
+                let head = self.reads.pages.head(map, page, || Lsn::MAX)?;
                 entry.insert(head.map(|head| self.reads.pages.informed(head)));
             }
         }

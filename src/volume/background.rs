@@ -51,6 +51,7 @@ impl Shared {
             (engine.next_tick(), engine.is_busy())
         };
         self.after_pump();
+        let told = self.tell();
         let views = self.bound_views(now);
         if self.checkpoint_is_due() {
             self.begin_checkpoint();
@@ -68,7 +69,7 @@ impl Shared {
         due.push(reclaim);
         due.push(views);
         due.push(checkpoint.then_some(CHECKPOINT));
-        due.push(busy.then_some(SOON));
+        due.push((busy || !told).then_some(SOON));
         // A task that waits runs no engine.
         due.push(self.tickets.any().then_some(AGAIN));
         due.into_iter().flatten().min().map(|d| d.max(Duration::from_millis(1)))

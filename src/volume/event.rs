@@ -133,6 +133,10 @@ impl Events {
         }
     }
 
+    pub fn any(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     pub fn take(&mut self) -> VecDeque<Event> {
         std::mem::take(&mut self.waiting)
     }

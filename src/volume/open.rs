@@ -261,6 +261,7 @@ impl Handle {
         self.shared.background.stop();
         self.shared.tickets.end(Ended::Closed);
         self.shared.after_pump();
+        self.shared.tell();
         if let Some(real) = &self.real {
             real.locks.lock().release();
             real.listener.lock().take();
@@ -275,6 +276,8 @@ impl Handle {
         // Whoever drives one holds it for as long as a step takes.
         let checkpointing = shared.checkpoint.try_lock().is_none_or(|running| running.is_some());
         let space = shared.space();
+        // A disk may hang: no lock is held meanwhile.
+        let device_bytes = Slot::ALL.iter().map(|s| device_bytes(&self.slot_path(*s))).sum();
         let engine = shared.engine();
         let slots = Slot::ALL.map(|slot| {
             let meter = self.real.as_ref().map(|real| &real.workers.dir(slot).meter);
@@ -319,7 +322,7 @@ impl Handle {
             space_waits: shared.space_waits.load(Ordering::Relaxed),
             checkpointing,
             space,
-            device_bytes: Slot::ALL.iter().map(|s| device_bytes(&self.slot_path(*s))).sum(),
+            device_bytes,
             history: HistoryHealth::of(&shared.past.lock()),
             views: shared.reads.views.lock().count(),
             bad_copies: shared.reads.pages.reader.bad_copies.load(Ordering::Relaxed),

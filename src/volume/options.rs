@@ -251,8 +251,9 @@ impl Options {
         self
     }
 
-    /// Is called with everything that the volume finds and mends, by whatever thread comes by, outside of all locks. It
-    /// must not block for long, and must not close the volume.
+    /// Is called with everything that the volume finds and mends, one after the other, outside of all locks: by the background
+    /// thread, by one that waits in [`Volume::wait_repaired`](crate::Volume::wait_repaired), or closes. It may read, commit and ask for
+    /// [`Volume::health`](crate::Volume::health). It must not block for long, for checkpoints and repair wait meanwhile, nor close the volume.
     pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Options {
         self.on_event = Some(OnEvent(Arc::new(f)));
         self

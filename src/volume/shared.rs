@@ -22,6 +22,7 @@ use crate::volume::tickets::{Ended, Tickets};
 use crate::volume::view::Reads;
 use crate::volume::wake::{Background, Progress};
 use parking_lot::{Mutex, RwLock};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -102,6 +103,9 @@ pub(crate) struct Shared {
     pub views_are_timed: AtomicBool,
     pub progress: Progress,
     cut_done: AtomicBool,
+    /// The user is to be told something; held by the one thread that does.
+    untold: AtomicBool,
+    telling: Mutex<()>,
     pub checkpoint_errors: AtomicU64,
     /// Commits that waited for space ahead of the tail.
     pub space_waits: AtomicU64,
@@ -226,6 +230,8 @@ impl Shared {
             views_are_timed: AtomicBool::new(false),
             progress: Progress::new(),
             cut_done: AtomicBool::new(false),
+            untold: AtomicBool::new(false),
+            telling: Mutex::default(),
             checkpoint_errors: AtomicU64::new(0),
             space_waits: AtomicU64::new(0),
             last_commit_us: AtomicU64::new(0),
@@ -280,8 +286,7 @@ impl Shared {
         if self.reads.closed.load(Ordering::SeqCst) {
             return Err(ReadError::Closed);
         }
-        let at = if self.tickets.is_over() { self.tickets.vdl() } else { self.front.published() };
-        self.reads.read(page, at)
+        self.reads.read(page, || if self.tickets.is_over() { self.tickets.vdl() } else { self.front.published() })
     }
 
     /// Where this process's epoch begins.
@@ -333,6 +338,9 @@ impl Shared {
         let idle = engine.pump(self.clock.now());
         self.reads.pages.reader.ask_only_last(engine.asked_last());
         self.idle.store(idle, Ordering::SeqCst);
+        if engine.has_events() {
+            self.untold.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Bad copies that readers met.
@@ -340,15 +348,21 @@ impl Shared {
         self.reads.pages.reader.take_wounds().into_iter().for_each(|lsn| engine.wound(lsn));
     }
 
-    /// Tells the user what was found and mended. Under no lock: whatever is called may call back.
-    fn tell(&self) {
-        let Some(engine) = self.engine.try_lock() else { return };
-        // Given up like any other: whoever did not wait for it is served.
-        let events = Held { shared: self, engine: Some(engine) }.take_events();
-        for event in events {
-            event.trace();
-            if let Some(on_event) = &self.options.on_event {
-                (on_event.0)(&event);
+    /// Tells the user what was found and mended. Under no lock: whatever is called may call back, and may wait for a commit:
+    /// the background calls it, never whoever brings what the disks have done. False if another thread is at it.
+    pub fn tell(&self) -> bool {
+        let Some(_one) = self.telling.try_lock() else { return false };
+        loop {
+            let events = self.engine().take_events();
+            if events.is_empty() {
+                return true;
+            }
+            for event in events {
+                event.trace();
+                if let Some(on_event) = &self.options.on_event {
+                    // A panic of its own has been reported; it is not to end the volume's thread.
+                    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| (on_event.0)(&event)));
+                }
             }
         }
     }
@@ -359,7 +373,8 @@ impl Shared {
         loop {
             let turn = self.progress.turn();
             let healed = self.engine().healed();
-            if let Some(whole) = healed {
+            // Whoever asks has been told what was found.
+            if let Some(whole) = healed.filter(|_| self.tell()) {
                 return whole;
             }
             let now = self.clock.now();
@@ -373,7 +388,9 @@ impl Shared {
 
     /// Tells who waits that something may have moved; after the end, hides what a later recovery may drop.
     pub fn after_pump(&self) {
-        self.tell();
+        if self.untold.swap(false, Ordering::SeqCst) {
+            self.background.wake_now();
+        }
         if self.tickets.is_over() && !self.cut_done.swap(true, Ordering::SeqCst) {
             self.cut();
         }

@@ -37,7 +37,10 @@ impl Waiter {
     fn wake(self) {
         match self {
             Waiter::Thread(parked) => parked.unpark(),
-            Waiter::Task(waker) => waker.wake(),
+            // An executor's code: its panic is not to end the thread that brings what the disks have done.
+            Waiter::Task(waker) => {
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
+            }
         }
     }
 }

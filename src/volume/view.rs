@@ -71,9 +71,9 @@ impl Reads {
     }
 
     /// The page's newest version below `at`.
-    pub fn read(&self, page: PageId, at: Lsn) -> Result<Page, ReadError> {
+    pub fn read(&self, page: PageId, at: impl Fn() -> Lsn) -> Result<Page, ReadError> {
         let read = || {
-            let head = self.pages.newest(page, at)?.ok_or(ReadError::NoSuchPage(page))?;
+            let head = self.pages.newest(page, &at)?.ok_or(ReadError::NoSuchPage(page))?;
             let (bytes, lsn) = self.pages.known_version(page, head.lsn)?;
             Ok(Page::new(page, lsn, bytes))
         };
@@ -84,7 +84,7 @@ impl Reads {
                 other => return other,
             }
         }
-        read().map_err(|e| gone(e, at))
+        read().map_err(|e| gone(e, at()))
     }
 
     /// A view at a given point, taken now by a clock.
@@ -191,7 +191,7 @@ impl View {
         let map = self.map()?;
         let pages = &self.0.reads.pages;
         let read = || {
-            let head = pages.head(&map, page, self.0.lsn)?.ok_or(ReadError::NoSuchPage(page))?;
+            let head = pages.head(&map, page, || self.0.lsn)?.ok_or(ReadError::NoSuchPage(page))?;
             let (bytes, lsn) = pages.known_version(page, head.lsn)?;
             Ok(Page::new(page, lsn, bytes))
         };

@@ -519,6 +519,10 @@ impl Engine {
     }
 
     /// What happened since it was asked for last.
+    pub fn has_events(&self) -> bool {
+        self.events.any()
+    }
+
     pub fn take_events(&mut self) -> VecDeque<Event> {
         self.events.take()
     }

@@ -311,7 +311,7 @@ impl Shared {
     /// It is known without reading that nothing of the page lies in the extent: of most pages, where most of it is dead.
     fn has_left(&self, page: PageId, extent: Run) -> bool {
         let pages = &self.reads.pages;
-        let head = pages.newest(page, Lsn::MAX);
+        let head = pages.newest(page, || Lsn::MAX);
         head.is_ok_and(|head| head.is_none_or(|head| clears(pages.informed(head), extent)))
     }
 
@@ -319,7 +319,7 @@ impl Shared {
     /// read again, and where nothing of the page can lie in the extent nothing is read.
     pub(super) fn chain(&self, page: PageId, extent: Run, part: Option<&Part>) -> Result<Option<Found>, ReadError> {
         let pages = &self.reads.pages;
-        let Some(head) = pages.newest(page, Lsn::MAX)?.map(|head| pages.informed(head)) else { return Ok(None) };
+        let Some(head) = pages.newest(page, || Lsn::MAX)?.map(|head| pages.informed(head)) else { return Ok(None) };
         let mut found = Found { head, was: head.lsn, chain: Chain { deltas: Vec::new(), image: head.lsn } };
         if head.lsn >= self.front.published() {
             return Ok(Some(found));
