@@ -241,12 +241,19 @@ impl Past {
         }
     }
 
-    /// What nobody needs any more. It is no part of the past from now on.
-    pub fn let_go(&mut self) -> Vec<Run> {
-        let (held, free): (Vec<Emptied>, Vec<Emptied>) =
-            self.emptied.iter().partition(|e| self.window_holds(e) || self.pins_hold(e));
-        self.emptied = held;
-        free.into_iter().map(|e| e.run).collect()
+    /// What nobody needs any more is given back, as far as there is room to tell so in `freed`. It is no part of the past from
+    /// now on; the rest is, and waits.
+    pub fn let_go(&mut self, freed: &mut Freed) -> Vec<Run> {
+        let mut gone = Vec::new();
+        for e in std::mem::take(&mut self.emptied) {
+            if self.window_holds(&e) || self.pins_hold(&e) || freed.is_full_for(e.run) {
+                self.emptied.push(e);
+            } else {
+                freed.add(e.run);
+                gone.push(e.run);
+            }
+        }
+        gone
     }
 
     /// What was emptied, and is still kept.
@@ -287,6 +294,7 @@ mod tests {
     use super::*;
     use crate::lsn::format;
     use crate::page::manifest::Manifest;
+    use crate::reclaim::freed;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -487,7 +495,8 @@ mod tests {
             }
             let rewound = rewind.map_or(Lsn::NONE, |(at, _)| at);
             self.past.checkpoint(Base { redo, age_us, rewound, ..Base::default() }, NO_STAMPS, &victims);
-            let gives_back = if undoes || rewind.is_some() { Vec::new() } else { self.past.let_go() };
+            let gives_back =
+                if undoes || rewind.is_some() { Vec::new() } else { self.past.let_go(&mut Freed::default()) };
             // As it goes through a manifest.
             let base = self.past.bases.pop().unwrap();
             let lsn = self.append(Record::Other);
@@ -631,6 +640,24 @@ mod tests {
 
     fn base(redo: u64, rewound: u64) -> Base {
         Base { lsn: Lsn(redo + 8), redo: Lsn(redo), rewound: Lsn(rewound), age_us: redo, ..Base::default() }
+    }
+
+    /// A snapshot that held them is forgotten: a manifest has no room for all of them.
+    #[test]
+    fn more_than_a_manifest_tells_is_given_back_later() {
+        let run = |i: u64| Run { from: Lsn(i * 2 * UNIT), to: Lsn((i * 2 + 1) * UNIT) };
+        let mut freed = Freed::from_runs((0..freed::RUNS_MAX as u64 - 3).map(run).collect()).unwrap();
+        let mut past = Past::default();
+        // One of them fills what lies between two.
+        let between = Run { from: Lsn(UNIT), to: Lsn(2 * UNIT) };
+        let many = (0..9).map(|i| run(freed::RUNS_MAX as u64 + i)).chain([between]);
+        past.emptied = many.map(|run| Emptied { run, since: Lsn(1) }).collect();
+        past.emptied.sort_unstable_by_key(|e| e.run.from);
+        let gone = past.let_go(&mut freed);
+        assert_eq!(gone.len(), 5);
+        assert_eq!((freed.runs().len(), past.emptied.len()), (freed::RUNS_MAX, 5));
+        assert!(Freed::from_runs(freed.runs().to_vec()).is_some(), "an open refuses the manifest");
+        assert!(past.emptied.iter().all(|e| !gone.contains(&e.run)));
     }
 
     #[test]

@@ -123,9 +123,8 @@ impl Checkpoint {
         let victims = if undo { Vec::new() } else { shared.reclaim.lock().ready(redo) };
         let base = Base { redo, wall_us, age_us, ..Base::default() };
         past.checkpoint(base, stamps, &victims);
-        let gives_back = if undo { Vec::new() } else { past.let_go() };
         let mut freed = shared.freed();
-        gives_back.iter().for_each(|run| freed.add(*run));
+        let gives_back = if undo { Vec::new() } else { past.let_go(&mut freed) };
         freed.absorb(&shared.engine().history);
         // A reservation below may not be filled yet: its versions are in the layer, its records come.
         let changes = sorted(&[&frozen], redo);
