@@ -88,6 +88,8 @@ pub struct Reclaim {
     turn: u64,
     /// Samples since an extent was last looked for.
     looked: usize,
+    /// Samples come slower than the log grows, which is too long.
+    lags: bool,
     appended: Lsn,
     told: Sum,
     /// Log written to empty extents, and bytes given back, since the volume was opened.
@@ -143,7 +145,7 @@ impl Reclaim {
     pub fn rewound(&mut self) {
         self.emptying = None;
         self.queue.rewound();
-        self.census = Census::default();
+        (self.census, self.lags) = (Census::default(), false);
         self.unreadable.clear();
         (self.idle_at, self.nothing_at) = (None, None);
     }
@@ -417,15 +419,16 @@ impl Shared {
             r.census.record(stock.run.from, of, live, progress);
             r.looked += 1;
         }
-        // With all samples at hand the worst is known, and how far it is behind. But who waits for all of them where the log
-        // grows faster than they are taken waits for ever.
         let more = r.census.due(&stocks, live, progress).is_some();
-        if more && r.looked < LOOKS {
+        let (sum, told) = count(&r.census);
+        // More is kept than twice what can be live, and the samples do not say where: the log grows faster than they are taken.
+        r.lags = more && told.kept > 2 * pages + unit;
+        // With all samples at hand the worst is known, and how far it is behind. But who waits for all of them where they lag
+        // waits for ever.
+        if more && r.looked < if r.lags { 1 } else { LOOKS } {
             return Ok(Step::More);
         }
-        r.looked = 0;
-        let (sum, told) = count(&r.census);
-        r.told = told;
+        (r.looked, r.told) = (0, told);
         // A limit counts extents: parts of one would not come below it. What is live must be known: a new census knows nothing.
         if !narrow && !more && self.options.extents_max() == format::EXTENTS_MAX {
             let better = census::unit(unit, r.told.live, self.options.reclaim_unit);
@@ -439,7 +442,7 @@ impl Shared {
             true => ((1, 1), 0, r.least),
             false => (KEPT_PER_LIVE, unit, LEAST_DEAD),
         };
-        let wanted = sum.kept > sum.live / share.1 * share.0 + slack;
+        let wanted = r.lags || sum.kept > sum.live / share.1 * share.0 + slack;
         // Without room little is moved before it is given back.
         let most = if narrow { 1 } else { Self::emptied_max(unit, r.told.live) };
         let full = r.queue.waiting().count() as u64 >= most || past_is_full;

@@ -63,7 +63,8 @@ impl Pressure {
 impl Shared {
     /// So much may be appended until the log takes more than it should, while something is under way that makes it less.
     pub(super) fn left_until_behind(&self, r: &Reclaim) -> i64 {
-        if r.told.kept == 0 || r.emptying.is_none() && r.queue.waiting().next().is_none() {
+        let under_way = r.lags || r.emptying.is_some() || r.queue.waiting().next().is_some();
+        if r.told.kept == 0 || !under_way {
             return ENDLESS;
         }
         // What views hold is nobody's to wait for.
