@@ -119,3 +119,18 @@ fn reclaiming_is_no_conflict() {
         assert!(matches!(again.commit(), Err(quorate::WriteError::Conflict(_))));
     }
 }
+
+/// No checkpoint is due before the volume is full, and all but a sliver of it is dead then.
+#[test]
+fn what_is_above_redo_comes_back_to_who_has_no_room() {
+    let temp = common::dir();
+    common::make_azs(temp.path());
+    let options = options().max_bytes(4 * PG).checkpoint_bytes(1 << 40);
+    let mut churn = Churn::new(common::placement(temp.path()), &options, 256);
+    // Without an overlay that grows: the same few pages, whole.
+    for _ in 0..40 {
+        churn.write(32 << 20);
+    }
+    churn.check(&churn.volume);
+    assert!(churn.volume.health().space.given_back > 8 * PG);
+}

@@ -53,6 +53,9 @@ const TURN: Duration = Duration::from_millis(5);
 const IDLE: u64 = 16;
 /// So much must have happened since nothing was left to be had for it to be worth asking again.
 const WORTH_ASKING: u64 = 256 << 10;
+/// Who has no room waits for a checkpoint for so many turns: what is above redo, or the past holds no more, comes back by none
+/// else.
+const CHECKPOINT_TURNS: u32 = 200;
 /// A volume without room is emptied frame by frame for so long.
 const NARROW_FOR: Duration = Duration::from_secs(10);
 /// Slots that have something to give back are asked to again after so long, if they could not.
@@ -69,6 +72,9 @@ pub struct Reclaim {
     asked: bool,
     /// ... where one part in so many is dead.
     least: u64,
+    /// ... and below this address, for which redo is to move up: for so many turns more.
+    below: Lsn,
+    turns_left: u32,
     /// There was no room to write pages anew: it goes on frame by frame until then, so that little is needed.
     narrow_until: Duration,
     /// Something else has to happen before anything comes back.
@@ -116,7 +122,7 @@ enum Step {
 impl Reclaim {
     /// Extents of which one part in `least` is dead are to be emptied, however little is dead in all.
     fn ask(&mut self, least: u64) {
-        (self.asked, self.least) = (true, least);
+        (self.asked, self.least, self.below) = (true, least, Lsn::NONE);
         (self.stuck, self.rests_until) = (false, Duration::ZERO);
         self.unreadable.clear();
     }
@@ -233,6 +239,11 @@ impl Shared {
         }
         if !reclaim.asked && reclaim.nothing_at.is_none_or(|at| progress >= at + WORTH_ASKING) {
             reclaim.ask(LEAST_DEAD);
+            let above = self.appended().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
+            let held = u64::from(!self.past.lock().emptied.is_empty());
+            if above > WORTH_ASKING || held > 0 {
+                (reclaim.below, reclaim.turns_left) = (self.appended() + held, CHECKPOINT_TURNS);
+            }
         }
     }
 
@@ -458,6 +469,10 @@ impl Shared {
                 Ok(Step::More)
             }
             None if more && !full => Ok(Step::More),
+            None if r.asked && redo < r.below && r.turns_left > 0 => {
+                r.turns_left -= 1;
+                Ok(Step::Checkpoint)
+            }
             None if r.queue.waiting().next().is_none() => {
                 let asked = std::mem::replace(&mut r.asked, false);
                 (r.idle_at, r.nothing_at) = (Some(progress), if asked { Some(progress) } else { r.nothing_at });
