@@ -551,3 +551,40 @@ fn commits_after_another_took_over() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     intact(second, dir.path());
 }
+
+/// "As long as you like" is no error, and no overflow in whoever computes when that is.
+#[test]
+fn the_longest_times_are_times() {
+    let dir = common::dir();
+    let most = Duration::MAX;
+    let options = Options::default()
+        .stall_max(most)
+        .idle_after(most)
+        .scrub_period(most)
+        .view_max(most, u64::MAX)
+        .window(most, u64::MAX)
+        .checkpoint_bytes(u64::MAX)
+        .repair_share(u32::MAX);
+    let (done, is_done) = std::sync::mpsc::channel();
+    let path = dir.path().to_path_buf();
+    std::thread::spawn(move || {
+        for _ in 0..2 {
+            let volume = Volume::create(&path, &options).or_else(|_| Volume::open(&path, &options)).unwrap();
+            let mut mtr = volume.begin();
+            mtr.patch(PageId::ROOT, 0, b"here");
+            assert!(mtr.commit().unwrap().wait_for(most).unwrap());
+            let view = volume.view();
+            assert!(volume.wait_repaired(most) && volume.compact(most));
+            volume.snapshot("one").unwrap();
+            volume.forget("one").unwrap();
+            volume.set_window(most, u64::MAX).unwrap();
+            volume.scrub();
+            assert!(volume.wait_repaired(most));
+            assert_eq!(view.read(PageId::ROOT).unwrap()[..4], *b"here");
+            assert_eq!(volume.health().ended, None);
+            volume.close().unwrap();
+        }
+        done.send(()).unwrap();
+    });
+    assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(()));
+}

@@ -460,7 +460,7 @@ impl Shared {
 
     pub fn append_with(&self, mut prepare: impl FnMut() -> Result<Prepared, NotAppended>) -> Result<Lsn, WriteError> {
         let begun = self.clock.now();
-        let deadline = begun + self.options.stall_max;
+        let deadline = begun.saturating_add(self.options.stall_max);
         let (mut asked, mut full) = (false, false);
         let mut waited = false;
         loop {

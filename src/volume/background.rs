@@ -8,15 +8,15 @@ use crate::lsn::Lsn;
 use crate::volume::append::NotAppended;
 use crate::volume::checkpoint::{Checkpoint, Step};
 use crate::volume::error::WriteError;
+use crate::volume::options::NEVER;
 use crate::volume::shared::{AGAIN, Shared};
+use crate::volume::tickets::Ended;
 use crate::volume::wake::SOON;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A view that may be kept for so long is not waited for.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// While a checkpoint waits.
 const CHECKPOINT: Duration = Duration::from_millis(2);
 
@@ -28,8 +28,22 @@ const ACTIVE: Duration = Duration::from_millis(100);
 /// ... and what it appends beside them is durable before more follows, but for so much.
 const BESIDE: u64 = 32 << 10;
 
+/// A panic here is a defect, and nobody is to wait for what is done no more.
+struct Ends<'a>(&'a Shared);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "a defect: its background thread panicked; open it again, and report what was printed";
+            self.0.tickets.end(Ended::Stalled(why.into()));
+            self.0.after_pump();
+        }
+    }
+}
+
 /// Runs until the volume stops it.
 pub(crate) fn run(shared: &Arc<Shared>) {
+    let _ends = Ends(shared);
     loop {
         let begun = shared.background.begun();
         let most = shared.housekeep();
@@ -161,7 +175,8 @@ impl Shared {
         if self.spoken_for.load(Ordering::Relaxed) >= appended.0 {
             return None;
         }
-        let idle_at = Duration::from_micros(self.last_commit_us.load(Ordering::Relaxed)) + self.options.idle_after;
+        let last = Duration::from_micros(self.last_commit_us.load(Ordering::Relaxed));
+        let idle_at = last.saturating_add(self.options.idle_after);
         if now < idle_at {
             return Some(idle_at - now);
         }

@@ -38,7 +38,7 @@ impl Closing {
         shared.reads.closed.store(true, Ordering::SeqCst);
         // Whoever had passed the check holds the append lock; behind it the last MTR is reserved.
         drop(shared.front.lock());
-        Closing { deadline: shared.clock.now() + most, phase: Phase::Drain(shared.front.tail()) }
+        Closing { deadline: shared.clock.now().saturating_add(most), phase: Phase::Drain(shared.front.tail()) }
     }
 
     /// Goes as far as it can without waiting. None: something must move first.

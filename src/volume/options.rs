@@ -59,6 +59,9 @@ impl std::fmt::Debug for OnEvent {
 /// for it. Measured: 3.5 s. Until then, and while its lock is held, nothing is merged.
 const MERGE_AFTER: Duration = Duration::from_secs(10);
 
+/// A time that is not waited for.
+pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Bytes that are zeroed ahead of the log at once.
 const ZERO_CHUNK: u64 = 256 << 10;
 
@@ -247,7 +250,7 @@ impl Options {
 
     /// All six copies of everything are compared once in this time: a week by default.
     pub fn scrub_period(mut self, time: Duration) -> Options {
-        self.scrub_period = time.max(Duration::from_secs(1));
+        self.scrub_period = time.clamp(Duration::from_secs(1), NEVER);
         self
     }
 

@@ -202,7 +202,7 @@ impl Shared {
 
     /// Gives back all that can be had, or as much as this time is enough for. True if nothing is left to be had.
     pub fn compact(&self, most: Duration) -> bool {
-        let deadline = self.clock.now() + most;
+        let deadline = self.clock.now().saturating_add(most);
         // Only what lies below redo's begin can be given back.
         let from = self.appended().0;
         while self.redo_from.load(Ordering::Relaxed) < from {

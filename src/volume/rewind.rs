@@ -315,7 +315,7 @@ impl Shared {
 
     /// How long a call that takes a checkpoint waits.
     pub fn history_deadline(&self) -> Duration {
-        self.clock.now() + self.options.stall_max
+        self.clock.now().saturating_add(self.options.stall_max)
     }
 
     /// Looks among the states that are kept.

@@ -369,7 +369,7 @@ impl Shared {
 
     /// Waits until there is nothing left to be healed, or so long.
     pub fn wait_healed(&self, most: Duration) -> bool {
-        let deadline = self.clock.now() + most;
+        let deadline = self.clock.now().saturating_add(most);
         loop {
             let turn = self.progress.turn();
             let healed = self.engine().healed();
@@ -410,7 +410,7 @@ impl Shared {
 
     /// Waits until VDL reaches `end`, the volume ends, or so long.
     pub fn wait_decided(&self, end: Lsn, most: Duration) {
-        let deadline = self.clock.now() + most;
+        let deadline = self.clock.now().saturating_add(most);
         let parked = Arc::new(crate::volume::tickets::Parked::new());
         loop {
             let now = self.clock.now();
