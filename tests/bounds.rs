@@ -5,7 +5,7 @@
 mod common;
 
 use common::Child;
-use quorate::{Options, PageId, Slot, Volume, WriteError};
+use quorate::{Options, PageId, ReadError, Slot, Volume, WriteError};
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::MetadataExt;
@@ -538,5 +538,32 @@ fn views_stay_as_they_were_while_the_volume_goes_on() {
         }
         assert_eq!(view.pages().unwrap().len(), 41);
     }
+    volume.close().unwrap();
+}
+
+/// What an MTR costs grows with its pages, not with their square: nobody else commits while it is placed.
+#[test]
+fn an_mtr_of_many_pages_is_placed_soon() {
+    const MANY: usize = 60_000;
+    let dir = common::dir();
+    let volume = Volume::create(dir.path(), &Options::default().page_size(4096)).unwrap();
+    let begun = Instant::now();
+    let mut mtr = volume.begin();
+    // Never put: each becomes a page of zeros.
+    let pages: Vec<PageId> = (0..MANY).map(|_| mtr.alloc().unwrap()).collect();
+    mtr.commit().unwrap().wait().unwrap();
+    let mut mtr = volume.begin();
+    for page in &pages {
+        mtr.patch(*page, 0, &[1]);
+    }
+    mtr.commit().unwrap().wait().unwrap();
+    let mut mtr = volume.begin();
+    for page in &pages {
+        mtr.free(*page);
+    }
+    mtr.commit().unwrap().wait().unwrap();
+    println!("{MANY} pages thrice: {:?}", begun.elapsed());
+    assert!(matches!(volume.read(pages[MANY / 2]), Err(ReadError::NoSuchPage(_))));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     volume.close().unwrap();
 }

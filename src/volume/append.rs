@@ -75,7 +75,6 @@ impl Folded {
 }
 
 struct Changed {
-    page: u64,
     before: Lsn,
     records: Vec<usize>,
 }
@@ -350,8 +349,8 @@ impl Shared {
             Refused::TooLarge => WriteError::MtrTooLarge { most: format::MTR_MAX }.into(),
             Refused::Shut => WriteError::Closed.into(),
         })?;
-        // Of each page its newest record, and what it leaves.
-        let mut newest: HashMap<u64, (Lsn, Option<Head>)> = HashMap::new();
+        // Of each page its newest record, what it leaves, and where it is among those that changed.
+        let mut newest: HashMap<u64, (Lsn, Option<Head>, Option<usize>)> = HashMap::new();
         let mut changed: Vec<Changed> = Vec::new();
         for (i, p) in planned.iter_mut().enumerate() {
             let fields = &mut p.fields;
@@ -359,15 +358,16 @@ impl Shared {
                 continue;
             }
             let (page, lsn) = (fields.page, reservation.records[i].0);
-            let before = match newest.get(&page) {
-                Some((_, head)) => *head,
-                None => heads.get(&PageId(page)).copied().flatten(),
+            let (before, mut at) = match newest.get(&page) {
+                Some((_, head, at)) => (*head, *at),
+                None => (heads.get(&PageId(page)).copied().flatten(), None),
             };
             fields.prev = before.map_or(Lsn::NONE, |h| h.lsn);
-            match changed.iter_mut().find(|c| c.page == page) {
-                Some(mine) => mine.records.push(i),
+            match at {
+                Some(mine) => changed[mine].records.push(i),
                 None if !fields.prev.is_none() => {
-                    changed.push(Changed { page, before: fields.prev, records: vec![i] });
+                    at = Some(changed.len());
+                    changed.push(Changed { before: fields.prev, records: vec![i] });
                 }
                 None => (),
             }
@@ -379,12 +379,12 @@ impl Shared {
                 }
                 (kind, _) => (kind == Kind::Image).then_some(Head::image(lsn)),
             };
-            newest.insert(page, (lsn, head));
+            newest.insert(page, (lsn, head, at));
         }
         let pins = self.reads.views.lock().pins();
-        for (page, (lsn, head)) in newest {
-            let told = planned.iter().rfind(|p| p.fields.page == page);
-            if planted(Bug::MoveUntold) && told.is_some_and(|p| !p.fields.was.is_none()) {
+        for (page, (lsn, head, _)) in newest {
+            let moved = || planned.iter().rfind(|p| p.fields.page == page).is_some_and(|p| !p.fields.was.is_none());
+            if planted(Bug::MoveUntold) && moved() {
                 continue;
             }
             let freed = Head { base: Lsn::NONE, ..Head::image(lsn) };

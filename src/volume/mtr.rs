@@ -137,14 +137,15 @@ impl Content {
 pub struct Mtr {
     shared: Arc<Shared>,
     content: Content,
-    allocated: Vec<PageId>,
+    /// Ids that it was given, and whether their pages were changed since.
+    allocated: BTreeMap<PageId, bool>,
     wrong: Option<WriteError>,
 }
 
 impl Mtr {
     pub(crate) fn new(shared: Arc<Shared>) -> Mtr {
         let content = Content { timeline: shared.rewinding.timeline(), ..Content::default() };
-        Mtr { shared, content, allocated: Vec::new(), wrong: None }
+        Mtr { shared, content, allocated: BTreeMap::new(), wrong: None }
     }
 
     /// A page id that is nobody else's until this MTR ends. Never put, it becomes a page of zeros.
@@ -158,7 +159,7 @@ impl Mtr {
         self.shared.check_open()?;
         self.check_timeline()?;
         let page = self.shared.alloc.lock().take()?;
-        self.allocated.push(page);
+        self.allocated.insert(page, false);
         Ok(page)
     }
 
@@ -194,7 +195,7 @@ impl Mtr {
                 What::Patch { offset, bytes } => {
                     let before = match now.take() {
                         Some(page) => page,
-                        None if self.allocated.contains(&page) => zeros(),
+                        None if self.allocated.contains_key(&page) => zeros(),
                         None => self.shared.read_newest(page)?,
                     };
                     let mut image = BytesMut::from(&before[..]);
@@ -207,7 +208,7 @@ impl Mtr {
         match now {
             _ if freed => Err(ReadError::NoSuchPage(page)),
             Some(page) => Ok(page),
-            None if self.allocated.contains(&page) => Ok(zeros()),
+            None if self.allocated.contains_key(&page) => Ok(zeros()),
             None => self.shared.read_newest(page),
         }
     }
@@ -242,7 +243,7 @@ impl Mtr {
         }
         if self.needs_zeros(page) {
             // Allocated here and never put: nobody will have seen it.
-            self.allocated.retain(|p| *p != page);
+            self.allocated.remove(&page);
             if self.check_timeline().is_ok() {
                 self.shared.alloc.lock().give_back([page]);
             }
@@ -263,12 +264,13 @@ impl Mtr {
     }
 
     fn needs_zeros(&self, page: PageId) -> bool {
-        self.allocated.contains(&page) && !self.content.changes.iter().any(|c| c.page == page)
+        self.allocated.get(&page) == Some(&false)
     }
 
     fn change(&mut self, page: PageId, what: What) -> &mut Mtr {
         let fresh = self.needs_zeros(page);
         if self.wrong.is_none() {
+            self.allocated.entry(page).and_modify(|changed| *changed = true);
             self.content.changes.push(Change { page, what, fresh });
         }
         self
@@ -284,10 +286,9 @@ impl Mtr {
         if let Some(wrong) = self.wrong.take() {
             return Err(wrong);
         }
-        for page in self.allocated.clone() {
-            if self.needs_zeros(page) {
-                self.change(page, What::Zero);
-            }
+        let untouched: Vec<PageId> = self.allocated.iter().filter(|(_, changed)| !**changed).map(|(p, _)| *p).collect();
+        for page in untouched {
+            self.change(page, What::Zero);
         }
         Ok(&self.content)
     }
@@ -318,13 +319,11 @@ impl Mtr {
     /// The MTR is in the log: its allocated ids are pages now, and its freed pages' ids are free.
     pub(crate) fn appended(&mut self) {
         self.allocated.clear();
-        let freed: Vec<PageId> =
-            self.content.changes.iter().filter(|c| matches!(c.what, What::Free)).map(|c| c.page).collect();
-        if !freed.is_empty() {
-            let last = |p: &PageId| {
-                self.content.changes.iter().rev().find(|c| c.page == *p).is_some_and(|c| matches!(c.what, What::Free))
-            };
-            let freed: Vec<PageId> = freed.into_iter().filter(last).collect();
+        if self.content.changes.iter().any(|c| matches!(c.what, What::Free)) {
+            // Of each page the last change counts.
+            let mut seen = HashSet::new();
+            let last = self.content.changes.iter().rev().filter(|c| seen.insert(c.page));
+            let freed: Vec<PageId> = last.filter(|c| matches!(c.what, What::Free)).map(|c| c.page).collect();
             self.shared.freed_pages.fetch_add(freed.len() as u64, Ordering::Relaxed);
             self.shared.nothing_moves.store(false, Ordering::Relaxed);
             self.shared.alloc.lock().give_back(freed);
@@ -336,7 +335,7 @@ impl Drop for Mtr {
     fn drop(&mut self) {
         // After a rewind they may be others' pages.
         if !self.allocated.is_empty() && self.check_timeline().is_ok() {
-            self.shared.alloc.lock().give_back(self.allocated.drain(..));
+            self.shared.alloc.lock().give_back(std::mem::take(&mut self.allocated).into_keys());
         }
     }
 }
