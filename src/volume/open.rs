@@ -276,8 +276,6 @@ impl Handle {
         // Whoever drives one holds it for as long as a step takes.
         let checkpointing = shared.checkpoint.try_lock().is_none_or(|running| running.is_some());
         let space = shared.space();
-        // A disk may hang: no lock is held meanwhile.
-        let device_bytes = Slot::ALL.iter().map(|s| device_bytes(&self.slot_path(*s))).sum();
         let engine = shared.engine();
         let slots = Slot::ALL.map(|slot| {
             let meter = self.real.as_ref().map(|real| &real.workers.dir(slot).meter);
@@ -298,7 +296,7 @@ impl Handle {
         });
         let (manifest, redo) = engine.manifest();
         let (memory_bytes, memory_bytes_max) = shared.memory();
-        Health {
+        let mut health = Health {
             slots: slots.to_vec(),
             azs: self.real.as_ref().map(|real| az_health(&real.azs)).unwrap_or_default(),
             shared_devices: self.real.as_ref().map(|real| real.azs.shared_devices()).unwrap_or_default(),
@@ -322,14 +320,18 @@ impl Handle {
             space_waits: shared.space_waits.load(Ordering::Relaxed),
             checkpointing,
             space,
-            device_bytes,
+            device_bytes: 0,
             history: HistoryHealth::of(&shared.past.lock()),
             views: shared.reads.views.lock().count(),
             bad_copies: shared.reads.pages.reader.bad_copies.load(Ordering::Relaxed),
             repair: engine.repair_health(),
             recovery_bytes: self.recovery_bytes,
             ended: shared.tickets.ended().map(|e| e.to_string()),
-        }
+        };
+        // A disk may hang: no lock is held meanwhile.
+        drop(engine);
+        health.device_bytes = Slot::ALL.iter().map(|s| device_bytes(&self.slot_path(*s))).sum();
+        health
     }
 }
 
