@@ -588,3 +588,64 @@ fn the_longest_times_are_times() {
     });
     assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(()));
 }
+
+/// The process goes elsewhere, where there is a volume under the same path. In a process of its own.
+#[test]
+fn a_path_stays_what_it_was() {
+    const ALONE: &str = "QUORATE_PATH_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output =
+            command.args(["a_path_stays_what_it_was", "--exact", "--nocapture"]).env(ALONE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let dir = common::dir();
+    for at in ["one", "two"] {
+        let place = dir.path().join(at);
+        fs::create_dir_all(place.join("volume")).unwrap();
+        std::env::set_current_dir(&place).unwrap();
+        Volume::create(Path::new("volume"), &options()).unwrap().close().unwrap();
+    }
+    std::env::set_current_dir(dir.path().join("one")).unwrap();
+    let volume = Volume::open(Path::new("volume"), &options()).unwrap();
+    std::env::set_current_dir(dir.path().join("two")).unwrap();
+    for n in 0..200u32 {
+        let mut mtr = volume.begin();
+        mtr.patch(PageId::ROOT, 0, &n.to_le_bytes());
+        mtr.put(PageId(1), vec![1; PAGE]);
+        drop(mtr.commit());
+    }
+    volume.sync().wait().unwrap();
+    volume.scrub();
+    assert!(volume.wait_repaired(Duration::from_secs(30)));
+    let health = volume.health();
+    assert!(health.slots.iter().all(|s| s.away.is_none() && s.path.is_absolute()), "{health:?}");
+    volume.close().unwrap();
+    let two = Volume::open(dir.path().join("two/volume"), &options()).unwrap();
+    assert_eq!(two.read(PageId::ROOT).unwrap()[..4], [0; 4]);
+}
+
+/// A view is its own handle's and its own volume's.
+#[test]
+fn a_view_of_another_is_refused() {
+    let dirs = [common::dir(), common::dir()];
+    let [one, other] = [&dirs[0], &dirs[1]].map(|dir| volume(dir.path()));
+    let (view, foreign) = (one.view(), other.view());
+    for e in [one.find(&foreign).unwrap_err(), one.backtrack(&foreign).unwrap_err()] {
+        assert!(matches!(e, quorate::HistoryError::OtherVolume), "{e:?}");
+    }
+    // What a reader looks at is not kept for it.
+    one.sync().wait().unwrap();
+    let reader = Volume::open_read_only(dirs[0].path(), &options()).unwrap();
+    let seen = reader.view();
+    let mut mtr = one.begin();
+    mtr.patch(PageId::ROOT, 0, b"later");
+    mtr.commit().unwrap().wait().unwrap();
+    assert!(one.compact(Duration::from_secs(30)));
+    let e = one.backtrack(&seen).unwrap_err();
+    assert!(matches!(e, quorate::HistoryError::GivenBack(_)), "{e:?}");
+    one.backtrack(&view).unwrap();
+    assert_eq!(one.health().ended, None);
+}

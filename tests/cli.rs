@@ -563,3 +563,21 @@ fn compact_gives_back_what_was_removed() {
     fails(&["compact", v], 1, &["has the volume open for writing", "Volume::compact"]);
     drop(writer);
 }
+
+/// What is exported to where the program speaks is not mixed with what it says, and no link is replaced by a file.
+#[test]
+fn an_export_goes_through_a_link_and_to_the_output() {
+    let dir = dir();
+    let at = volume(dir.path());
+    let v = text(&at);
+    let [file, link, target] = ["in", "link", "target"].map(|name| dir.path().join(name));
+    std::fs::write(&file, b"content").unwrap();
+    ok(&["import", v, text(&file), "--name", "file"]);
+    assert_eq!(ok(&["export", v, "file", "/dev/stdout"]), "content");
+    std::fs::write(&target, b"what was there, and is longer").unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    ok(&["export", v, "file", text(&link)]);
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(std::fs::read(&target).unwrap(), b"content");
+    fails(&["snapshot", v, "20261130"], 2, &["LSN"]);
+}

@@ -250,3 +250,37 @@ fn a_reader_that_meets_a_bad_copy_has_it_mended() {
     volume.close().unwrap();
     assert_whole(common::placement(at));
 }
+
+/// Whoever is told may use the volume: the thread that tells is none of those that it then waits for.
+#[test]
+fn who_is_told_may_commit_and_ask() {
+    let dir = common::dir();
+    common::make_azs(dir.path());
+    let volume: Arc<std::sync::OnceLock<Volume>> = Arc::default();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (mine, tell) = (volume.clone(), told.clone());
+    let options = options().stall_max(Duration::from_secs(4)).on_event(move |event| {
+        let (Event::SlotLeft { slot, .. }, Some(volume)) = (event, mine.get()) else { return };
+        let mut mtr = volume.begin();
+        mtr.patch(PageId::ROOT, slot.0.into(), &[1]);
+        let committed = mtr.commit().and_then(|ticket| ticket.wait());
+        let health = volume.health();
+        tell.lock().unwrap().push((*slot, committed.is_ok(), health.ended.is_some()));
+        panic!("this is reported, and ends nothing");
+    });
+    let _ = volume.set(Volume::create(common::placement(dir.path()), &options).unwrap());
+    // One AZ is enough for two words, beside four slots; two more are too much, and the commit is refused in time.
+    let ends = |azs: usize, slots: usize| {
+        fs::remove_dir_all(&common::azs(dir.path())[azs]).unwrap();
+        let begun = Instant::now();
+        while told.lock().unwrap().len() < slots {
+            assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", told.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    ends(0, 2);
+    assert!(told.lock().unwrap().iter().all(|(_, committed, ended)| *committed && !ended), "{told:?}");
+    ends(1, 3);
+    let last = told.lock().unwrap()[2];
+    assert!(!last.1, "{last:?}");
+}

@@ -41,6 +41,12 @@ impl History {
         }
     }
 
+    /// Epochs in order, that do not overlap, as a manifest has them.
+    pub fn are_ordered(entries: &[Entry]) -> bool {
+        let apart = entries.windows(2).all(|w| w[0].epoch < w[1].epoch && w[0].end <= w[1].begin);
+        apart && entries.iter().all(|e| e.epoch > 0 && !e.begin.is_none() && e.begin <= e.end)
+    }
+
     pub fn entries(&self) -> &[Entry] {
         &self.0
     }

@@ -191,7 +191,7 @@ impl Writer {
         self.sealed.push_back(group);
     }
 
-    #[cfg(any(test, feature = "sim"))]
+    /// Behind the last group that was handed to the slots.
     pub fn sealed_end(&self) -> Lsn {
         self.sealed_end
     }

@@ -11,8 +11,10 @@ use crate::core::READ_QUORUM;
 use crate::core::writer::Look;
 use crate::lsn::{SLOTS, Slot, SlotSet};
 use crate::segment::name::FileName;
+use crate::segment::placement;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
 use std::mem::MaybeUninit;
@@ -62,7 +64,11 @@ impl Watch {
         let az = directory.parent().and_then(|az| inotify::add_watch(&self.fd, az, gone).ok());
         self.azs[slot.index()] = az;
         let new = WatchFlags::CREATE | WatchFlags::MOVED_TO;
-        self.slots[slot.index()] = inotify::add_watch(&self.fd, directory, gone | new).ok();
+        let slot_watch = inotify::add_watch(&self.fd, directory, gone | new).ok();
+        // What another machine claims there nobody is told: claims are read then.
+        let kind =
+            rustix::fs::open(directory, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).and_then(placement::file_system);
+        self.slots[slot.index()] = slot_watch.filter(|_| kind.is_ok_and(|kind| !placement::is_remote(kind)));
     }
 
     /// Events are read now, and what they say is told by the next look.

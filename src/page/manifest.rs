@@ -1,6 +1,6 @@
 //! The manifest: what a checkpoint writes. Recovery starts from the newest. Layout byte by byte: `format.md`.
 
-use crate::core::history::Entry;
+use crate::core::history::{Entry, History};
 use crate::history::past::{Base, NO_STAMPS, Past};
 use crate::lsn::{Lsn, format};
 use crate::page::pending::RUNS_MAX;
@@ -119,11 +119,15 @@ impl Manifest {
         let runs = <[U64]>::ref_from_bytes(rest).ok().filter(|r| r.len() == runs)?;
         let lsns = |raw: &[U64]| raw.iter().map(|l| Lsn(l.get())).collect();
         let entry = |e: &RawEntry| Entry { epoch: e.epoch.get(), begin: Lsn(e.begin.get()), end: Lsn(e.end.get()) };
+        let history: Vec<Entry> = entries.iter().map(entry).collect();
+        if !History::are_ordered(&history) {
+            return None;
+        }
         Some(Manifest {
             redo: Lsn(raw.redo.get()),
             next_page: raw.next_page.get(),
             pages: raw.pages.get(),
-            history: entries.iter().map(entry).collect(),
+            history,
             // What is pending is read from the runs.
             root: Root { top: lsns(top), runs: lsns(runs), ..Root::default() },
             freed,
@@ -177,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_no_volume_has_is_no_manifest() {
-        let entry = Entry { epoch: 1, begin: Lsn(4096), end: Lsn::MAX };
+        let entry = |i: usize| Entry { epoch: i as u64 + 1, begin: Lsn(4096), end: Lsn(4096) };
         let most = format::NUMBER_LIMIT - 1;
         let (epochs, top) = (ENTRIES_MAX, TOP_MAX as usize);
         let runs = RUNS_MAX;
@@ -191,9 +195,16 @@ mod tests {
             (1, 1, 1, 1, 1, runs + 1, false),
         ] {
             let root = Root { top: vec![Lsn(4096); top], runs: vec![Lsn(8192); runs], ..Root::default() };
-            let history = vec![entry; entries];
+            let history = (0..entries).map(entry).collect();
             let m = Manifest { redo: Lsn(redo), next_page, pages, history, root, ..Manifest::default() };
             assert_eq!(Manifest::decode(&m.encode()).is_some(), is_one, "{redo} {next_page} {pages} {entries} {top}");
+        }
+        let (one, next) = (entry(0), Entry { begin: Lsn(4000), ..entry(1) });
+        for history in
+            [vec![one, next], vec![one, one], vec![Entry { end: Lsn(1), ..one }], vec![Entry { epoch: 0, ..one }]]
+        {
+            let m = Manifest { redo: Lsn(1), history, ..Manifest::default() };
+            assert_eq!(Manifest::decode(&m.encode()), None, "{:?}", m.history);
         }
     }
 }

@@ -365,6 +365,10 @@ impl LogReader {
     pub fn copy(&self, dir: &dyn SlotDir, lsn: Lsn, hint: usize) -> Result<Owned, SlotFault> {
         let (name, offset) = FileName::segment_of(lsn, self.geometry.pg_size);
         let room = (format::FRAME - lsn.0 % format::FRAME) as usize;
+        if room < record::HEADER {
+            // No record begins there: whoever names it is wrong.
+            return Err(SlotFault::NoCopy);
+        }
         let mut len = hint.clamp(record::HEADER, room);
         let mut guessed = true;
         loop {

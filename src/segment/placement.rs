@@ -110,9 +110,12 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     }
 }
 
-/// Checks the number and difference of the paths. For a single one, the three below it.
+/// Checks the number and difference of the paths. For a single one, the three below it. Whole paths: the process may go
+/// elsewhere, and a slot's directory is looked up again and again.
 fn three(placement: &Placement) -> Result<[PathBuf; 3], OpenError> {
-    match &placement.paths[..] {
+    let whole = |path: &PathBuf| std::path::absolute(path).map_err(io_at(path));
+    let paths = placement.paths.iter().map(whole).collect::<Result<Vec<_>, _>>()?;
+    match &paths[..] {
         [one] => Ok(["az-0", "az-1", "az-2"].map(|az| one.join(az))),
         [a, b, c] => {
             let real = |p: &PathBuf| fs::canonicalize(p).unwrap_or_else(|_| p.clone());
@@ -285,7 +288,7 @@ fn slot_path(azs: &[PathBuf; 3], slot: Slot) -> PathBuf {
 }
 
 /// Magic numbers of `statfs`.
-const FILE_SYSTEMS: [(u64, &str); 11] = [
+const FILE_SYSTEMS: [(u64, &str); 18] = [
     (0xEF53, "ext4"),
     (0x5846_5342, "xfs"),
     (0x9123_683E, "btrfs"),
@@ -295,6 +298,13 @@ const FILE_SYSTEMS: [(u64, &str); 11] = [
     (0x6573_5546, "fuse"),
     (0x0102_1997, "9p"),
     (0xFF53_4D42, "cifs"),
+    (0xFE53_4D42, "smb2"),
+    (0x00C3_6400, "ceph"),
+    (0x0116_1970, "gfs2"),
+    (0x7461_636F, "ocfs2"),
+    (0x0BD0_0BD0, "lustre"),
+    (0x4750_4653, "gpfs"),
+    (0x5346_414F, "afs"),
     (0x794C_7630, "overlayfs"),
     (0x2FC1_2FC1, "zfs"),
 ];
@@ -303,6 +313,12 @@ const FILE_SYSTEMS: [(u64, &str); 11] = [
 pub(crate) fn file_system(at: impl AsFd) -> rustix::io::Result<&'static str> {
     let magic = rustix::fs::fstatfs(at)?.f_type as u64 & 0xFFFF_FFFF;
     Ok(FILE_SYSTEMS.iter().find(|(m, _)| *m == magic).map_or("other", |(_, name)| *name))
+}
+
+/// Other machines may write there, and nobody here is told.
+pub(crate) fn is_remote(kind: &str) -> bool {
+    const REMOTE: [&str; 11] = ["nfs", "fuse", "9p", "cifs", "smb2", "ceph", "gfs2", "ocfs2", "lustre", "gpfs", "afs"];
+    REMOTE.contains(&kind)
 }
 
 pub(crate) fn probe(path: &Path, allow_volatile: bool, allow_remote: bool) -> Result<Probe, OpenError> {
@@ -315,7 +331,7 @@ pub(crate) fn probe(path: &Path, allow_volatile: bool, allow_remote: bool) -> Re
     if volatile && !allow_volatile {
         return refuse(kind, "its contents do not survive a restart; allow it with `allow_volatile`");
     }
-    if matches!(kind, "nfs" | "fuse" | "9p" | "cifs") && !allow_remote {
+    if is_remote(kind) && !allow_remote {
         return refuse(
             kind,
             "write-through, exclusive creation and locks are not known to hold there; allow it with `allow_remote`",

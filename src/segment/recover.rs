@@ -284,6 +284,11 @@ pub fn open<F: Fleet>(
     let first =
         vote::choose(&before.voices()).map_err(|e| quorum(format!("the volume cannot be opened: {e}"), &before))?;
     let number = first.claim.max(before.claim()) + 1;
+    if number >= format::NUMBER_LIMIT {
+        let what =
+            format!("epoch {} is claimed, and there is none above: a file claim-{0} is not the volume's", number - 1);
+        return Err(quorum(what, &before));
+    }
     lock(number, reachable)?;
     let early = if planted(Bug::ClaimAfterReading) { Some(recover(fleet)?) } else { None };
     let claimed = claim(fleet, &before, reachable, number)?;
@@ -405,7 +410,7 @@ fn complete_tail<F: Fleet>(fleet: &F, recovered: &Recovered, took_part: SlotSet,
             if planted(Bug::TailInPlace) {
                 return crate::bugs::in_place(dir, bytes, &geometry);
             }
-            dir.write_at(FileName::Tail(number), 0, bytes)?;
+            job::with_reserve(dir, || dir.write_at(FileName::Tail(number), 0, bytes))?;
         }
         if planted(Bug::OpenerCountsUnflushed) { Ok(()) } else { flush_all(dir, &tail) }
     });

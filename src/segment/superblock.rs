@@ -279,20 +279,27 @@ impl Superblock {
         if !geometry_is_sane(&geometry) || !gaps_are_sane || !numbers.into_iter().chain(marks).all(in_range) {
             return Err(SuperFault::Damaged);
         }
+        let history = History::from_entries(entries.collect()).map_err(|_| SuperFault::Damaged)?;
+        let clean = (raw.clean != 0).then_some(Lsn(raw.clean_end.get()));
+        // Who writes it has the newest epoch, and that is what a clean mark ends: an opener goes on from there.
+        let newest = history.entries().last();
+        if newest.is_some_and(|e| e.epoch > raw.number.get() || clean.is_some_and(|end| end < e.begin)) {
+            return Err(SuperFault::Damaged);
+        }
         Ok(Superblock {
             geometry,
             slot: Slot(raw.slot),
             number: raw.number.get(),
             version: raw.version.get(),
             incarnation: raw.incarnation.get(),
-            history: History::from_entries(entries.collect()).map_err(|_| SuperFault::Damaged)?,
+            history,
             join: match raw.join {
                 JOIN_FOUNDER => Join::Founder,
                 JOIN_UNSET => Join::Unset,
                 JOIN_AT => Join::At { at: Lsn(raw.join_at.get()), by: raw.join_by.get() },
                 _ => return Err(SuperFault::Damaged),
             },
-            clean: (raw.clean != 0).then_some(Lsn(raw.clean_end.get())),
+            clean,
             manifest: Lsn(raw.manifest.get()),
             redo: Lsn(raw.redo.get()),
             durability: if raw.durability == 1 { Durability::Flush } else { Durability::Dsync },
@@ -488,8 +495,25 @@ mod tests {
         while s.history.entries().len() < epochs {
             let last = s.history.last();
             s.history = s.history.succeed(last.begin, last.epoch + 1, last.begin);
+            s.number = last.epoch + 1;
         }
         s
+    }
+
+    #[test]
+    fn a_history_that_is_newer_than_its_writer_is_damage_and_so_is_an_end_before_its_begin() {
+        let s = Superblock { clean: None, ..sample() };
+        let last = s.history.last();
+        for (number, clean, is_one) in [
+            (last.epoch, None, true),
+            (last.epoch - 1, None, false),
+            (last.epoch, Some(last.begin), true),
+            (last.epoch, Some(Lsn(last.begin.0 - 1)), false),
+        ] {
+            let s = Superblock { number, clean, ..s.clone() };
+            let read = Superblock::decode(&s.encode().unwrap());
+            assert_eq!(read, if is_one { Ok(s) } else { Err(SuperFault::Damaged) });
+        }
     }
 
     #[test]

@@ -13,11 +13,13 @@ pub struct Alloc {
     /// Ids at or above were never given out.
     next: u64,
     free: Vec<PageId>,
+    /// Counts rewinds: ids that come back from an older timeline may be pages of this one.
+    timeline: u64,
 }
 
 impl Alloc {
     pub fn new(next: u64) -> Alloc {
-        Alloc { next: next.max(1), free: Vec::new() }
+        Alloc { next: next.max(1), ..Alloc::default() }
     }
 
     /// An id that is nobody else's until it is given back or freed.
@@ -32,10 +34,10 @@ impl Alloc {
         Ok(PageId(self.next - 1))
     }
 
-    /// The id is free: its MTR did not use it, or a commit freed its page.
-    pub fn give_back(&mut self, ids: impl IntoIterator<Item = PageId>) {
+    /// The ids are free: their MTR of that timeline did not use them, or it freed their pages.
+    pub fn give_back(&mut self, ids: impl IntoIterator<Item = PageId>, timeline: u64) {
         for id in ids {
-            if self.free.len() < FREE_MAX {
+            if self.free.len() < FREE_MAX && timeline == self.timeline {
                 self.free.push(id);
             }
         }
@@ -49,6 +51,7 @@ impl Alloc {
     /// The volume was rewound: what was free may be a page again. No id that was given out since is given out again.
     pub fn rewound(&mut self) {
         self.free.clear();
+        self.timeline += 1;
     }
 
     /// One more than the highest id that was ever given out.

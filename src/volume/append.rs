@@ -418,9 +418,10 @@ impl Shared {
             self.front.fill(&reservation, i, &p.fields, (i == last).then_some(cpl), &p.payload);
         }
         let at: Vec<Lsn> = changed.iter().filter_map(|c| Some(reservation.records[*c.records.last()?].0)).collect();
+        // Before it can be read: whoever has read it and waits for what is appended waits for it.
+        self.appended.fetch_max(end.0, Ordering::SeqCst);
         self.front.publish(reservation);
         spans::mark(At::Encoded);
-        self.appended.fetch_max(end.0, Ordering::SeqCst);
         self.cache_changed(&changed, &at, &planned);
         end
     }

@@ -144,10 +144,15 @@ impl Shared {
         }
         let map = self.reads.pages.map();
         let log = self.front.published().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
-        let entries = self.engine().history.since(Lsn(self.redo_from.load(Ordering::Relaxed))).len();
         let pages = map.current.pages() > 0;
         pages && (log > self.options.checkpoint_bytes || map.current.bytes() > self.options.overlay_bytes / 2)
-            || entries > crate::segment::superblock::ENTRIES_MAX / 2
+            || self.has_many_epochs()
+    }
+
+    /// More epochs have begun since redo than a superblock should tell of: a checkpoint's manifest does.
+    pub fn has_many_epochs(&self) -> bool {
+        let entries = self.engine().history.since(Lsn(self.redo_from.load(Ordering::Relaxed))).len();
+        entries > crate::segment::superblock::ENTRIES_MAX / 2
     }
 
     /// Merges what recovery left, once every earlier process is gone. Returns how long until that is tried.

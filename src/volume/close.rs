@@ -69,7 +69,8 @@ impl Closing {
                     // A rewind that is not named yet would not be seen behind a clean mark: nothing is read there.
                     let under_way = shared.checkpoint.lock().is_some();
                     let under_way = under_way || shared.unnamed.load(Ordering::SeqCst) && !planted(Bug::RewindUnnamed);
-                    if under_way || map.frozen.is_some() || map.current.pages() > 0 {
+                    let due = under_way || map.frozen.is_some() || map.current.pages() > 0 || shared.has_many_epochs();
+                    if due {
                         // All was quiet before the step, and the step moved nothing: what it waited for is not on its way.
                         let (starved, before) = (shared.is_starved(), shared.appended());
                         shared.begin_checkpoint();

@@ -759,9 +759,9 @@ impl Engine {
         self.writer.live().iter().any(|s| self.jobs[s.index()].0[JobKind::Super as usize])
     }
 
-    /// Nothing is outstanding to any slot, and every live slot has everything.
+    /// Nothing is outstanding to any slot, and every live slot has everything: also of what is reserved and not filled yet.
     pub fn is_clean(&self) -> bool {
-        self.writer.is_clean() && !self.front.has_open_group()
+        self.writer.is_clean() && !self.front.has_open_group() && self.front.tail() == self.writer.sealed_end()
     }
 
     /// No more space is taken ahead.

@@ -135,6 +135,7 @@ pub(crate) fn found(finder: &Finder<'_>, point: &Point) -> Result<Found, History
             let pin = finder.past.snapshot(name).ok_or_else(|| HistoryError::NoSuchSnapshot(name.clone()))?;
             finder.below(finder.past.base_of(pin), pin.lsn)
         }
+        Point::View(view) if !view.is_of(finder.reader.volume()) => Err(HistoryError::OtherVolume),
         Point::View(view) => finder.at(view.lsn()),
     }
 }
@@ -234,6 +235,10 @@ impl Volume {
         let by_view = |view: &View| {
             if !view.is_of(shared.geometry.volume) {
                 return Err(HistoryError::OtherVolume);
+            }
+            // One of another handle, or of a reader, has kept nothing from being given back here.
+            if !view.is_by(&shared.reads) {
+                return Err(HistoryError::GivenBack(view.lsn()));
             }
             let moment = shared.find(|finder| finder.at(view.lsn())).map(|f| f.moment);
             let (time, clock) = moment.map_or((SystemTime::UNIX_EPOCH, Clock::Steady), |m| (m.time, m.clock));

@@ -223,6 +223,9 @@ impl Volume {
     }
 
     /// The directory of a slot.
+    ///
+    /// # Panics
+    /// If there is no such slot: there are 0 to 5.
     pub fn slot_path(&self, slot: Slot) -> std::path::PathBuf {
         self.handle.slot_path(slot)
     }

@@ -244,9 +244,7 @@ impl Mtr {
         if self.needs_zeros(page) {
             // Allocated here and never put: nobody will have seen it.
             self.allocated.remove(&page);
-            if self.check_timeline().is_ok() {
-                self.shared.alloc.lock().give_back([page]);
-            }
+            self.shared.alloc.lock().give_back([page], self.content.timeline);
             return self;
         }
         self.change(page, What::Free)
@@ -326,7 +324,7 @@ impl Mtr {
             let freed: Vec<PageId> = last.filter(|c| matches!(c.what, What::Free)).map(|c| c.page).collect();
             self.shared.freed_pages.fetch_add(freed.len() as u64, Ordering::Relaxed);
             self.shared.nothing_moves.store(false, Ordering::Relaxed);
-            self.shared.alloc.lock().give_back(freed);
+            self.shared.alloc.lock().give_back(freed, self.content.timeline);
         }
     }
 }
@@ -334,8 +332,9 @@ impl Mtr {
 impl Drop for Mtr {
     fn drop(&mut self) {
         // After a rewind they may be others' pages.
-        if !self.allocated.is_empty() && self.check_timeline().is_ok() {
-            self.shared.alloc.lock().give_back(std::mem::take(&mut self.allocated).into_keys());
+        if !self.allocated.is_empty() {
+            let ids = std::mem::take(&mut self.allocated).into_keys();
+            self.shared.alloc.lock().give_back(ids, self.content.timeline);
         }
     }
 }

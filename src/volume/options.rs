@@ -59,6 +59,9 @@ impl std::fmt::Debug for OnEvent {
 /// for it. Measured: 3.5 s. Until then, and while its lock is held, nothing is merged.
 const MERGE_AFTER: Duration = Duration::from_secs(10);
 
+/// As much as a log can hold: more of anything is none.
+const MOST_BYTES: u64 = format::EXTENTS_MAX * format::EXTENT;
+
 /// A time that is not waited for.
 pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -135,14 +138,14 @@ impl Options {
 
     /// Memory for cached page versions and table nodes: 64 MiB by default, never less than 64 pages.
     pub fn cache_bytes(mut self, bytes: u64) -> Options {
-        self.cache_bytes = bytes;
+        self.cache_bytes = bytes.min(MOST_BYTES);
         self
     }
 
     /// How long commits wait with fewer than four slots before they end in
-    /// [`WriteError::Unknown`](crate::WriteError::Unknown): 30 s by default.
+    /// [`WriteError::Unknown`](crate::WriteError::Unknown): 30 s by default, at least one, which a healthy disk may take.
     pub fn stall_max(mut self, time: Duration) -> Options {
-        self.stall_max = time;
+        self.stall_max = time.max(Duration::from_secs(1));
         self
     }
 
@@ -154,7 +157,7 @@ impl Options {
 
     /// Log between checkpoints: 64 MiB by default. An open after a crash reads about so much.
     pub fn checkpoint_bytes(mut self, bytes: u64) -> Options {
-        self.checkpoint_bytes = bytes.max(format::FRAME);
+        self.checkpoint_bytes = bytes.clamp(format::FRAME, MOST_BYTES);
         self
     }
 
@@ -211,7 +214,7 @@ impl Options {
     /// not sorted in yet: 64 MiB by default, for each of the three. Beyond it a checkpoint begins early, the oldest views are
     /// revoked, and checkpoints write more.
     pub fn overlay_bytes(mut self, bytes: u64) -> Options {
-        self.overlay_bytes = bytes.max(1 << 20);
+        self.overlay_bytes = bytes.clamp(1 << 20, MOST_BYTES);
         self
     }
 

@@ -210,12 +210,16 @@ impl Rewind {
                 }
                 Phase::Rewind(undo, None) => {
                     let (undo, map) = (*undo, self.view.layers().ok_or(ReadError::ReadPointGone(self.lsn))?);
-                    // Of a state that is kept nothing was, whatever else has come back meanwhile.
-                    let kept = shared.past.lock().keeps(map.redo, self.lsn);
-                    if !kept && shared.reclaim.lock().gave_back_since(map.generation) {
-                        return Err(HistoryError::GivenBack(self.lsn));
-                    }
-                    match shared.begin_alone(|| Ok(Some(Checkpoint::rewind(shared, &map, self.lsn))))? {
+                    // While no other checkpoint ends, and gives something back.
+                    let begin = || {
+                        // Of a state that is kept nothing was, whatever else has come back meanwhile.
+                        let kept = shared.past.lock().keeps(map.redo, self.lsn);
+                        if !kept && shared.reclaim.lock().gave_back_since(map.generation) {
+                            return Err(HistoryError::GivenBack(self.lsn));
+                        }
+                        Ok(Some(Checkpoint::rewind(shared, &map, self.lsn)))
+                    };
+                    match shared.begin_alone(begin)? {
                         None => return Ok(None),
                         before => self.phase = Phase::Rewind(undo, before),
                     }
@@ -325,12 +329,13 @@ impl Shared {
         }
         // What is given back from now on is held until it is over.
         let held = self.view();
-        let (past, generation) = {
-            let _append = self.front.lock();
-            (self.past.lock().clone(), self.reads.pages.map().generation)
+        let (past, generation, durable) = {
+            let append = self.front.lock();
+            // Of one timeline, all three.
+            let durable = self.rewinding.cap(append.vdl());
+            (self.past.lock().clone(), self.reads.pages.map().generation, durable)
         };
         let history = self.reads.pages.reader.history();
-        let durable = self.tickets.vdl();
         let found =
             look(&Finder { reader: &self.reads.pages.reader, history: &history, past: &past, durable }, generation);
         drop(held);

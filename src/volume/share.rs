@@ -131,9 +131,10 @@ impl Handle {
         drop(beginning);
         let clone = Volume::open(to.clone(), options)?;
         match clone.handle.shared.begin_as(&map, view.lsn(), options.window.unwrap_or_default()) {
-            Ok(()) => Ok(Some(clone)),
+            // Not revoked meanwhile: its layers had what they had.
+            Ok(()) if view.layers().is_some() => Ok(Some(clone)),
             // It has given back what only that state needs: it takes ten seconds until it may.
-            Err(HistoryError::GivenBack(_)) => {
+            Ok(()) | Err(HistoryError::GivenBack(_)) => {
                 drop(clone);
                 azs.remove(to).map_err(|(path, source)| OpenError::Io { path, source })?;
                 Ok(None)

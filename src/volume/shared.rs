@@ -412,10 +412,18 @@ impl Shared {
     pub fn wait_decided(&self, end: Lsn, most: Duration) {
         let deadline = self.clock.now().saturating_add(most);
         let parked = Arc::new(crate::volume::tickets::Parked::new());
+        let mut ticked = self.clock.now();
         loop {
             let now = self.clock.now();
             if self.tickets.vdl() >= end || self.tickets.is_over() || now >= deadline {
                 return;
+            }
+            if now >= ticked + AGAIN {
+                // The background may be with the user, who waits here: slots come back, and stalls end, all the same.
+                ticked = now;
+                if let Some(mut engine) = self.engine.try_lock() {
+                    engine.tick(now);
+                }
             }
             if self.drive() {
                 continue;

@@ -191,7 +191,9 @@ impl View {
         let map = self.map()?;
         let pages = &self.0.reads.pages;
         let read = || {
-            let head = pages.head(&map, page, || self.0.lsn)?.ok_or(ReadError::NoSuchPage(page))?;
+            let head = pages.head(&map, page, || self.0.lsn)?;
+            self.still()?;
+            let head = head.ok_or(ReadError::NoSuchPage(page))?;
             let (bytes, lsn) = pages.known_version(page, head.lsn)?;
             Ok(Page::new(page, lsn, bytes))
         };
@@ -246,7 +248,10 @@ impl View {
         let (one, two) = (&self.0, &other.0);
         let one = State { pages: &one.reads.pages, map: &a, at: one.lsn };
         let two = State { pages: &two.reads.pages, map: &b, at: two.lsn };
-        diff::pages(&one, &two).map_err(|e| gone(e, self.0.lsn.min(other.0.lsn)))
+        let differ = diff::pages(&one, &two).map_err(|e| gone(e, self.0.lsn.min(other.0.lsn)))?;
+        self.still()?;
+        other.still()?;
+        Ok(differ)
     }
 
     /// Hands the ids of all pages that existed to `each`, in order. Memory is bounded by the layers' own.
@@ -257,6 +262,7 @@ impl View {
         let layers = map.frozen.iter().chain([&map.current]);
         let changed: BTreeMap<PageId, bool> =
             layers.flat_map(|l| l.sorted(self.0.lsn)).map(|(page, version)| (page, version.free)).collect();
+        self.still()?;
         let mut changed = changed.into_iter().peekable();
         let pending = &map.root.pending;
         let uppers = (map.root.top.len() as u64).max(pending.leaves_end().div_ceil(table::FANOUT));
@@ -310,6 +316,16 @@ impl View {
 
     pub(crate) fn is_of(&self, volume: uuid::Uuid) -> bool {
         self.0.reads.pages.reader.volume() == volume
+    }
+
+    /// It was taken of this handle, and pins what it reads.
+    pub(crate) fn is_by(&self, reads: &Arc<Reads>) -> bool {
+        Arc::ptr_eq(&self.0.reads, reads)
+    }
+
+    /// It was not revoked until now: what was found in its layers was there, and no newer version had taken its place.
+    fn still(&self) -> Result<(), ReadError> {
+        if self.0.map.lock().is_some() { Ok(()) } else { Err(ReadError::ReadPointGone(self.0.lsn)) }
     }
 
     fn map(&self) -> Result<Arc<Map>, ReadError> {

@@ -36,17 +36,23 @@ pub fn export(io: &Io, from: &At, name: &str, file: &Path, visible: bool, at: Op
         return Err(Fail::new(format!("{name}: no such file in the volume; {hint}")));
     };
     to_file(&view, entry, file)?;
+    // What it says would be part of the file.
+    if is_output(file) {
+        return Ok(());
+    }
     let facts = json!({ "exported": name, "bytes": entry.size });
     io.say(facts, format_args!("exported {name} {}", entry.size))
 }
 
 /// Into a file beside the target, which then takes its name. What is no plain file (a pipe) is written as it is.
 pub fn to_file(view: &View, entry: Entry, file: &Path) -> Result<(), Fail> {
-    if file.exists() && !file.is_file() {
+    // Through a link, too (`/dev/stdout`): a name that is more than a file's is not taken from whatever has it.
+    let plain = |meta: std::fs::Metadata| meta.is_file();
+    if std::fs::symlink_metadata(file).is_ok_and(|meta| !plain(meta)) {
         if file.is_dir() {
             return Err(Fail::new(format!("{}: is a directory; name a file in it", file.display())));
         }
-        return copy(view, entry, &mut File::options().write(true).open(file).map_err(at(file))?, file);
+        return copy(view, entry, &mut File::options().write(true).truncate(true).open(file).map_err(at(file))?, file);
     }
     let mut partial = file.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
@@ -58,6 +64,14 @@ pub fn to_file(view: &View, entry: Entry, file: &Path) -> Result<(), Fail> {
     done.inspect_err(|_| {
         let _ = std::fs::remove_file(&partial);
     })
+}
+
+/// What is said goes there, too.
+fn is_output(file: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let of = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let output = of(Path::new("/proc/self/fd/1"));
+    output.is_some() && of(file) == output
 }
 
 fn copy(view: &View, entry: Entry, out: &mut File, path: &Path) -> Result<(), Fail> {

@@ -127,7 +127,7 @@ enum Verb {
         #[arg(help = VOLUME)]
         volume: common::At,
         /// Its name: 1 to 255 bytes
-        #[arg(value_parser = common::name)]
+        #[arg(value_parser = when::name)]
         name: String,
     },
     /// List the snapshots, and what of the log each holds
@@ -279,7 +279,7 @@ enum Verb {
         #[arg(long, value_parser = sim::seeds)]
         seeds: Option<std::ops::Range<u64>>,
         /// Stop after so many minutes
-        #[arg(long)]
+        #[arg(long, value_parser = bench::minutes)]
         minutes: Option<f64>,
         /// Steps of a life
         #[arg(long, default_value_t = 500)]
@@ -316,7 +316,7 @@ enum Verb {
         #[arg(long)]
         only: Option<String>,
         /// Go as far as memory allows, for so many minutes, shared among the scenarios
-        #[arg(long)]
+        #[arg(long, value_parser = bench::minutes)]
         minutes: Option<f64>,
     },
     /// The main job in a minute: keep a file, destroy an AZ and one more copy, read it back, and let the volume heal
@@ -464,7 +464,7 @@ fn run(cli: Cli) -> Result<(), Fail> {
                 (None, None) if minutes.is_some() => 0..u64::MAX,
                 (None, None) => 0..1000,
             };
-            let most = minutes.map(|m| std::time::Duration::from_secs_f64((m * 60.0).clamp(0.0, 1e9)));
+            let most = minutes.map(|m| std::time::Duration::from_secs_f64(m * 60.0));
             let workers = workers as usize;
             sim::run(&io, &sim::Runs { seeds, most, steps, beyond, without, workers, verbose })
         }
@@ -472,7 +472,7 @@ fn run(cli: Cli) -> Result<(), Fail> {
         Verb::Bugs { lives, only } => bugs::run(&io, lives, &only),
         #[cfg(feature = "sim")]
         Verb::Explore { bounds, only, minutes } => {
-            let most = minutes.map(|m| std::time::Duration::from_secs_f64((m * 60.0).clamp(0.0, 1e9)));
+            let most = minutes.map(|m| std::time::Duration::from_secs_f64(m * 60.0));
             explore::run(&io, bounds, only.as_deref(), most)
         }
         Verb::Demo { directory, file } => demo::run(&io, directory, file),

@@ -27,6 +27,18 @@ pub fn point(text: &str, is_snapshot: impl Fn(&str) -> bool) -> Result<(Point, S
     Ok((Point::Time(time), format!("the moment {}", at.timestamp())))
 }
 
+/// The name of a snapshot that is to be made: none that [`point`] takes for something else.
+pub fn name(text: &str) -> Result<String, String> {
+    let name = crate::common::name(text)?;
+    if name.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("{text:?} is taken for an LSN wherever a point is named: choose a name that is no number"));
+    }
+    if name.parse::<Timestamp>().is_ok() {
+        return Err(format!("{text:?} is taken for that moment wherever a point is named: choose another name"));
+    }
+    Ok(name)
+}
+
 /// A moment, as seen from another one.
 fn moment(text: &str, now: &ZonedDateTime) -> Option<ZonedDateTime> {
     let zone = now.time_zone().clone();
@@ -88,6 +100,21 @@ mod tests {
     fn now() -> ZonedDateTime {
         let at: Timestamp = "2026-11-26T21:30:00Z".parse().expect("a moment");
         at.to_zoned_datetime(TimeZone::fixed(jiff::tz::offset(1)))
+    }
+
+    #[test]
+    fn a_snapshot_has_no_name_that_is_taken_for_something_else() {
+        for good in ["one", "2026", "12a", "16:00", "v1.2"] {
+            let made = name(good);
+            assert_eq!(made.is_ok(), good != "2026", "{good}");
+            if made.is_ok() {
+                assert!(
+                    matches!(point(good, |n| n == good), Ok((Point::Snapshot(named), _)) if named == good),
+                    "{good}"
+                );
+            }
+        }
+        assert!(name("2026-11-26T16:00:00Z").is_err() && name("").is_err());
     }
 
     #[test]

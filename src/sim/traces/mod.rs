@@ -51,6 +51,7 @@ traces! {
     recovery::t08_empty_epochs [EmptyEpochsShareBegin "S1"]
     recovery::t08_begin_inside_the_reach [BeginShort "S1"]
     recovery::t09_begin_measured_from_vdl [BeginFromVdl "S1"]
+    recovery::many_short_lives []
     recovery::an_opener_dies_at_each_of_its_calls []
     recovery::a_slot_fails_at_each_of_an_openers_calls []
     votes::t10_one_number_two_deciders [NoClaim "S2"]

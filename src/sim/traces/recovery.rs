@@ -204,3 +204,16 @@ pub fn t09_begin_measured_from_vdl() -> Checked {
     stage.lose(&w, "BCDEF");
     acknowledged_below_a_late_write(&stage, "BCDE", &w)
 }
+
+/// Lives so short that the background never has its turn: each adds an epoch, of which a superblock tells so many.
+pub fn many_short_lives() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    w.close("ABCDEF")?;
+    for _ in 0..600 {
+        stage.open("ABCDEF")?.close("ABCDEF")?;
+    }
+    Ok(())
+}
