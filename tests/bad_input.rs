@@ -649,3 +649,22 @@ fn a_view_of_another_is_refused() {
     one.backtrack(&view).unwrap();
     assert_eq!(one.health().ended, None);
 }
+
+/// A creation that was killed, or met a directory that it may not write to, is begun anew.
+#[test]
+fn what_a_creation_left_is_no_volume_and_no_hindrance() {
+    let dir = common::dir();
+    let left = ["az-0/slot-0", "az-0/slot-1", "az-1"];
+    left.iter().for_each(|path| fs::create_dir_all(dir.path().join(path)).unwrap());
+    fs::write(dir.path().join("az-0/lock-1"), b"1").unwrap();
+    Volume::create(dir.path(), &options()).unwrap().close().unwrap();
+    // What says something is not made anew.
+    let three = common::dir();
+    let azs = ["a", "b", "c"].map(|az| three.path().join(az));
+    azs.iter().for_each(|az| fs::create_dir_all(az.join("slot-0")).unwrap());
+    fs::write(azs[1].join("slot-0/claim-1"), b"").unwrap();
+    let e = Volume::create(azs.clone(), &options()).unwrap_err();
+    assert!(matches!(e, OpenError::NotEmpty(ref path) if *path == azs[1]), "{e}");
+    fs::remove_file(azs[1].join("slot-0/claim-1")).unwrap();
+    Volume::create(azs, &options()).unwrap().close().unwrap();
+}

@@ -144,12 +144,34 @@ fn must_be_directory(path: &Path) -> Result<(), OpenError> {
 fn must_be_empty(path: &Path) -> Result<(), OpenError> {
     must_be_directory(path)?;
     for entry in fs::read_dir(path).map_err(io_at(path))? {
+        let entry = entry.map_err(io_at(path))?;
         // A fresh ext4 has it.
-        if entry.map_err(io_at(path))?.file_name() != "lost+found" {
+        if entry.file_name() != "lost+found" && !is_left_over(&entry) {
             return Err(OpenError::NotEmpty(path.to_path_buf()));
         }
     }
     Ok(())
+}
+
+/// What a creation made that came to no end before the first slot said anything: empty directories, and a lock that nobody
+/// needs to hold, for who has it is refused by it.
+fn is_left_over(entry: &fs::DirEntry) -> bool {
+    let (name, kind) = (entry.file_name(), entry.file_type());
+    let named = |with: &str| name.to_str().is_some_and(|name| name.starts_with(with));
+    match kind {
+        Ok(kind) if kind.is_file() => named("lock-"),
+        Ok(kind) if kind.is_dir() && (named("az-") || named("slot-")) => fs::read_dir(entry.path())
+            .is_ok_and(|mut all| all.all(|inner| inner.is_ok_and(|inner| is_left_over(&inner)))),
+        _ => false,
+    }
+}
+
+/// Makes it, unless an earlier creation did.
+fn make_dir(path: &Path) -> Result<(), OpenError> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => must_be_directory(path),
+        other => other.map_err(io_at(path)),
+    }
 }
 
 impl Azs {
@@ -164,12 +186,11 @@ impl Azs {
         }
         for az in &paths {
             if placement.is_single() {
-                fs::create_dir(az).map_err(io_at(az))?;
+                make_dir(az)?;
             }
         }
         for slot in Slot::ALL {
-            let path = slot_path(&paths, slot);
-            fs::create_dir(&path).map_err(io_at(&path))?;
+            make_dir(&slot_path(&paths, slot))?;
         }
         for path in placement.paths.iter().chain(&paths) {
             crate::disk::file::sync_dir(path).map_err(io_at(path))?;
@@ -362,6 +383,7 @@ fn direct_alignment(path: &Path, volatile: bool) -> Option<u32> {
 /// The writer's locks: `lock-<epoch>` in each AZ.
 pub(crate) struct Locks {
     held: Vec<(PathBuf, File)>,
+    pid: u32,
 }
 
 /// The holder of a lock in any of the AZs, and the slots of AZs that did not say.
@@ -409,7 +431,7 @@ impl Locks {
         for answer in answers.into_iter().flatten() {
             held.extend(answer?);
         }
-        Ok((Locks { held }, silent))
+        Ok((Locks { held, pid: std::process::id() }, silent))
     }
 
     /// Removes the lock files of earlier epochs that nobody holds. Not waited for.
@@ -428,6 +450,10 @@ impl Locks {
     /// Gives the locks up. A child between fork and exec holds a copy of the descriptors: closing is not enough.
     pub fn release(&mut self) {
         let held = std::mem::take(&mut self.held);
+        if self.pid != std::process::id() {
+            // A forked child shares the lock with the process that took it: given up here it would be given up there.
+            return;
+        }
         held.iter().for_each(|(_, file)| drop(file.unlock()));
         // The files are swept up beside: a disk that hangs must not hold up a close.
         let (send, done) = crossbeam_channel::bounded::<()>(1);

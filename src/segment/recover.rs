@@ -15,7 +15,7 @@ use crate::history::past::NO_STAMPS;
 use crate::history::past::Past;
 use crate::log::record::Kind;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
-use crate::page::manifest::Manifest;
+use crate::page::manifest::{self, Manifest};
 use crate::page::read::{Faults, LogReader, Owned};
 use crate::reclaim::freed::Freed;
 use crate::segment::doubt;
@@ -304,6 +304,14 @@ pub fn open<F: Fleet>(
     let (ruling, geometry) = (&recovered.ruling, recovered.survey.geometry);
     if ruling.next_begin.0 >= LAST_BEGIN {
         return Err(OpenError::OutOfAddresses(ruling.vcl));
+    }
+    // One more, and no manifest could tell of them: then nobody could read the volume any more.
+    let epochs = recovered.history.entries().len();
+    if epochs >= manifest::ENTRIES_MAX {
+        let what = format!(
+            "{epochs} epochs have begun, and a manifest tells of no more: what is there can be read, and copied to a new volume"
+        );
+        return Err(quorum(what, &recovered.survey));
     }
     let took_part: SlotSet = claimed.iter().filter(|s| recovered.survey.files(*s).is_some()).collect();
     if !planted(Bug::DecisionBeforeTail) {

@@ -43,6 +43,8 @@ pub(crate) struct Handle {
     /// None where the disks are simulated.
     real: Option<Real>,
     closing: AtomicBool,
+    /// The process that opened it. A child that was forked has its memory, but none of its threads, and no say.
+    pid: u32,
     io: &'static str,
     recovery_bytes: u64,
 }
@@ -132,7 +134,14 @@ impl Handle {
     /// A volume on disks that are simulated.
     #[cfg(feature = "sim")]
     pub fn simulated(shared: Arc<Shared>, recovery_bytes: u64) -> Handle {
-        Handle { shared, real: None, closing: AtomicBool::new(false), io: "simulated", recovery_bytes }
+        Handle {
+            shared,
+            real: None,
+            closing: AtomicBool::new(false),
+            pid: std::process::id(),
+            io: "simulated",
+            recovery_bytes,
+        }
     }
 
     /// Its directories; none on disks that are simulated.
@@ -249,12 +258,12 @@ impl Handle {
             .map_err(|source| OpenError::Io { path: "a thread".into(), source })?;
         let (locks, listener) = (Mutex::new(locks), Mutex::new(listener));
         let real = Some(Real { azs, workers, locks, replacing: Mutex::new(()), listener });
-        Ok(Handle { shared, real, closing: AtomicBool::new(false), io, recovery_bytes })
+        Ok(Handle { shared, real, closing: AtomicBool::new(false), pid: std::process::id(), io, recovery_bytes })
     }
 
     /// See [`Volume::close`](crate::Volume::close).
     pub fn close(&self, most: Duration) -> Result<(), CloseError> {
-        if self.closing.swap(true, Ordering::SeqCst) {
+        if self.closing.swap(true, Ordering::SeqCst) || self.pid != std::process::id() {
             return Err(CloseError::Closed);
         }
         let result = self.shared.close(most);

@@ -56,6 +56,8 @@ const WORTH_ASKING: u64 = 256 << 10;
 /// Who has no room waits for a checkpoint for so many turns: what is above redo, or the past holds no more, comes back by none
 /// else.
 const CHECKPOINT_TURNS: u32 = 200;
+/// ... if so much lies above redo.
+const WORTH_A_CHECKPOINT: u64 = format::EXTENT;
 /// A volume without room is emptied frame by frame for so long.
 const NARROW_FOR: Duration = Duration::from_secs(10);
 /// Slots that have something to give back are asked to again after so long, if they could not.
@@ -75,6 +77,8 @@ pub struct Reclaim {
     /// ... and below this address, for which redo is to move up: for so many turns more.
     below: Lsn,
     turns_left: u32,
+    /// What had been given back when that was last asked for.
+    paid_at: Option<u64>,
     /// There was no room to write pages anew: it goes on frame by frame until then, so that little is needed.
     narrow_until: Duration,
     /// Something else has to happen before anything comes back.
@@ -241,7 +245,10 @@ impl Shared {
             reclaim.ask(LEAST_DEAD);
             let above = self.appended().0.saturating_sub(self.redo_from.load(Ordering::Relaxed));
             let held = u64::from(!self.past.lock().emptied.is_empty());
-            if above > WORTH_ASKING || held > 0 {
+            // It takes of the room that is left to a close: a second one only when something has come back.
+            let once = reclaim.paid_at.is_none_or(|at| at < reclaim.given_back_bytes);
+            if once && (above > WORTH_A_CHECKPOINT || held > 0) {
+                reclaim.paid_at = Some(reclaim.given_back_bytes);
                 (reclaim.below, reclaim.turns_left) = (self.appended() + held, CHECKPOINT_TURNS);
             }
         }
