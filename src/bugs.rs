@@ -229,6 +229,8 @@ bugs! {
     /// A slot whose directory is found to be another one counts among those that name a manifest, as what was written went to the one
     /// before. `a_slot_that_is_another_one_names_nothing`.
     SwappedNames,
+    /// What a slot answers to an earlier look counts in the one that is under way. `an_old_answer_is_none`.
+    OldAnswerCounts,
     /// An open gives back what a manifest says that no superblock names. `nothing_goes_before_it_is_named`.
     FreedUnnamed,
     /// A rewind that is given up takes with it the one before, which is in the log and not named yet.

@@ -423,3 +423,21 @@ fn a_backtrack_takes_no_longer_on_a_large_volume() {
     let (small, large) = (median(80), median(large));
     println!("{:.2} times as long", large.as_secs_f64() / small.as_secs_f64());
 }
+
+/// Its page lives again: the id is nobody's to be given.
+#[test]
+fn what_was_freed_and_is_back_is_not_given_out() {
+    let dir = common::dir();
+    let volume = Volume::create(dir.path(), &Options::default()).unwrap();
+    let mut mtr = volume.begin();
+    let page = mtr.alloc().unwrap();
+    mtr.patch(page, 0, b"here");
+    mtr.commit().unwrap().wait().unwrap();
+    volume.snapshot("with").unwrap();
+    let mut mtr = volume.begin();
+    mtr.free(page);
+    mtr.commit().unwrap().wait().unwrap();
+    volume.backtrack("with").unwrap();
+    assert_ne!(volume.begin().alloc().unwrap(), page);
+    assert_eq!(volume.read(page).unwrap()[..4], *b"here");
+}

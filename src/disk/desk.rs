@@ -64,3 +64,24 @@ impl<T, O> Desk<T, O> {
         self.left.lock().take()
     }
 }
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_rung_for_while_it_goes_stays() {
+        let desk = Desk::new("ring");
+        let Some(ring) = desk.come() else { panic!("nobody has it") };
+        assert!(desk.take().is_empty());
+        desk.hand_over(1);
+        assert!(desk.is_to_ring() && !desk.has_no_owner() && !desk.is_to_ring());
+        assert_eq!(desk.leave(ring), Some("ring"));
+        assert_eq!((desk.take(), desk.leave(ring)), (vec![1], None));
+        desk.hand_over(2);
+        assert!(desk.is_to_ring() && desk.has_no_owner());
+        desk.was_not_rung();
+        assert!(desk.is_to_ring());
+        assert_eq!((desk.come(), desk.come(), desk.take()), (Some("ring"), None, vec![2]));
+    }
+}

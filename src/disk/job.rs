@@ -506,7 +506,10 @@ fn verify_groups(dir: &dyn SlotDir, read: RejoinRead, g: &Geometry, epoch: u64) 
         }
     }
     if at > read.from {
-        dir.flush(FileName::segment_of(read.from, g.pg_size).0)?;
+        // Each file of them: what verifies may be in a cache.
+        for pg in read.from.0 / g.pg_size..at.0.div_ceil(g.pg_size) {
+            dir.flush(FileName::Segment(pg))?;
+        }
     }
     Ok(at)
 }
@@ -542,7 +545,7 @@ fn merge(dir: &dyn SlotDir, g: &Geometry, history: &History, unused: (Lsn, Lsn),
             // A block that verifies is not written again.
             let there = read_or_empty(dir, segment, offset, bytes.len()).unwrap_or_default();
             if !whole(&there) || planted(Bug::MergeRewrites) {
-                dir.write_at(segment, offset, bytes)?;
+                with_reserve(dir, || dir.write_at(segment, offset, bytes))?;
             }
             dir.flush(segment)?;
         }

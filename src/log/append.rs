@@ -549,4 +549,18 @@ mod tests {
         assert_eq!(append(&front, &[1]).err(), Some(Refused::Shut));
         assert_eq!(front.tail(), tail);
     }
+
+    #[test]
+    fn who_waits_for_anothers_fill_is_woken() {
+        let front = front();
+        let (first, second) = (append(&front, &[100]).unwrap(), append(&front, &[100]).unwrap());
+        let (end, begun) = (second.end, std::time::Instant::now());
+        front.publish(second);
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(front.wait_published(end, std::time::Duration::from_secs(20))));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            front.publish(first);
+        });
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "it waited for the clock");
+    }
 }

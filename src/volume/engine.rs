@@ -96,6 +96,8 @@ impl Deeds {
 struct Asking {
     quorum: Lsn,
     claims: [Option<u64>; SLOTS],
+    /// Whose answers are to this look: another's may be older than the quorum.
+    asked: SlotSet,
 }
 
 pub struct Engine {
@@ -475,7 +477,8 @@ impl Engine {
 
     /// Reads the claims through the slots' workers: a slot that hangs does not answer, and is not waited for.
     fn ask(&mut self, quorum: Lsn) {
-        self.asking = Some(Asking { quorum, claims: [None; SLOTS] });
+        let asked = Slot::ALL.into_iter().filter(|s| !self.jobs[s.index()].0[JobKind::Claims as usize]).collect();
+        self.asking = Some(Asking { quorum, claims: [None; SLOTS], asked });
         for slot in Slot::ALL {
             self.give(slot, Job::Claims(self.geometry.volume));
         }
@@ -491,6 +494,12 @@ impl Engine {
     fn claim_read(&mut self, slot: Slot, claim: u64) {
         let number = self.number;
         let Some(asking) = &mut self.asking else { return };
+        if !asking.asked.contains(slot) && !planted(Bug::OldAnswerCounts) {
+            // It was asked for an earlier look.
+            asking.asked.insert(slot);
+            self.give(slot, Job::Claims(self.geometry.volume));
+            return;
+        }
         asking.claims[slot.index()] = (claim > 0).then_some(claim);
         let (quorum, look) = (asking.quorum, Look::judge(number, &asking.claims));
         if look == Look::Unsure {

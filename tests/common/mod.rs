@@ -221,6 +221,15 @@ impl Mount {
         Some(Mount { path, frozen: false })
     }
 
+    /// What a power cut would leave of it now, mounted beside.
+    pub fn cut(&self, name: &str) -> Mount {
+        let (copy, path) = (self.path.with_extension(format!("{name}.img")), self.path.with_extension(name));
+        fs::copy(self.path.with_extension("img"), &copy).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(run("mount", &["-o", "loop", copy.to_str().unwrap(), path.to_str().unwrap()]));
+        Mount { path, frozen: false }
+    }
+
     /// In memory: it knows neither holes nor space that is taken ahead. Nothing bounds it.
     pub fn ramfs(at: &Path, name: &str) -> Option<Mount> {
         let path = at.join(name);

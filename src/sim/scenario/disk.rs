@@ -240,6 +240,9 @@ impl Disk for StageDisk {
     fn look(&mut self, quorum: Lsn) -> Option<Look> {
         let look = self.stage.judge(self.process, self.number);
         self.stage.hands(self.process, |h| {
+            if h.unsure {
+                return Some(Look::Unsure);
+            }
             if h.holds_looks {
                 h.held.push(Done::Looked { quorum, look });
                 return None;

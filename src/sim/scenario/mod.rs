@@ -145,6 +145,8 @@ struct Hands {
     /// Slots whose claims its looks read.
     sees: SlotSet,
     holds_looks: bool,
+    /// Its looks are answered by the slots' workers.
+    unsure: bool,
     /// Their answers.
     held: Vec<Done>,
     /// Slots whose worker does nothing.
@@ -272,6 +274,7 @@ impl Stage {
             jobs: Vec::new(),
             sees: SlotSet::ALL,
             holds_looks: false,
+            unsure: false,
             held: Vec::new(),
             idle: SlotSet::NONE,
         };

@@ -214,6 +214,30 @@ impl Writer {
         self.stage.hands(self.process, |h| h.sees = slots(set));
     }
 
+    /// Its looks are answered by the slots' workers from now on.
+    pub fn looks_by_workers(&self) {
+        self.stage.hands(self.process, |h| h.unsure = true);
+    }
+
+    /// The slot's worker reads the claims that it was asked for, and says so later.
+    pub fn reads_claims(&self, name: &str) -> Checked<Done> {
+        let next = self.stage.hands(self.process, |h| {
+            let asked =
+                |(s, job): &(crate::lsn::Slot, job::Job)| *s == slot(name) && job.kind() == job::JobKind::Claims;
+            h.jobs.iter().position(asked).map(|at| h.jobs.remove(at))
+        });
+        let (slot, job) = next.ok_or("stage: it was not asked for claims")?;
+        let kind = job.kind();
+        let output = job::run(&self.stage.dir(self.process, slot), job);
+        Ok(Done::Job { slot, kind, output })
+    }
+
+    /// ... now.
+    pub fn says(&self, done: Done) {
+        self.stage.hands(self.process, |h| h.done.push(done));
+        self.shared.pump();
+    }
+
     /// Its looks are not answered any more.
     pub fn hold_looks(&self) {
         self.stage.hands(self.process, |h| h.holds_looks = true);

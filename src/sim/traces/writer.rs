@@ -212,3 +212,32 @@ pub fn an_old_image_keeps_its_superblock() -> Checked {
     w.jobs()?;
     ensure(stage.has("F", FileName::Epoch(1)), "A1: nothing tells any more whose the files of F are")
 }
+
+/// Two threads fill what they reserved, the later one first.
+/// Rule: what counts as appended never goes back.
+pub fn sync_waits_for_the_highest() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    let (x, _) = w.reserve(&[(1, 1)])?;
+    let (y, made) = w.reserve(&[(2, 2)])?;
+    w.shared.finish(y);
+    w.shared.finish(x);
+    ensure(w.shared.appended() == made.end, "S1: sync stands for less than was appended")
+}
+
+/// A record is reserved, and its group sealed: it will lie behind the clean mark, where the next epoch begins.
+/// Rule: nothing is clean before it is filled.
+pub fn no_clean_mark_before_what_is_reserved() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    let (x, _) = w.reserve(&[(2, 2)])?;
+    w.shared.front.seal();
+    w.shared.pump();
+    ensure(!w.shared.engine().is_clean(), "W2: clean, and a record is still to come")?;
+    w.shared.finish(x);
+    w.shared.pump();
+    w.land_on("ABCDEF")?;
+    ensure(w.shared.engine().is_clean(), "stage: it does not become clean")
+}

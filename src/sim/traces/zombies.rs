@@ -1,5 +1,6 @@
 //! Writers and openers that were overtaken and do not know it.
 
+use crate::disk::SlotDir;
 use crate::lsn::{Lsn, format};
 use crate::segment::name::FileName;
 use crate::sim::scenario::{Act, Call, Checked, Op, Opening, Stage, ensure, slot};
@@ -139,4 +140,33 @@ pub fn t19_a_zombie_formats_a_replaced_disk() -> Checked {
         Opening::Died => Err("stage: the opener died".into()),
         _ => Ok(()),
     }
+}
+
+/// Looks by the slots' workers. D has read its claims for the first one, and says so during the next; meanwhile D, E and F are claimed.
+/// Rule: a look counts what was read after it began.
+pub fn an_old_answer_is_none() -> Checked {
+    let stage = Stage::new();
+    let w = stage.create()?;
+    w.append(&[(1, 1)])?;
+    w.land_on("ABCDEF")?;
+    w.looks_by_workers();
+    w.idle("DEF");
+    let first = w.append(&[(1, 2)])?;
+    w.land_on("ABCDEF")?;
+    w.jobs()?;
+    ensure(w.shared.tickets.vdl() >= first.end, "stage: three answers are enough")?;
+    let old = w.reads_claims("D")?;
+    for name in ["D", "E", "F"] {
+        stage.dir(0, slot(name)).create_new(FileName::Claim(2)).map_err(|e| format!("stage: {e}"))?;
+    }
+    w.idle("CDEF");
+    let second = w.append(&[(1, 3)])?;
+    w.land_on("ABCDEF")?;
+    w.tick(500)?;
+    ensure(w.shared.tickets.vdl() < second.end, "stage: two answers are not enough")?;
+    w.says(old);
+    ensure(w.shared.tickets.vdl() < second.end, "S1: acknowledged by what D had read before")?;
+    w.idle("CEF");
+    w.jobs()?;
+    ensure(w.shared.tickets.vdl() < second.end && w.shared.tickets.is_over(), "stage: the claim is not seen")
 }
