@@ -31,7 +31,14 @@ fn comes_back(at: &Placement, name: &str, punches: impl Fn(usize) -> bool) {
     let slots: Vec<_> = full.slots.iter().map(|s| s.path.clone()).collect();
     let before: Vec<_> = slots.iter().map(|s| taken(s)).collect();
     churn.keep(KEPT);
-    assert!(churn.volume.compact(Duration::from_secs(120)), "{name}: {:?}", churn.volume.health().space);
+    // A slot that fell behind on a busy machine comes back first: it has as much to give back.
+    for _ in 0..5 {
+        assert!(churn.volume.wait_repaired(Duration::from_secs(60)), "{name}: {:?}", churn.volume.health().slots);
+        assert!(churn.volume.compact(Duration::from_secs(120)), "{name}: {:?}", churn.volume.health().space);
+        if churn.volume.health().slots.iter().all(|s| s.away.is_none() && s.gaps.is_empty()) {
+            break;
+        }
+    }
     let health = churn.volume.health();
     let after: Vec<_> = slots.iter().map(|s| taken(s)).collect();
     println!("{name}: {} MiB of log, {before:?}, then {after:?}; {:?}", full.tail.0 / MIB, health.space);
