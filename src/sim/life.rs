@@ -470,30 +470,6 @@ mod tests {
         assert_eq!(hash(7), hash(7));
     }
 
-    /// What a long soak found. They live other lives once the world draws otherwise; the traces stay what they are.
-    #[test]
-    fn seeds_that_once_broke() {
-        let within = [700483, 700000017656, 700000036216, 700000133091, 700000135959];
-        let within = within.into_iter().chain([730000011953, 730000040329, 730000042366, 730000042771]);
-        let beyond = [710000000375, 710000019704, 710000026400, 710000047243];
-        let beyond = beyond.into_iter().chain([710000061698, 710000062098, 710000099968, 710000134910]);
-        let beyond = beyond.chain([
-            18342642267101190,
-            740000003423,
-            740000007710,
-            740000010578,
-            740000012056,
-            740000022689,
-            740000030095,
-        ]);
-        let lives = within.map(Life::new).chain(beyond.map(|s| Life::new(s).mode(Mode::Beyond)));
-        for life in lives {
-            if let Err(f) = life.run() {
-                panic!("seed {}: {}", f.seed, f.what);
-            }
-        }
-    }
-
     #[test]
     fn a_hundred_lives() {
         for seed in variable("SIM_FROM", 0)..variable("SIM_TO", 100) {

@@ -64,6 +64,7 @@ impl Sim {
             // An image of the slot, to be mounted back some day.
             9..12 => {
                 w.images[slot.index()] = Some(w.files[slot.index()].clone());
+                w.laws.images(slot);
                 w.atlas.images(slot);
                 return;
             }

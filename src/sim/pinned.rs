@@ -11,7 +11,7 @@ const PINNED: u64 = 0xB130_6600_8FA5_500B;
 const LIVES: [(u64, Mode); 4] = [(1, Mode::Atlas), (7, Mode::Atlas), (12, Mode::Atlas), (5, Mode::Beyond)];
 
 /// Lives that broke once. What each had found has a scenario in `traces`; they play other lives when a fix changes them.
-const BROKE: [(u64, Mode); 38] = [
+const BROKE: [(u64, Mode); 63] = [
     // What was taken back were no whole frames: the next manifest could not be read.
     (68_762_711_588_205_768, Mode::Atlas),
     (68_762_711_588_218_773, Mode::Atlas),
@@ -72,6 +72,33 @@ const BROKE: [(u64, Mode); 38] = [
     // A reader that had not seen all slots was asked for what only those had.
     (84_989_794_317_813_089, Mode::Atlas),
     (84_989_794_317_841_394, Mode::Atlas),
+    // Directories were swapped, and the laws left what each can remember behind.
+    (21_640_882_762_204_766, Mode::Beyond),
+    // What a long soak found, and the lives of landings.
+    (700_483, Mode::Atlas),
+    (700_000_017_656, Mode::Atlas),
+    (700_000_036_216, Mode::Atlas),
+    (700_000_133_091, Mode::Atlas),
+    (700_000_135_959, Mode::Atlas),
+    (730_000_011_953, Mode::Atlas),
+    (730_000_040_329, Mode::Atlas),
+    (730_000_042_366, Mode::Atlas),
+    (730_000_042_771, Mode::Atlas),
+    (710_000_000_375, Mode::Beyond),
+    (710_000_019_704, Mode::Beyond),
+    (710_000_026_400, Mode::Beyond),
+    (710_000_047_243, Mode::Beyond),
+    (710_000_061_698, Mode::Beyond),
+    (710_000_062_098, Mode::Beyond),
+    (710_000_099_968, Mode::Beyond),
+    (710_000_134_910, Mode::Beyond),
+    (18_342_642_267_101_190, Mode::Beyond),
+    (740_000_003_423, Mode::Beyond),
+    (740_000_007_710, Mode::Beyond),
+    (740_000_010_578, Mode::Beyond),
+    (740_000_012_056, Mode::Beyond),
+    (740_000_022_689, Mode::Beyond),
+    (740_000_030_095, Mode::Beyond),
 ];
 
 #[test]

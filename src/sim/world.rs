@@ -526,6 +526,7 @@ impl Disks {
     pub fn swap(&mut self, slot: Slot, other: Slot) {
         self.files.swap(slot.index(), other.index());
         self.generations.swap(slot.index(), other.index());
+        self.laws.swap(slot, other);
     }
 
     /// Slots that are of this volume, as their files say.

@@ -7,7 +7,7 @@ pub mod fixture;
 use quorate::{PageId, Placement, Volume};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +23,17 @@ pub fn patch(volume: &Volume, page: PageId, offset: u32, bytes: &[u8]) {
     let mut mtr = volume.begin();
     mtr.patch(page, offset, bytes);
     mtr.commit().unwrap().wait().unwrap();
+}
+
+/// A directory goes while a volume makes files there: what came between is taken, too.
+pub fn remove_live(dir: &Path) {
+    for _ in 0..1000 {
+        match fs::remove_dir_all(dir) {
+            Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound) && dir.exists() => (),
+            done => return done.unwrap(),
+        }
+    }
+    panic!("{} comes back again and again", dir.display());
 }
 
 /// A xorshift: the tests' own randomness, told by its seed.

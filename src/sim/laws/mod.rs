@@ -103,6 +103,8 @@ pub struct Laws {
     /// The bytes that were judged last, their epoch, and where they begin: the same goes to six slots.
     judged: (u64, Lsn, Vec<u8>),
     votes: [Vote; SLOTS],
+    /// And when its image was taken.
+    imaged: [Vote; SLOTS],
     /// What each manifest that was sent gives back, and the slots that have named it.
     manifests: BTreeMap<Lsn, Freed>,
     named: BTreeMap<Lsn, SlotSet>,
@@ -123,6 +125,7 @@ impl Laws {
             blocks: BTreeMap::new(),
             judged: (0, Lsn::NONE, Vec::new()),
             votes: [Vote::Full; SLOTS],
+            imaged: [Vote::Full; SLOTS],
             manifests: BTreeMap::new(),
             named: BTreeMap::new(),
             given_back: Freed::default(),
@@ -192,9 +195,18 @@ impl Laws {
         self.votes[slot.index()] = Vote::None;
     }
 
-    /// An old image is in the slot's place: it remembers what it remembers.
+    pub fn images(&mut self, slot: Slot) {
+        self.imaged[slot.index()] = self.votes[slot.index()];
+    }
+
+    /// The image is in the slot's place: it remembers what it remembers.
     pub fn restore(&mut self, slot: Slot) {
-        self.votes[slot.index()] = Vote::Full;
+        self.votes[slot.index()] = self.imaged[slot.index()];
+    }
+
+    /// What a directory can remember goes with it.
+    pub fn swap(&mut self, slot: Slot, other: Slot) {
+        self.votes.swap(slot.index(), other.index());
     }
 
     fn breaks(&mut self, process: usize, what: impl FnOnce() -> String) {

@@ -218,8 +218,11 @@ impl Disks {
         }
         let gone = |s: &Slot| matches!(self.weather[s.index()], Weather::Gone | Weather::Failing);
         let reach: Vec<Slot> = Slot::ALL.into_iter().filter(|s| !gone(s)).collect();
+        let strays = |s: &Slot| newest_superblock(&self.files[s.index()]).is_some_and(|own| own.slot != *s);
         let votes = |s: &&Slot| {
-            !matches!(self.laws.votes[s.index()], Vote::None) && self.laws.votes[s.index()] != Vote::From(p)
+            !matches!(self.laws.votes[s.index()], Vote::None)
+                && self.laws.votes[s.index()] != Vote::From(p)
+                && !strays(s)
         };
         let voters = reach.iter().filter(votes).count();
         if voters < READ_QUORUM {
