@@ -63,6 +63,12 @@ impl History {
         self.0.iter().any(|e| e.epoch == epoch)
     }
 
+    /// It may have been an epoch of this log that manifests tell of no more, where they begin to forget above `most`.
+    pub fn may_have_forgotten(&self, epoch: u64, most: usize) -> bool {
+        let newest = self.0.len().checked_sub((most / 2).max(1)).filter(|_| self.0.len() >= most);
+        newest.is_some_and(|i| epoch < self.0[i].epoch) && !self.contains_epoch(epoch)
+    }
+
     /// The entry whose addresses hold `lsn`.
     pub fn at(&self, lsn: Lsn) -> Option<Entry> {
         let i = self.0.partition_point(|e| e.begin <= lsn);
@@ -182,6 +188,17 @@ mod tests {
         let mut short = History::from_entries(h.since(Lsn(12288)).to_vec()).unwrap();
         short.extend_back(h.entries());
         assert_eq!(short, h);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_older_than_the_newest_half() {
+        // Of epochs 1, 3 and 7.
+        let h = h();
+        for (epoch, most, may) in
+            [(2, 3, true), (5, 3, true), (8, 3, false), (3, 3, false), (2, 4, false), (2, 2, true), (1, 2, false)]
+        {
+            assert_eq!(h.may_have_forgotten(epoch, most), may, "{epoch} {most}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::explore::opening::Checked;
 use crate::explore::rules::{Rule, Setting};
 use crate::explore::state::{Findings, Mtr, Outcome, State};
 use crate::lsn::{Lsn, SLOTS, Slot, SlotSet};
+use crate::page::manifest::ENTRIES_TOLD;
 use crate::volume::error::Unknown;
 use crate::volume::reader;
 
@@ -91,7 +92,7 @@ impl State {
                 return Err(format!("S1: a reader misses the acknowledged MTR at {}", m.begin));
             }
             let lost = Unknown { lsn: m.end, epoch: self.world.number(m.by) };
-            if let Some(outcome) = reader::outcome(&found.history, settled, decided, lost) {
+            if let Some(outcome) = reader::outcome(&found.history, settled, decided, ENTRIES_TOLD, lost) {
                 self.settle(i, outcome)?;
             }
         }

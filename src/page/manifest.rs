@@ -40,6 +40,9 @@ struct RawRun {
     to: U64,
 }
 
+/// Of more epochs a manifest tells no longer, where they have nothing left: see [`Freed::told`].
+pub const ENTRIES_TOLD: usize = 4 << 10;
+
 /// Epochs that a manifest holds: a record of one frame bounds it.
 pub const ENTRIES_MAX: usize = 24 << 10;
 
@@ -52,7 +55,7 @@ pub struct Manifest {
     pub next_page: u64,
     /// Pages that exist.
     pub pages: u64,
-    /// All epochs, the open one last.
+    /// The epochs, the open one last: all, or as [`Freed::told`] says.
     pub history: Vec<Entry>,
     pub root: Root,
     /// What was given back: nothing of it is read again.

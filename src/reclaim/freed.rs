@@ -97,6 +97,20 @@ impl Freed {
         wider.into_iter().for_each(|run| self.add(run));
     }
 
+    /// The epochs that a manifest tells of. Where they are more than `most`, the oldest go of which nothing is left below
+    /// `redo`: until they are no more, and never one of the newest half of `most`. See [`History::may_have_forgotten`].
+    pub fn told(&self, history: &History, redo: Lsn, most: usize) -> Vec<Entry> {
+        let entries = history.entries();
+        let old = entries.len().saturating_sub(most / 2);
+        let mut more = entries.len().saturating_sub(most);
+        let mut is_told = |i: usize, e: &Entry| {
+            let goes = more > 0 && i < old && e.end <= redo && self.trimmed(e.begin, e.end).is_none();
+            more -= usize::from(goes);
+            !goes
+        };
+        entries.iter().enumerate().filter(|(i, e)| is_told(*i, e)).map(|(_, e)| *e).collect()
+    }
+
     /// The history's entries without what was given back; an epoch may be in several pieces, or in none.
     pub fn kept(&self, history: &History) -> Vec<Entry> {
         let mut kept = Vec::new();
@@ -162,6 +176,29 @@ mod tests {
         assert_eq!(f.lacks(run(2, 4)), [run(3, 4)]);
         assert_eq!(f.lacks(run(4, 5)), [run(4, 5)]);
         assert_eq!(f.lacks(run(1, 3)), []);
+    }
+
+    #[test]
+    fn of_many_epochs_the_oldest_are_told_of_no_more_that_have_nothing_left() {
+        let open = u64::MAX;
+        // The second is empty, the third given back, the fifth as far as redo.
+        let h = history(&[(0, 1), (1, 1), (2, 3), (3, 4), (4, 5), (5, 5), (6, 7), (7, open / E)].map(|(a, b)| {
+            (a * E + 4096 * u64::from(a == 0), if b == open / E { open } else { b * E + 4096 * u64::from(b == 0) })
+        }));
+        let mut f = Freed::default();
+        [run(2, 3), run(4, 5), run(6, 7)].into_iter().for_each(|r| f.add(r));
+        for (most, redo, told) in [
+            (8, 7, vec![1, 2, 3, 4, 5, 6, 7, 8]),
+            (7, 7, vec![1, 3, 4, 5, 6, 7, 8]),
+            (6, 7, vec![1, 4, 5, 6, 7, 8]),
+            // Of the newest half none goes; of what lies above redo neither.
+            (4, 7, vec![1, 4, 7, 8]),
+            (4, 4, vec![1, 4, 5, 6, 7, 8]),
+            (2, 7, vec![1, 4, 8]),
+        ] {
+            let epochs: Vec<u64> = f.told(&h, Lsn(redo * E), most).iter().map(|e| e.epoch).collect();
+            assert_eq!(epochs, told, "{most} {redo}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! knows what its origin was, and lives for a while under faults of its own.
 
 use crate::core::WRITE_QUORUM;
+use crate::core::history::History;
 use crate::disk::{SlotDir, job};
 use crate::history::past::Window;
 use crate::lsn::{Lsn, PageId, SLOTS, Slot, SlotSet, format};
@@ -9,7 +10,7 @@ use crate::segment::name::FileName;
 use crate::sim::dir::SimDir;
 use crate::sim::laws::Laws;
 use crate::sim::life::{Checked, PG, Running, Sim};
-use crate::sim::model::{ModelMtr, State};
+use crate::sim::model::{Model, ModelMtr, State};
 use crate::sim::world::{Disks, Files, Weather};
 use crate::sim::{Life, Mode};
 use crate::volume::rewind::Ask;
@@ -32,6 +33,7 @@ pub struct Cloning {
     state: State,
     /// What the origin's log holds then, and what was sent of it.
     mtrs: Vec<ModelMtr>,
+    opened: Vec<History>,
     laws: Laws,
     /// The clone's slots so far, and those that are to come.
     files: [Files; SLOTS],
@@ -59,12 +61,16 @@ impl Sim {
         }
         let (own, end) = (shared.number, beginning.end);
         let there = |m: &&ModelMtr| m.epoch < own && m.seen == Some(true) || m.epoch == own && m.end <= end;
-        let mtrs = self.model.borrow().mtrs.iter().filter(there).cloned().collect();
+        let (mtrs, opened) = {
+            let model = self.model.borrow();
+            (model.mtrs.iter().filter(there).cloned().collect(), model.opened.clone())
+        };
         let laws = self.world.lock().laws.of_clone(first.geometry);
         self.world.lock().note(format_args!("p{} is cloned at {end}, as it was at {}", running.process, view.lsn()));
         let left = beginning.superblocks.iter().map(|s| s.slot).collect();
         let files = Default::default();
-        running.cloning = Some(Box::new(Cloning { beginning, view, state, mtrs, laws, files, left, still: None }));
+        let cloning = Cloning { beginning, view, state, mtrs, opened, laws, files, left, still: None };
+        running.cloning = Some(Box::new(cloning));
         Ok(())
     }
 
@@ -151,7 +157,9 @@ impl Sim {
                 return Ok(());
             }
         }
-        clone.model.borrow_mut().mtrs = cloning.mtrs;
+        let mut model = Model::default();
+        (model.mtrs, model.opened) = (cloning.mtrs, cloning.opened);
+        *clone.model.borrow_mut() = model;
         let begun = clone.begin_with(&cloning.view, cloning.state);
         if !begun.map_err(|what| format!("a clone (seed {seed}): {what}"))? {
             return Ok(());

@@ -193,6 +193,9 @@ pub struct Sim {
     step: Cell<u64>,
 }
 
+/// Lives are short: of more epochs manifests begin to forget.
+pub const EPOCHS_TOLD: usize = 4;
+
 impl Sim {
     pub fn new(life: &Life) -> Sim {
         let mut disks = Disks::new(life.seed, life.trace, life.mode, &life.removed);
@@ -239,6 +242,7 @@ impl Sim {
         options.merge_after = Duration::from_millis(300);
         // Lives are short: a frame is to them what an extent is to others.
         (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (reclaims, format::FRAME, 1);
+        options.epochs_told = EPOCHS_TOLD;
         // All leaves that changed, or runs alone: a leaf of so few pages is worth nothing.
         options.view_time = Duration::MAX;
         options.zero_chunk = 16 << 10;

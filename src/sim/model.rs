@@ -1,6 +1,6 @@
 //! What must be true, independent of the code: a list of MTRs, a map of pages, and what the outside was told.
 
-use crate::core::history::History;
+use crate::core::history::{Entry, History};
 use crate::lsn::{Lsn, PageId};
 use crate::sim::past::Named;
 use std::collections::BTreeMap;
@@ -65,6 +65,8 @@ pub struct Model {
     pub mtrs: Vec<ModelMtr>,
     /// The history of the newest open that was exposed.
     pub newest: Option<History>,
+    /// Of every open that was exposed, with all epochs that there were.
+    pub opened: Vec<History>,
     /// Snapshots that were asked for.
     pub named: Vec<Named>,
     /// What was shown last.
@@ -124,9 +126,21 @@ impl Model {
         Ok(())
     }
 
+    /// A history with the epochs, too, of which manifests tell no more: those of the newest open that it follows.
+    pub fn complete(&self, history: &History) -> History {
+        let follows = |h: &&History| history.last().epoch >= h.last().epoch && history.contains_epoch(h.last().epoch);
+        let Some(before) = self.opened.iter().rev().find(follows) else { return history.clone() };
+        let lacks = before.entries().iter().filter(|e| !history.contains_epoch(e.epoch));
+        let mut all: Vec<Entry> = lacks.chain(history.entries()).copied().collect();
+        all.sort_by_key(|e| e.epoch);
+        History::from_entries(all).unwrap_or_else(|_| history.clone())
+    }
+
     /// A new writer is open: every earlier outcome is known now. Returns the state that it must show.
     pub fn expose(&mut self, history: &History, past: bool) -> Result<State, String> {
         // An opener that was overtaken at the last moment knows nothing of its successor's.
+        let history = &self.complete(history);
+        self.opened.push(history.clone());
         let own = history.last().epoch;
         for i in 0..self.mtrs.len() {
             let m = &self.mtrs[i];

@@ -12,7 +12,7 @@ use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{Durability, Geometry};
 use crate::sim::dir::{SimDir, SimDisk, do_job};
 use crate::sim::faults::Fault;
-use crate::sim::life::{Attempt, BRINK, Checked, FAR, PAGE, PG, Running, Sim, SimClock};
+use crate::sim::life::{Attempt, BRINK, Checked, EPOCHS_TOLD, FAR, PAGE, PG, Running, Sim, SimClock};
 use crate::sim::model::{Effect, ModelMtr, State};
 use crate::sim::temper::Temper;
 use crate::sim::world::newest_superblock;
@@ -345,7 +345,7 @@ impl Sim {
         if !self.promised() {
             self.past_promise.set(true);
         }
-        self.check_losses(history, process)?;
+        self.check_losses(&self.model.borrow().complete(history), process)?;
         let mut model = self.model.borrow_mut();
         model.expose(history, self.past_promise.get())
     }
@@ -383,17 +383,20 @@ impl Sim {
     fn check_reader(&self, fleet: &SimFleet<'_>, recovered: Recovered, given_back: Freed) -> Checked {
         let (settled, decided) = reader::settled(fleet, &recovered);
         let visible = recovered.ruling.end;
-        let (history, choice) = (recovered.history.clone(), recovered.choice.decision.number);
+        let choice = recovered.choice.decision.number;
         self.world.lock().note(format_args!("read-only: decision {choice}, settled {settled}, visible {visible}"));
-        self.world.lock().judge_reader(fleet.process, choice, history.last().epoch, settled, decided);
+        let newest = recovered.history.last().epoch;
+        self.world.lock().judge_reader(fleet.process, choice, newest, settled, decided);
         if settled > visible {
             return Err(format!("a read-only open is settled at {settled}, visible to {visible}"));
         }
         let past = self.past_promise.get();
         let mut model = self.model.borrow_mut();
+        let history = model.complete(&recovered.history);
         for i in 0..model.mtrs.len() {
             let (epoch, end) = (model.mtrs[i].epoch, model.mtrs[i].end);
-            let outcome = reader::outcome(&history, settled, decided, crate::Unknown { lsn: end, epoch });
+            let unknown = crate::Unknown { lsn: end, epoch };
+            let outcome = reader::outcome(&recovered.history, settled, decided, EPOCHS_TOLD, unknown);
             if let Some(present) = outcome {
                 model.settle(i, present, "a read-only open", past)?;
             }
@@ -405,7 +408,7 @@ impl Sim {
         }
         let map = redo_map(&recovered, settled, settled);
         let later = Arc::new(redo_map(&recovered, visible, visible));
-        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
+        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), recovered.history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
         // What it shows at a point: exactly the MTRs below.
         let there = |m: &ModelMtr, at| history.holds(m.epoch, Lsn(m.end.0 - 1)) && m.end <= at;

@@ -380,7 +380,8 @@ impl Checkpoint {
     }
 
     fn manifest(&mut self, shared: &Shared) -> Result<Step, WriteError> {
-        let history = shared.engine().history.entries().to_vec();
+        let history = shared.engine().history.clone();
+        let history = self.freed.told(&history, self.redo, shared.options.epochs_told);
         let mut past = self.past.clone();
         past.bases.pop();
         let manifest = Manifest {

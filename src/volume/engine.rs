@@ -355,6 +355,8 @@ impl Engine {
                 return;
             }
             JobKind::Tidy => self.untidy.insert(slot),
+            // Others wait for it to be merged, but not for one that is away.
+            JobKind::Merge if why(e) != Away::Full => self.leave(slot, why(e)),
             JobKind::Merge | JobKind::Reserve => (),
         }
         self.faults[slot.index()] = Some(e.to_string());

@@ -198,6 +198,10 @@ pub enum ReadError {
     /// What was asked about lies above what this handle can tell for certain.
     #[error("the outcome at LSN {0} is not known yet: ask again after the volume was opened for writing")]
     NotKnownYet(Lsn),
+    /// Nothing tells any more of the epoch that was asked about: it is not among the newest 2,048, and what it wrote was
+    /// rewritten or freed since.
+    #[error("nothing tells of epoch {0} any more: it is not among the newest 2,048; ask after the next open")]
+    Forgotten(u64),
     /// An earlier call of the MTR was wrong.
     #[error(transparent)]
     Mtr(Box<WriteError>),

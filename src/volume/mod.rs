@@ -128,7 +128,7 @@ impl Volume {
     /// commits once they are acknowledged.
     ///
     /// # Errors
-    /// [`ReadError::NotKnownYet`] while it is not decided.
+    /// [`ReadError::NotKnownYet`] while it is not decided; [`ReadError::Forgotten`] of one of long ago.
     pub fn outcome(&self, lost: Unknown) -> Result<bool, ReadError> {
         let shared = &self.handle.shared;
         if shared.reads.closed.load(Ordering::SeqCst) {
@@ -141,7 +141,11 @@ impl Volume {
             // Of who took over from this handle, which cannot know.
             return Err(ReadError::NotKnownYet(lost.lsn));
         }
-        Ok(shared.reads.pages.reader.history().includes(lost.epoch, lost.lsn))
+        let history = shared.reads.pages.reader.history();
+        if history.may_have_forgotten(lost.epoch, shared.options.epochs_told) {
+            return Err(ReadError::Forgotten(lost.epoch));
+        }
+        Ok(history.includes(lost.epoch, lost.lsn))
     }
 
     /// Plain numbers: slots, gaps, devices, memory.

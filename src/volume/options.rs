@@ -2,6 +2,7 @@
 
 use crate::history::past::Window;
 use crate::lsn::format;
+use crate::page::manifest;
 use crate::volume::error::OpenError;
 use crate::volume::event::Event;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub struct Options {
     pub(crate) reclaim: bool,
     /// What is emptied and given back at once: an extent, but for simulated volumes, whose lives are short.
     pub(crate) reclaim_unit: u64,
+    /// See [`manifest::ENTRIES_TOLD`]; few in simulated volumes.
+    pub(crate) epochs_told: usize,
     /// Threads that read what is asked of pages then; one in simulated volumes.
     pub(crate) reclaim_readers: usize,
     /// A checkpoint writes all leaves where that takes no more than this part of `checkpoint_bytes`.
@@ -76,6 +79,7 @@ impl Default for Options {
             max_bytes: format::EXTENTS_MAX * format::EXTENT,
             reclaim: true,
             reclaim_unit: format::EXTENT,
+            epochs_told: manifest::ENTRIES_TOLD,
             reclaim_readers: 8,
             leaves_share: 64,
             cache_bytes: 64 << 20,

@@ -56,6 +56,8 @@ pub struct Reader {
     recovered: Recovered,
     settled: Lsn,
     decision_settled: bool,
+    /// See [`outcome`].
+    told: usize,
     /// What the log below `settled` says of the past.
     past: Past,
     /// Where what is visible was rewound, and that is not settled: what is there then.
@@ -125,12 +127,20 @@ pub(crate) fn open(at: &Placement, options: &Options) -> Result<Reader, OpenErro
 }
 
 /// Whether a commit has survived, by a history that a reader chose.
-pub(crate) fn outcome(history: &History, settled: Lsn, decision_settled: bool, lost: Unknown) -> Option<bool> {
+/// Manifests begin to forget epochs above `told`.
+pub(crate) fn outcome(
+    history: &History,
+    settled: Lsn,
+    decision_settled: bool,
+    told: usize,
+    lost: Unknown,
+) -> Option<bool> {
     let included = history.includes(lost.epoch, lost.lsn);
     let entry = history.entries().iter().find(|e| e.epoch == lost.epoch);
     match entry {
         Some(e) if e.end != Lsn::MAX && decision_settled => Some(included),
         Some(_) => (lost.lsn <= settled && included).then_some(true),
+        None if history.may_have_forgotten(lost.epoch, told) => None,
         None => (lost.epoch < history.last().epoch && decision_settled).then_some(false),
     }
 }
@@ -177,7 +187,8 @@ impl Reader {
         absent.iter().for_each(|slot| reader.ask_last(slot, true));
         let past = recovered.at(settled).0.past();
         let reads = Arc::new(Reads::new(Pages::new(reader, None, options.cache_bytes, map)));
-        Ok(Reader { reads, slots, recovered, settled, decision_settled, past, later })
+        let told = options.epochs_told;
+        Ok(Reader { reads, slots, recovered, settled, decision_settled, told, past, later })
     }
 
     /// One on disks that are simulated, and what it found certain.
@@ -240,9 +251,9 @@ impl Reader {
         self.recovered.ruling.end
     }
 
-    /// Whether a commit has survived; none while that is not decided.
+    /// Whether a commit has survived; none while that is not decided, and where nothing tells of its epoch any more.
     pub fn outcome(&self, lost: Unknown) -> Option<bool> {
-        outcome(&self.recovered.history, self.settled, self.decision_settled, lost)
+        outcome(&self.recovered.history, self.settled, self.decision_settled, self.told, lost)
     }
 
     /// Reads every record of every copy, compares the copies byte for byte, and reads every page, all up to what is

@@ -314,9 +314,8 @@ impl Disks {
             self.laws.breaks(p, || format!("mends slot {slot} at {at}, which has no superblock of its epoch"));
         }
         self.judge_copy(p, at, bytes, g.seed());
-        // A read error that passes may have kept repair from seeing it.
-        let unseen = self.laws.acts[p].mends && self.atlas.is_struck();
-        if !unseen && self.verifies_at(slot, at, g.pg_size, g.seed(), bytes) {
+        // A read error that passes may have kept it from being seen; a merge has the tail file until what it wrote is durable.
+        if !self.atlas.is_struck() && self.verifies_at(slot, at, g.pg_size, g.seed(), bytes) {
             self.laws.breaks(p, || format!("merges into slot {slot} at {at}, where it verifies"));
         }
     }

@@ -23,6 +23,7 @@ use crate::segment::name::FileName;
 use crate::segment::recover::{self, Opened, Recovered};
 use crate::segment::superblock::{self, Durability, Geometry, Superblock};
 use crate::sim::file::{BLOCK, File};
+use crate::sim::life::EPOCHS_TOLD;
 use crate::sim::model::{Model, ModelMtr, State};
 use crate::sim::scenario::disk::{StageClock, StageDir, StageDisk, StageFleet};
 use crate::sim::world::newest_superblock;
@@ -342,6 +343,7 @@ impl Stage {
         let disk = Box::new(StageDisk { stage: self.clone(), process, number });
         let clock: Arc<dyn Clock> = Arc::new(StageClock(self.clone()));
         let mut options = Options::default().page_size(PAGE as u32).pg_size(PG).cache_bytes(64 * PAGE as u64);
+        options.epochs_told = EPOCHS_TOLD;
         (options.merge_after, options.stall_max) = (Duration::from_millis(300), STALL_MAX);
         (options.reclaim, options.reclaim_unit, options.reclaim_readers) = (self.0.reclaims, format::FRAME, 1);
         options.zero_chunk = self.0.zero_chunk;
@@ -410,7 +412,8 @@ impl Stage {
 
     fn check_reader(&self, fleet: &StageFleet, recovered: &Recovered) -> Checked<Lsn> {
         let (settled, decided) = reader::settled(fleet, recovered);
-        let (visible, history) = (recovered.ruling.end, &recovered.history);
+        let visible = recovered.ruling.end;
+        let history = &self.0.model.lock().complete(&recovered.history);
         ensure(settled <= visible, "S2: settled beyond what is visible")?;
         let mut states = [settled, visible].map(|at| (at, State::new()));
         {
@@ -418,7 +421,7 @@ impl Stage {
             for i in 0..model.mtrs.len() {
                 let (epoch, end) = (model.mtrs[i].epoch, model.mtrs[i].end);
                 let lost = crate::Unknown { lsn: end, epoch };
-                if let Some(present) = reader::outcome(history, settled, decided, lost) {
+                if let Some(present) = reader::outcome(&recovered.history, settled, decided, EPOCHS_TOLD, lost) {
                     model.settle(i, present, "a read-only open", false)?;
                 }
                 let shown = history.holds(epoch, Lsn(end.0 - 1)) && end <= visible;
@@ -434,7 +437,7 @@ impl Stage {
             }
         }
         let map = redo_map(recovered, settled, settled);
-        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), history.clone());
+        let log = LogReader::new(recovered.survey.geometry, fleet.dirs(), recovered.history.clone());
         let reads = Arc::new(Reads::new(Pages::new(log, None, 0, map)));
         for (at, state) in states {
             let view = reads.view_at(at, Duration::ZERO);

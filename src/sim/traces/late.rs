@@ -1,5 +1,6 @@
 //! Recovery's copies, merging, and writes that land late.
 
+use crate::core::vote::Join;
 use crate::segment::name::FileName;
 use crate::sim::scenario::{Act, Call, Checked, Op, Stage, Writer, ensure, slot};
 use std::sync::Arc;
@@ -98,6 +99,35 @@ pub fn t18_a_merge_writes_nothing_again() -> Checked {
     ensure(!again.load(Ordering::Relaxed), "W1: the merge writes over a group that verifies")?;
     stage.power_cut();
     stage.read_only("BEF").map(drop)
+}
+
+/// x: A; killed. An open copies it into tail files, and B's cannot be removed; F's disk is replaced.
+/// Rule: who cannot merge is away, and the others become whole.
+pub fn one_that_cannot_merge_holds_up_nobody() -> Checked {
+    let stage = Stage::new();
+    let old = stage.create()?;
+    let x = old.append(&[(1, 1)])?;
+    old.land_on("A")?;
+    old.kill();
+    stage.lose(&old, "BCDEF");
+    let w = stage.open("ABCDEF")?;
+    w.hook(|c| {
+        let merged = c.op == Op::Remove && c.name == Some(FileName::Tail(2));
+        if merged && c.slot == slot("B") { Act::Fail } else { Act::Go }
+    });
+    w.land_on("ABCDEF")?;
+    stage.blank("F");
+    w.lose_slot("F")?;
+    w.heals(true);
+    for _ in 0..40 {
+        w.tick(100)?;
+        w.housekeep(100)?;
+        w.land_on("ACDEF")?;
+    }
+    ensure(stage.has("B", FileName::Tail(2)), "stage: B has merged")?;
+    ensure(!w.is_live("B"), "L1: B cannot merge, and is live")?;
+    ensure(stage.verifies("F", x.begin, 1), "L1: F is not filled, for B cannot merge")?;
+    ensure(stage.join("F") == Some(Join::Founder), "L1: F is not whole, for B cannot merge")
 }
 
 /// F's worker has still to merge when another opener completes its tail, and dies before it decides.

@@ -87,6 +87,7 @@ traces! {
     late::t18_merge_under_a_late_write [MergeUndrained "A1"]
     late::t18_merge_beside_a_zombie [MergeBesideZombie "A1"]
     late::t18_a_merge_writes_nothing_again [MergeRewrites "W1"]
+    late::one_that_cannot_merge_holds_up_nobody []
     late::a_successors_tail_is_left_alone [MergeSuccessors "W1"]
     writer::rot_in_a_record [SkipRecordCrc "S1"]
     writer::rot_in_a_group [SkipGroupCheck "S1"]
