@@ -167,6 +167,8 @@ bugs! {
     WholeUndrained,
     /// What late writes left in a device's cache is not flushed before it counts as checked. `what_landed_late_is_flushed`.
     CheckUnflushed,
+    /// What is read for a reader, flushed or not, counts as filled. `what_a_reader_needed_is_no_fill`.
+    WoundFills,
     /// What a mend finds where it was to write counts unflushed. `what_a_mend_finds_there_is_flushed`.
     MendUnflushed,
     /// Late writes are waited for at the log's end alone. `what_is_late_in_another_segment_is_waited_for`.

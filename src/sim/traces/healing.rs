@@ -344,6 +344,29 @@ pub fn what_is_late_over_a_clean_end_is_waited_for() -> Checked {
     whole(&stage, &stage.open("ABCDEF")?, "F", x)
 }
 
+/// x: A to E; on F it fails, and F comes back; the writer closes clean. Of what had failed x lands late on F, in the disk's
+/// cache alone, where it is read for a reader that had met a bad copy beside it; then the power cut.
+/// Rule: what was not flushed fills no gap.
+pub fn what_a_reader_needed_is_no_fill() -> Checked {
+    let stage = Stage::new();
+    let old = stage.create()?;
+    let x = append_x(&old)?;
+    old.fail("F")?;
+    old.land_on("ABCDE")?;
+    old.tick(200)?;
+    ensure(old.is_live("F") && !stage.verifies("F", x.begin, 1), "stage: F is not back, or x is on it")?;
+    old.close("ABCDEF")?;
+    let w = stage.open("ABCDEF")?;
+    stage.land_unflushed("F", x.begin, &stage.log("A", x.begin, x.end.ceil(4096) - x.begin));
+    (0..20).try_for_each(|_| w.housekeep(100))?;
+    ensure(stage.verifies("F", x.begin, 1) && w.doubts("F"), "stage: x has not landed, or F lacks nothing")?;
+    w.shared.engine().wound(x.begin);
+    (0..20).try_for_each(|_| w.housekeep(100))?;
+    whole(&stage, &w, "F", x)?;
+    stage.power_cut();
+    whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
 /// x: A to E; on F it fails, and F comes back; the writer closes clean. Of what had failed x lands late on F, when the next
 /// writer has read F for healing: what mends F finds it there, in the disk's cache alone; then the power cut.
 /// Rule: what a mend finds there is durable before it counts.
@@ -389,20 +412,24 @@ fn x_in_flight_to_f(begin: Lsn, more: usize) -> Checked<(Stage, Made)> {
     Ok((stage, x))
 }
 
-/// x rots on E; while it is mended a blank disk comes in F's place, and is taken in.
-/// Rule: what was read of a slot says nothing of what comes back in its place.
+/// x: all, killed, and it rots on E; while it is mended there, for all is checked, a blank disk comes in F's place, and is
+/// taken in. Rule: what was read of a slot says nothing of what comes back in its place.
 pub fn what_was_read_of_a_slot_goes_with_it() -> Checked {
-    let (stage, w, x) = x_on_all()?;
-    // Another frame: it is read next, so that what F lacks by then is not read at once.
-    (0..2).try_for_each(|_| w.append(&[(2, 2); 200]).map(drop))?;
-    w.append(&[(9, 9)])?;
-    w.land_on("ABCDEF")?;
+    let stage = Stage::new();
+    let old = stage.create()?;
+    let x = append_x(&old)?;
+    old.land_on("ABCDEF")?;
+    old.kill();
+    let w = stage.open("ABCDEF")?;
+    w.heals(false);
+    (0..20).try_for_each(|_| w.housekeep(100))?;
     stage.rot_log("E", x.begin + 1000);
     let (inner, writer) = (stage.clone(), w.clone());
     as_it_mends(&w, "E", move || inner.keep(replace_f(&inner, &writer)));
-    w.scrub();
-    w.tick(10)?;
+    w.heals(true);
+    (0..20).try_for_each(|_| w.tick(10))?;
     stage.kept()?;
+    ensure(stage.verifies("E", x.begin, 1), "stage: E was not mended")?;
     whole(&stage, &w, "EF", x)
 }
 

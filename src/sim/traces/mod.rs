@@ -115,6 +115,7 @@ traces! {
     healing::an_old_image_is_filled [OldImageTrusted "R1"]
     healing::what_a_late_write_spoils_is_filled_again [WholeUndrained "R1"]
     healing::what_landed_late_is_flushed [CheckUnflushed "R1"]
+    healing::what_a_reader_needed_is_no_fill [WoundFills "R1"]
     healing::what_a_mend_finds_there_is_flushed [MendUnflushed "R1"]
     healing::what_is_late_in_another_segment_is_waited_for [DrainTailAlone "R1"]
     healing::what_is_late_over_a_clean_end_is_waited_for [QuietAfterClean "R1"]

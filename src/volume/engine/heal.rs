@@ -329,7 +329,9 @@ impl Engine {
             // Beyond its limit nothing was looked for. One that was away had none: what it has now may be bad up to its end.
             let limit = Some(unit.limits[slot.index()]).filter(|to| !to.is_none() || planted(Bug::AwayForgotten));
             let to = unit.stretch.to.min(limit.or(self.writer.cursor(slot)).unwrap_or(Lsn::MAX));
-            if read && complete && unit.targets.contains(slot) {
+            // What a reader needs, and a scrub, is read from caches as well.
+            let counts = unit.counts(slot) || planted(Bug::WoundFills) && unit.targets.contains(slot);
+            if read && complete && counts {
                 self.filled(slot, Gap { from: unit.stretch.from, to });
             } else if matches!(unit.why, Why::Check | Why::Scrub) && !(read && complete) {
                 // What the others have is known, and it was not read with them.
