@@ -471,3 +471,32 @@ fn frees_and_takes_more(mib: [u64; 3]) {
         check(&volume, &pages);
     }
 }
+
+/// A run of good groups is longer than what a slot asks of a disk that is nearly full; but what is to be mended has its space.
+#[test]
+fn what_rots_on_a_full_disk_is_mended() {
+    let Some(disks) = Disks::new([320; 3]) else { return };
+    let volume = Volume::create(disks.at(), &options()).unwrap();
+    for n in 0..64 {
+        let mut mtr = volume.begin();
+        for _ in 0..16 {
+            let page = mtr.alloc().unwrap();
+            mtr.put(page, vec![n; PAGE]);
+        }
+        mtr.commit().unwrap().wait().unwrap();
+    }
+    volume.close().unwrap();
+    let segment = disks.mounts[1].path.join("az/slot-2/seg-00000000");
+    let file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 4 << 20], 4 << 20).unwrap();
+    file.sync_all().unwrap();
+    disks.mounts[1].fill();
+    let volume = Volume::open(disks.at(), &options()).unwrap();
+    volume.scrub();
+    assert!(volume.wait_repaired(Duration::from_secs(30)), "{:#?}", volume.health());
+    let mended = volume.health().repair.mended_bytes;
+    assert!(mended >= 4 << 20, "{mended}");
+    volume.close().unwrap();
+    let found = Volume::open_read_only(disks.at(), &options()).unwrap().verify();
+    assert!(found.is_clean(), "{:?} {:?}", found.differences, found.unreadable);
+}

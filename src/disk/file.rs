@@ -7,7 +7,7 @@ use crate::segment::name::FileName;
 use crate::segment::placement;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, Mode, OFlags, RawDir};
+use rustix::fs::{FallocateFlags, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::collections::HashMap;
 use std::fs::File;
@@ -255,7 +255,7 @@ impl FileDir {
 
 /// Nothing was written there: all would be read as zeros. A file system that does not know says that there is something.
 fn is_hole(fd: &OwnedFd, offset: u64, len: usize) -> bool {
-    match rustix::fs::seek(fd, rustix::fs::SeekFrom::Data(offset)) {
+    match rustix::fs::seek(fd, SeekFrom::Data(offset)) {
         Ok(data) => data >= offset + len as u64,
         Err(e) => e == Errno::NXIO,
     }
@@ -433,7 +433,10 @@ impl SlotDir for FileDir {
         // pieces long before the end, so that neither gets far ahead.
         let disk = rustix::fs::fstatvfs(&fd)?;
         if len > SPACE_LEAST && len > disk.f_bavail.saturating_mul(disk.f_frsize) / 8 {
-            return Err(io::ErrorKind::StorageFull.into());
+            // What is there takes no more: it can be mended on a full disk, too. Nobody reads or writes at the descriptor's
+            // own place.
+            let hole = rustix::fs::seek(&fd, SeekFrom::Hole(offset)).unwrap_or(offset);
+            return if hole >= offset + len { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) };
         }
         self.meter.wrote(1, 0);
         match rustix::fs::fallocate(&fd, FallocateFlags::empty(), offset, len) {

@@ -12,6 +12,7 @@ pub use pressure::{CREDIT_WAIT, Pressure};
 pub use sampling::Died;
 
 use crate::bugs::{Bug, planted};
+use crate::core::history::Entry;
 use crate::history::past;
 use crate::lsn::{Lsn, format};
 use crate::reclaim::census::{self, Census, Stock, Sum};
@@ -380,6 +381,46 @@ impl Shared {
         (Self::emptied_max(unit, r.told.live) + 2) * unit + self.options.checkpoint_bytes
     }
 
+    /// Bytes that can be live below redo.
+    fn pages_bound(&self) -> u64 {
+        let pages = self.pages_at_checkpoint.load(Ordering::Relaxed) + self.reads.pages.map().root.pending.changes();
+        pages.min(self.alloc.lock().next()) * (u64::from(self.geometry.page_size) + CHAIN)
+    }
+
+    /// Each life leaves a piece of the log, however little is in it: of many epochs, too, little is to be left.
+    fn has_many_pieces(&self, kept: &[Entry]) -> bool {
+        kept.len() > self.options.epochs_told
+    }
+
+    /// Far more is kept than can be live, and some of it may come back.
+    fn keeps_too_much(&self) -> bool {
+        let (kept, redo, quiet) = {
+            let engine = self.engine();
+            (engine.freeing.kept.clone(), engine.manifest().1, engine.is_quiet())
+        };
+        let pages = self.pages_bound();
+        let r = self.reclaim.lock();
+        let much = freed::bytes_in(&kept, Lsn::NONE, redo) > 2 * pages + self.reserve(&r);
+        self.options.reclaim && quiet && !r.stuck && r.idle_at.is_none() && (much || self.has_many_pieces(&kept))
+    }
+
+    /// What comes back within this time, where far too much is kept: lives that end before the background has found anything
+    /// would leave more and more.
+    pub fn catch_up(&self, most: Duration) {
+        let deadline = self.clock.now().saturating_add(most);
+        if !self.keeps_too_much() {
+            return;
+        }
+        while self.keeps_too_much() || self.engine().owes_new() {
+            let turn = self.progress.turn();
+            if self.clock.now() >= deadline || self.tickets.is_over() {
+                return;
+            }
+            self.background.wake_now();
+            self.wait_for_word(turn, Duration::from_millis(2));
+        }
+    }
+
     fn reclaim_step(&self, r: &mut Reclaim) -> Result<Step, WriteError> {
         for image in self.died.take() {
             // An extent, or a frame of one that is full.
@@ -392,7 +433,6 @@ impl Shared {
         if let Some(emptying) = r.emptying.take() {
             return self.go_on(r, emptying);
         }
-        let page_size = u64::from(self.geometry.page_size);
         let progress = self.space_progress();
         let narrow = self.clock.now() < r.narrow_until || self.engine().is_short();
         let unit = if narrow { format::FRAME } else { self.unit(r) };
@@ -424,8 +464,7 @@ impl Shared {
         let rest = freed::bytes_in(&kept, Lsn::NONE, redo.floor(unit)).saturating_sub(all);
         // As many images as there were pages at redo, and their deltas, are all that can be live below. How many of the
         // changes that are pending made a page is not known, but how many ids there are.
-        let pages = self.pages_at_checkpoint.load(Ordering::Relaxed) + self.reads.pages.map().root.pending.changes();
-        let pages = pages.min(self.alloc.lock().next()) * (page_size + CHAIN);
+        let pages = self.pages_bound();
         let count = |census: &Census| {
             let sum = census.sum(&stocks);
             (sum, Sum { kept: sum.kept + rest, live: (sum.live + rest).min(pages) })
@@ -460,7 +499,7 @@ impl Shared {
             true => ((1, 1), 0, r.least),
             false => (KEPT_PER_LIVE, unit, LEAST_DEAD),
         };
-        let wanted = r.lags || sum.kept > sum.live / share.1 * share.0 + slack;
+        let wanted = r.lags || self.has_many_pieces(&kept) || sum.kept > sum.live / share.1 * share.0 + slack;
         // Without room little is moved before it is given back.
         let most = if narrow { 1 } else { Self::emptied_max(unit, r.told.live) };
         let full = r.queue.waiting().count() as u64 >= most || past_is_full;

@@ -13,6 +13,8 @@ const LINES: Duration = Duration::from_secs(2);
 const AWAY: Duration = Duration::from_secs(5);
 /// What cannot be mended is not waited for longer.
 const STUCK: Duration = Duration::from_secs(5);
+/// ... nor what does not move, whatever it waits for: a slot's disk that is full, or hangs.
+const STILL: Duration = Duration::from_secs(60);
 
 pub struct Progress<'a> {
     io: &'a Io,
@@ -124,7 +126,7 @@ pub fn heal(io: &Io, volume: &Volume, what: &'static str, most: Duration) -> Res
             moved = (Instant::now(), r.bytes_left, r.mends);
         }
         let away = health.slots.iter().any(|s| s.away.is_some());
-        let stuck = r.unmendable > 0 && moved.0.elapsed() > STUCK;
+        let stuck = moved.0.elapsed() > if r.unmendable > 0 { STUCK } else { STILL };
         let over = stuck || begun.elapsed() > most || health.ended.is_some();
         if over || healed && (!away || begun.elapsed() > AWAY) {
             progress.end();
