@@ -252,7 +252,7 @@ impl LogReader {
         given_back::newest(&self.dirs, &self.geometry)
     }
 
-    /// A part of one frame that belongs to one epoch, from a slot on which all of it verifies.
+    /// A part of one frame that belongs to one epoch, or to several one behind the other, from a slot on which all of it verifies.
     pub fn part(&self, from: Lsn, to: Lsn) -> Result<Part, Faults> {
         let mut faults = Faults::new();
         for slot in self.order() {

@@ -11,7 +11,7 @@ const PINNED: u64 = 0xB130_6600_8FA5_500B;
 const LIVES: [(u64, Mode); 4] = [(1, Mode::Atlas), (7, Mode::Atlas), (12, Mode::Atlas), (5, Mode::Beyond)];
 
 /// Lives that broke once. What each had found has a scenario in `traces`; they play other lives when a fix changes them.
-const BROKE: [(u64, Mode); 63] = [
+const BROKE: [(u64, Mode); 64] = [
     // What was taken back were no whole frames: the next manifest could not be read.
     (68_762_711_588_205_768, Mode::Atlas),
     (68_762_711_588_218_773, Mode::Atlas),
@@ -72,6 +72,8 @@ const BROKE: [(u64, Mode); 63] = [
     // A reader that had not seen all slots was asked for what only those had.
     (84_989_794_317_813_089, Mode::Atlas),
     (84_989_794_317_841_394, Mode::Atlas),
+    // A clone began with a manifest that not all superblocks named yet, and that gave back what its state needs.
+    (53_213, Mode::Atlas),
     // Directories were swapped, and the laws left what each can remember behind.
     (21_640_882_762_204_766, Mode::Beyond),
     // What a long soak found, and the lives of landings.

@@ -406,6 +406,11 @@ impl Checkpoint {
         Ok(Step::More)
     }
 
+    /// What is kept of the past when its manifest gives something back.
+    pub fn gives_back(&self) -> Option<&Past> {
+        (!self.gives_back.is_empty()).then_some(&self.past)
+    }
+
     /// The new root takes the place of the old one and of the frozen layer.
     fn end(&self, shared: &Shared) {
         let append = shared.front.lock();

@@ -16,7 +16,7 @@ const STRAGGLERS_MAX: Duration = Duration::from_secs(5);
 const MARKS_MAX: Duration = Duration::from_millis(100);
 
 /// How long a close gives back space first, where far too much is kept.
-const CATCH_UP_MAX: Duration = Duration::from_millis(100);
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
 /// A close under way.
 pub(crate) struct Closing {

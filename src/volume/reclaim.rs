@@ -511,7 +511,7 @@ impl Shared {
                 Ok(Step::More)
             }
             Some(stock) => {
-                r.emptying = Some(Emptying::new(stock.run, r.census.dead_share(&stock), &kept));
+                r.emptying = Some(Emptying::new(stock.run, r.census.dead_share(&stock), &kept, self.geometry.block()));
                 Ok(Step::More)
             }
             None if more && !full => Ok(Step::More),

@@ -13,6 +13,7 @@ use crate::segment::placement::{Azs, Placement};
 use crate::segment::share;
 use crate::segment::superblock::Superblock;
 use crate::volume::Volume;
+use crate::volume::checkpoint::Checkpoint;
 use crate::volume::error::OpenError;
 use crate::volume::open::{Handle, new_id, start};
 use crate::volume::options::Options;
@@ -71,10 +72,14 @@ impl Shared {
     }
 
     /// What the state is made from is in the clone's log: a manifest that the clone begins with may have given back what the view
-    /// alone still holds here. What the past keeps it did not.
+    /// alone still holds here, also one that not all superblocks name yet. What the past keeps it did not.
     pub fn is_in(&self, map: &Map, at: Lsn) -> bool {
+        let running = self.checkpoint.lock();
         let kept = self.past.lock().keeps(map.redo, at);
-        kept || !self.reclaim.lock().gave_back_since(map.generation)
+        match running.as_ref().and_then(Checkpoint::gives_back) {
+            Some(past) => kept && past.keeps(map.redo, at),
+            None => kept || !self.reclaim.lock().gave_back_since(map.generation),
+        }
     }
 
     /// Whether all that was shared was there all the time. Nothing is given back that the view holds, unless it was revoked;

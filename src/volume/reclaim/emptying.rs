@@ -48,11 +48,11 @@ pub(super) struct Emptying {
 }
 
 impl Emptying {
-    pub(super) fn new(run: Run, dead: u64, kept: &[Entry]) -> Emptying {
+    pub(super) fn new(run: Run, dead: u64, kept: &[Entry], block: u64) -> Emptying {
         Emptying {
             run,
             dead,
-            parts: parts(kept, run),
+            parts: parts(kept, run, block),
             part: None,
             pages: Vec::new(),
             seen: HashSet::new(),
@@ -413,17 +413,44 @@ fn is_image_of(r: &Owned, page: PageId) -> bool {
     r.fields.kind == Kind::Image && r.fields.page == page.0
 }
 
-/// Parts of frames of an extent that belong to one epoch each.
-pub(super) fn parts(kept: &[Entry], run: Run) -> Vec<(Lsn, Lsn)> {
-    let mut parts = Vec::new();
+/// Parts of frames of an extent, each of one epoch or of several that follow each other without a gap.
+pub(super) fn parts(kept: &[Entry], run: Run, block: u64) -> Vec<(Lsn, Lsn)> {
+    let mut parts: Vec<(Lsn, Lsn)> = Vec::new();
     let first = kept.partition_point(|e| e.end <= run.from);
     for entry in kept[first..].iter().take_while(|e| e.begin < run.to) {
         let (mut from, to) = (entry.begin.max(run.from), entry.end.min(run.to));
         while from < to {
             let next = (from.floor(format::FRAME) + format::FRAME).min(to);
-            parts.push((from, next));
+            // After a clean end the next epoch begins in the next block: many short ones are read at once.
+            let goes_on = |(_, end): &&mut (Lsn, Lsn)| end.ceil(block) == from && from.0 % format::FRAME != 0;
+            match parts.last_mut().filter(goes_on) {
+                Some((_, end)) => *end = next,
+                None => parts.push((from, next)),
+            }
             from = next;
         }
     }
     parts
+}
+
+#[cfg(all(test, not(quorate_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_lives_that_follow_each_other_are_one_part() {
+        const F: u64 = format::FRAME;
+        let kept = [(4096, 5000), (8192, F - 8192), (F - 4096, F + 10), (F + 4096, F + 5000), (F + 12288, 3 * F)];
+        let entry = |(epoch, (begin, end))| Entry { epoch, begin: Lsn(begin), end: Lsn(end) };
+        let kept: Vec<Entry> = (1..).zip(kept).map(entry).collect();
+        let of = |from, to| {
+            let run = Run { from: Lsn(from), to: Lsn(to) };
+            parts(&kept, run, 4096).into_iter().map(|(from, to)| (from.0, to.0)).collect::<Vec<_>>()
+        };
+        // A gap between epochs, and the end of a frame, end a part.
+        let (first, second) = ([(4096, F - 8192), (F - 4096, F)], [(F, F + 5000), (F + 12288, 2 * F)]);
+        assert_eq!(of(0, F), first);
+        assert_eq!(of(F, 2 * F), second);
+        assert_eq!(of(0, 2 * F), [first, second].concat());
+    }
 }

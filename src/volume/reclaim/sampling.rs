@@ -74,7 +74,7 @@ pub(super) fn in_parallel<T: Sync, R: Send>(readers: usize, items: &[T], f: impl
 impl Shared {
     /// A frame of the extent: how many bytes were looked at, and how many are live.
     pub(super) fn sample(&self, kept: &[Entry], stock: Stock, draw: u64) -> Option<(u64, u64)> {
-        let parts = parts(kept, stock.run);
+        let parts = parts(kept, stock.run, self.geometry.block());
         let (from, to) = *parts.get((draw % parts.len().max(1) as u64) as usize)?;
         let part = self.reads.pages.reader.part(from, to).ok()?;
         let records = &part.records;
