@@ -15,9 +15,6 @@ const STRAGGLERS_MAX: Duration = Duration::from_secs(5);
 /// whole on six when it is copied.
 const MARKS_MAX: Duration = Duration::from_millis(100);
 
-/// How long a close gives back space first, where far too much is kept.
-const CATCH_UP_MAX: Duration = Duration::from_secs(1);
-
 /// A close under way.
 pub(crate) struct Closing {
     deadline: Duration,
@@ -135,7 +132,7 @@ impl Shared {
 
     /// Closes, waiting so long at most.
     pub fn close(&self, most: Duration) -> Result<(), CloseError> {
-        self.catch_up(CATCH_UP_MAX.min(most / 4));
+        self.catch_up(most / 2);
         let mut closing = Closing::begin(self, most);
         loop {
             let turn = self.progress.turn();

@@ -61,6 +61,10 @@ const CHECKPOINT_TURNS: u32 = 200;
 const WORTH_A_CHECKPOINT: u64 = format::EXTENT;
 /// A volume without room is emptied frame by frame for so long.
 const NARROW_FOR: Duration = Duration::from_secs(10);
+/// A close gives back space for so long first, where far too much is kept; and once it has waited for what a killed process
+/// may have in flight, for so long, until all is checked, too.
+const CATCH_UP: Duration = Duration::from_secs(1);
+const CATCH_UP_CHECKED: Duration = Duration::from_secs(5);
 /// Slots that have something to give back are asked to again after so long, if they could not.
 const OWED: Duration = Duration::from_millis(50);
 /// What is under way.
@@ -392,32 +396,46 @@ impl Shared {
         kept.len() > self.options.epochs_told
     }
 
-    /// Far more is kept than can be live, and some of it may come back.
-    fn keeps_too_much(&self) -> bool {
-        let (kept, redo, quiet) = {
+    /// So many times more is kept than should be.
+    fn keeps_too_much(&self, times: u64) -> bool {
+        let (kept, redo) = {
             let engine = self.engine();
-            (engine.freeing.kept.clone(), engine.manifest().1, engine.is_quiet())
+            (engine.freeing.kept.clone(), engine.manifest().1)
         };
-        let pages = self.pages_bound();
-        let r = self.reclaim.lock();
-        let much = freed::bytes_in(&kept, Lsn::NONE, redo) > 2 * pages + self.reserve(&r);
-        self.options.reclaim && quiet && !r.stuck && r.idle_at.is_none() && (much || self.has_many_pieces(&kept))
+        // What the past holds is nobody's to wait for.
+        let held = self.past.lock().held();
+        let should = 2 * self.pages_bound() + self.reserve(&self.reclaim.lock()) + held.window + held.pins;
+        let pieces = self.options.epochs_told as u64;
+        freed::bytes_in(&kept, Lsn::NONE, redo) > should.saturating_mul(times) || kept.len() as u64 > times * pieces
     }
 
-    /// What comes back within this time, where far too much is kept: lives that end before the background has found anything
-    /// would leave more and more.
+    /// What comes back before a close, where far too much is kept: lives that end before the background has found anything
+    /// would leave more and more. What a killed process may have in flight is waited for only where it is twice too much: lives
+    /// so short would never give anything back.
     pub fn catch_up(&self, most: Duration) {
-        let deadline = self.clock.now().saturating_add(most);
-        if !self.keeps_too_much() {
+        let begun = self.clock.now();
+        let quiet = self.engine().is_quiet();
+        if !self.options.reclaim || !self.keeps_too_much(if quiet { 1 } else { 2 }) || !quiet && !(self.earlier_gone)()
+        {
             return;
         }
-        while self.keeps_too_much() || self.engine().owes_new() {
+        let (mut from, mut look) = (begun, Duration::from_millis(2));
+        if !quiet {
+            (from, look) =
+                (begun.max(self.opened_at.saturating_add(self.options.merge_after)), Duration::from_millis(20));
+            self.ask_for_space();
+        }
+        let deadline =
+            from.saturating_add(if quiet { CATCH_UP } else { CATCH_UP_CHECKED }).min(begun.saturating_add(most));
+        let comes = |r: &Reclaim| r.asked || !r.stuck && r.idle_at.is_none();
+        let doubts = || !quiet && self.engine().healed().is_none();
+        while self.keeps_too_much(1) && comes(&self.reclaim.lock()) || self.engine().owes_new() || doubts() {
             let turn = self.progress.turn();
             if self.clock.now() >= deadline || self.tickets.is_over() {
                 return;
             }
             self.background.wake_now();
-            self.wait_for_word(turn, Duration::from_millis(2));
+            self.wait_for_word(turn, look);
         }
     }
 
