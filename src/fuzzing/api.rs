@@ -290,7 +290,7 @@ mod tests {
 
     fn count(parts: &[&[u8]], name: &str) -> u64 {
         // The world's choices: by a byte with all kinds of remainders, and never one of a thousand.
-        let data = [parts.concat().repeat(14), (0..600).map(|n| (n * 37 % 251) as u8).collect()].concat();
+        let data = [parts.concat().repeat(20), (0..600).map(|n| (n * 37 % 251) as u8).collect()].concat();
         let report = play(&data).unwrap_or_else(|failure| panic!("{failure}"));
         report.counts.iter().find(|(n, _)| *n == name).unwrap().1
     }

@@ -381,7 +381,8 @@ impl Checkpoint {
 
     fn manifest(&mut self, shared: &Shared) -> Result<Step, WriteError> {
         let history = shared.engine().history.clone();
-        let history = self.freed.told(&history, self.redo, shared.options.epochs_told);
+        // By manifests that are named: what this one gives back counts once four superblocks name it, too.
+        let history = shared.freed().told(&history, self.redo, shared.options.epochs_told);
         let mut past = self.past.clone();
         past.bases.pop();
         let manifest = Manifest {
