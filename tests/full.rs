@@ -500,3 +500,31 @@ fn what_rots_on_a_full_disk_is_mended() {
     let found = Volume::open_read_only(disks.at(), &options()).unwrap().verify();
     assert!(found.is_clean(), "{:?} {:?}", found.differences, found.unreadable);
 }
+
+/// ext2 takes no space ahead: it is the log write itself that fails.
+#[test]
+fn a_log_write_that_fails_is_no_copy() {
+    for io_uring in [true, false] {
+        let dir = common::dir();
+        let Some(disk) = Mount::of(dir.path(), "disk", 64, "ext2") else { return };
+        let azs = [dir.path().join("a"), disk.path.join("b"), dir.path().join("c")];
+        azs.iter().for_each(|az| std::fs::create_dir(az).unwrap());
+        let volume = Volume::create(Placement::new(&azs), &options().io_uring(io_uring)).unwrap();
+        put(&volume, PageId::ROOT, 1).unwrap().wait().unwrap();
+        disk.fill();
+        for n in 2..=100 {
+            put(&volume, PageId::ROOT, n).unwrap().wait().unwrap();
+        }
+        let begun = Instant::now();
+        let lacks = |s: &quorate::SlotHealth| s.away.is_some() || !s.gaps.is_empty();
+        while !volume.health().slots[2..4].iter().all(lacks) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:#?}", volume.health().slots);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        disk.make_room();
+        assert!(volume.wait_repaired(Duration::from_secs(30)), "{:#?}", volume.health());
+        volume.close().unwrap();
+        let found = Volume::open_read_only(Placement::new(&azs), &options()).unwrap().verify();
+        assert!(found.is_clean(), "{:?} {:?}", found.differences, found.unreadable);
+    }
+}
