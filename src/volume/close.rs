@@ -15,10 +15,15 @@ const STRAGGLERS_MAX: Duration = Duration::from_secs(5);
 /// whole on six when it is copied.
 const MARKS_MAX: Duration = Duration::from_millis(100);
 
+/// How long a close waits for room for its checkpoint where nothing moves.
+const STARVED_MAX: Duration = Duration::from_secs(2);
+
 /// A close under way.
 pub(crate) struct Closing {
     deadline: Duration,
     phase: Phase,
+    /// Since then there is no room for a checkpoint, and nothing moves.
+    starved: Option<Duration>,
 }
 
 enum Phase {
@@ -38,7 +43,11 @@ impl Closing {
         shared.reads.closed.store(true, Ordering::SeqCst);
         // Whoever had passed the check holds the append lock; behind it the last MTR is reserved.
         drop(shared.front.lock());
-        Closing { deadline: shared.clock.now().saturating_add(most), phase: Phase::Drain(shared.front.tail()) }
+        Closing {
+            deadline: shared.clock.now().saturating_add(most),
+            phase: Phase::Drain(shared.front.tail()),
+            starved: None,
+        }
     }
 
     /// Goes as far as it can without waiting. None: something must move first.
@@ -78,6 +87,9 @@ impl Closing {
                             // What the one before has given back makes room.
                             let comes = shared.gives_back(now);
                             let starved = starved && !comes && shared.is_starved() && shared.appended() == before;
+                            // A slot that was full is tried again after a pause: what was given back last may have made room.
+                            self.starved = starved.then(|| self.starved.unwrap_or(now));
+                            let starved = self.starved.is_some_and(|since| now >= since.saturating_add(STARVED_MAX));
                             let why = match (late, starved) {
                                 (_, true) => "there is no space for a checkpoint",
                                 (true, _) => "the checkpoint did not end in time",
