@@ -348,15 +348,7 @@ pub fn what_is_late_over_a_clean_end_is_waited_for() -> Checked {
 /// cache alone, where it is read for a reader that had met a bad copy beside it; then the power cut.
 /// Rule: what was not flushed fills no gap.
 pub fn what_a_reader_needed_is_no_fill() -> Checked {
-    let stage = Stage::new();
-    let old = stage.create()?;
-    let x = append_x(&old)?;
-    old.fail("F")?;
-    old.land_on("ABCDE")?;
-    old.tick(200)?;
-    ensure(old.is_live("F") && !stage.verifies("F", x.begin, 1), "stage: F is not back, or x is on it")?;
-    old.close("ABCDEF")?;
-    let w = stage.open("ABCDEF")?;
+    let (stage, x, w) = x_failed_on_f()?;
     stage.land_unflushed("F", x.begin, &stage.log("A", x.begin, x.end.ceil(4096) - x.begin));
     (0..20).try_for_each(|_| w.housekeep(100))?;
     ensure(stage.verifies("F", x.begin, 1) && w.doubts("F"), "stage: x has not landed, or F lacks nothing")?;
@@ -371,15 +363,7 @@ pub fn what_a_reader_needed_is_no_fill() -> Checked {
 /// writer has read F for healing: what mends F finds it there, in the disk's cache alone; then the power cut.
 /// Rule: what a mend finds there is durable before it counts.
 pub fn what_a_mend_finds_there_is_flushed() -> Checked {
-    let stage = Stage::new();
-    let old = stage.create()?;
-    let x = append_x(&old)?;
-    old.fail("F")?;
-    old.land_on("ABCDE")?;
-    old.tick(200)?;
-    ensure(old.is_live("F") && !stage.verifies("F", x.begin, 1), "stage: F is not back, or x is on it")?;
-    old.close("ABCDEF")?;
-    let w = stage.open("ABCDEF")?;
+    let (stage, x, w) = x_failed_on_f()?;
     w.idle("F");
     w.heals(true);
     (0..10).try_for_each(|_| w.housekeep(100))?;
@@ -394,6 +378,20 @@ pub fn what_a_mend_finds_there_is_flushed() -> Checked {
     whole(&stage, &w, "F", x)?;
     stage.power_cut();
     whole(&stage, &stage.open("ABCDEF")?, "F", x)
+}
+
+/// x: A to E; on F it fails, and F comes back; its writer closes clean, and the next one is open.
+fn x_failed_on_f() -> Checked<(Stage, Made, Writer)> {
+    let stage = Stage::new();
+    let old = stage.create()?;
+    let x = append_x(&old)?;
+    old.fail("F")?;
+    old.land_on("ABCDE")?;
+    old.tick(200)?;
+    ensure(old.is_live("F") && !stage.verifies("F", x.begin, 1), "stage: F is not back, or x is on it")?;
+    old.close("ABCDEF")?;
+    let w = stage.open("ABCDEF")?;
+    Ok((stage, x, w))
 }
 
 /// x: A to E, acknowledged, and in flight to F. Its writer, whose log began at `begin`, goes on for so many half MiB, and is
